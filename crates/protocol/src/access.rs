@@ -1,0 +1,292 @@
+//! Users' tokens: which keys verify them, and what a verified token allows.
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation,
+    errors::ErrorKind,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse},
+};
+use serde::Deserialize;
+
+use crate::limits::{MIN_SECRET, TOKEN_LEEWAY};
+
+/// Longest token looked at. API Gateway allows URLs of 4,096 characters; headers may be longer.
+const MAX_TOKEN: usize = 8_192;
+/// Longest session id.
+const MAX_SESSION_ID: usize = 128;
+/// Keys of a JWKS looked at.
+const MAX_KEYS: usize = 32;
+
+/// The keys that users' tokens are verified with. Each key fixes the one algorithm it is good for, so that a
+/// public key is never used as an HMAC secret.
+#[derive(Clone)]
+pub struct TokenKeys(Vec<TokenKey>);
+
+#[derive(Clone)]
+struct TokenKey {
+    id: Option<String>,
+    key: DecodingKey,
+    algorithm: Algorithm,
+}
+
+/// Why a key was refused. The process does not start with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// `JWT_SECRET` is shorter than [`MIN_SECRET`].
+    #[error("JWT_SECRET: at least {MIN_SECRET} bytes")]
+    Short,
+    /// `JWT_PUBLIC_KEY` is no public key in PEM of RSA, P-256 or Ed25519.
+    #[error("JWT_PUBLIC_KEY: not a PEM public key of RSA, EC P-256 or Ed25519")]
+    Pem,
+    /// The document is not a JWK set, or has no key that can verify.
+    #[error("JWKS: {0}")]
+    Jwks(&'static str),
+}
+
+/// What the claims must say beside being in time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClaimRules {
+    /// `JWT_ISSUER`: what `iss` must be.
+    pub issuer: Option<String>,
+    /// `JWT_AUDIENCE`: what `aud` must be or contain.
+    pub audience: Option<String>,
+}
+
+/// What a verified token allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The session asked for.
+    pub session_id: String,
+    /// `sub`, or `userId`.
+    pub user_id: String,
+    /// `username`.
+    pub username: Option<String>,
+    /// Whether it only allows to watch.
+    pub read_only: bool,
+    /// Whether the token itself names the session; a read-only token of another user opens it only then.
+    pub names_session: bool,
+    /// `exp`, Unix seconds.
+    pub expires_at: i64,
+}
+
+impl Grant {
+    /// Whether it opens a session of `owner`.
+    pub fn opens(&self, owner: &str) -> bool {
+        may_open(&self.user_id, self.read_only, self.names_session, owner)
+    }
+}
+
+/// The rule of [`Grant::opens`], for a connection that was verified before.
+pub fn may_open(user_id: &str, read_only: bool, names_session: bool, owner: &str) -> bool {
+    user_id == owner || (read_only && names_session)
+}
+
+/// Why a token does not open a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Neither the request nor the token names a session, or the name is none.
+    #[error("no session is named")]
+    NoSession,
+    /// There is no token.
+    #[error("no token")]
+    Missing,
+    /// Not a JWT, or without a claim that it must have.
+    #[error("the token is malformed")]
+    Malformed,
+    /// Signed by nobody, by somebody else, or with another algorithm.
+    #[error("the token's signature is not valid")]
+    Signature,
+    /// Its `kid` is in no key set that is known. Worth one look at a newer set.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// Past `exp`.
+    #[error("the token has expired")]
+    Expired,
+    /// Before `nbf`.
+    #[error("the token is not valid yet")]
+    Early,
+    /// `iss` or `aud` of something else.
+    #[error("the token is for another service")]
+    Elsewhere,
+    /// The token names another session.
+    #[error("the token is for another session")]
+    OtherSession,
+}
+
+impl Denied {
+    /// The status of the refused handshake.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NoSession => 400,
+            Self::OtherSession => 403,
+            _ => 401,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claims {
+    sub: Option<String>,
+    user_id: Option<String>,
+    exp: f64,
+    nbf: Option<f64>,
+    iss: Option<String>,
+    aud: Option<OneOrMany>,
+    session_id: Option<String>,
+    #[serde(default)]
+    read_only: Option<bool>,
+    username: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl std::fmt::Debug for TokenKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| (&key.id, key.algorithm))).finish()
+    }
+}
+
+impl TokenKeys {
+    /// HS256 with a shared secret (`JWT_SECRET`).
+    pub fn from_secret(secret: &str) -> Result<Self, KeyError> {
+        if secret.len() < MIN_SECRET {
+            return Err(KeyError::Short);
+        }
+        let key = DecodingKey::from_secret(secret.as_bytes());
+        Ok(Self(vec![TokenKey { id: None, key, algorithm: Algorithm::HS256 }]))
+    }
+
+    /// RS256, ES256 or `EdDSA`, as the kind of the PEM public key says (`JWT_PUBLIC_KEY`).
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        // One-line settings carry the line breaks as \n.
+        let pem = pem.replace("\\n", "\n");
+        let pem = pem.trim().as_bytes();
+        let (key, algorithm) = DecodingKey::from_rsa_pem(pem)
+            .map(|key| (key, Algorithm::RS256))
+            .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256)))
+            .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA)))
+            .map_err(|_| KeyError::Pem)?;
+        Ok(Self(vec![TokenKey { id: None, key, algorithm }]))
+    }
+
+    /// The verifying keys of a JWK set (RFC 7517). Keys of other kinds are passed over.
+    pub fn from_jwks(json: &[u8]) -> Result<Self, KeyError> {
+        let set: JwkSet = serde_json::from_slice(json).map_err(|_| KeyError::Jwks("not a JWK set"))?;
+        let keys: Vec<_> = set.keys.iter().take(MAX_KEYS).filter_map(verifying_key).collect();
+        if keys.is_empty() {
+            Err(KeyError::Jwks("no RSA, P-256 or Ed25519 key for signatures"))
+        } else {
+            Ok(Self(keys))
+        }
+    }
+
+    /// Verifies a token and says what it allows for `session`, the one the request names.
+    ///
+    /// `now` is Unix seconds; the time claims have a leeway of 30 s.
+    pub fn authorize(
+        &self,
+        token: &str,
+        session: Option<&str>,
+        rules: &ClaimRules,
+        now: i64,
+    ) -> Result<Grant, Denied> {
+        let claims = self.verified(token)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "`as` saturates, and years beyond i64 do not matter"
+        )]
+        let (expires_at, not_before) = (claims.exp as i64, claims.nbf.map(|nbf| nbf as i64));
+        if expires_at.saturating_add(TOKEN_LEEWAY) < now {
+            return Err(Denied::Expired);
+        }
+        if not_before.is_some_and(|nbf| nbf.saturating_sub(TOKEN_LEEWAY) > now) {
+            return Err(Denied::Early);
+        }
+        if rules.issuer.is_some() && claims.iss != rules.issuer {
+            return Err(Denied::Elsewhere);
+        }
+        let in_audience = |audience: &String| match &claims.aud {
+            Some(OneOrMany::One(one)) => one == audience,
+            Some(OneOrMany::Many(many)) => many.contains(audience),
+            None => false,
+        };
+        if !rules.audience.as_ref().is_none_or(in_audience) {
+            return Err(Denied::Elsewhere);
+        }
+        let user_id =
+            claims.sub.or(claims.user_id).filter(|user| !user.is_empty()).ok_or(Denied::Malformed)?;
+        let names_session = claims.session_id.is_some();
+        let session_id = match (session, claims.session_id) {
+            (Some(asked), Some(named)) if asked != named => return Err(Denied::OtherSession),
+            (Some(session), _) => session.to_owned(),
+            (None, Some(named)) => named,
+            (None, None) => return Err(Denied::NoSession),
+        };
+        if session_id.is_empty() || session_id.len() > MAX_SESSION_ID {
+            return Err(Denied::NoSession);
+        }
+        Ok(Grant {
+            session_id,
+            user_id,
+            username: claims.username,
+            read_only: claims.read_only.unwrap_or(false),
+            names_session,
+            expires_at,
+        })
+    }
+
+    fn verified(&self, token: &str) -> Result<Claims, Denied> {
+        if token.is_empty() {
+            return Err(Denied::Missing);
+        }
+        if token.len() > MAX_TOKEN {
+            return Err(Denied::Malformed);
+        }
+        // `alg: none` and unknown algorithms already fail here.
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Denied::Malformed)?;
+        // RFC 7515, section 4.1.11: an extension that must be understood, and is not, refuses the token.
+        if header.crit.is_some() {
+            return Err(Denied::Malformed);
+        }
+        let named: Vec<_> = self.0.iter().filter(|key| key.id.is_none() || key.id == header.kid).collect();
+        if named.is_empty() {
+            return Err(Denied::UnknownKey);
+        }
+        let mut denied = Denied::Signature;
+        for TokenKey { key, algorithm, .. } in named {
+            let mut validation = Validation::new(*algorithm);
+            // The time claims and the audience are checked against the caller's clock and rules.
+            validation.validate_exp = false;
+            validation.validate_aud = false;
+            validation.required_spec_claims.clear();
+            match jsonwebtoken::decode::<Claims>(token, key, &validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => denied = Denied::Malformed,
+                Err(_) => {}
+            }
+        }
+        Err(denied)
+    }
+}
+
+fn verifying_key(jwk: &Jwk) -> Option<TokenKey> {
+    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        return None;
+    }
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        _ => return None,
+    };
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    Some(TokenKey { id: jwk.common.key_id.clone(), key, algorithm })
+}
+
+#[cfg(test)]
+mod tests;

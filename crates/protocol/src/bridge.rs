@@ -1,0 +1,231 @@
+//! The Lambda–backend HTTP contract: bodies, and the signature that lets nobody else speak for a connection.
+
+mod replay;
+mod token;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use replay::{Replay, ReplayCache};
+pub use token::{BridgeKeys, BridgeToken, KeyError, TokenRefused};
+
+use crate::{ErrorCode, frame::ErrorFrame, limits};
+
+/// Path of [`ConnectRequest`].
+pub const CONNECT_PATH: &str = "/api/ws/connect";
+/// Path of [`Envelope`] with a frame.
+pub const MESSAGE_PATH: &str = "/api/ws/message";
+/// Path of [`DisconnectRequest`].
+pub const DISCONNECT_PATH: &str = "/api/ws/disconnect";
+/// Header that repeats the connection id beside the signed claim.
+pub const CONNECTION_ID_HEADER: &str = "x-connection-id";
+/// Header with the id that both programs log.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// A connection whose token verified and whose Origin is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectRequest {
+    /// API Gateway's id.
+    pub connection_id: String,
+    /// The session asked for.
+    pub session_id: String,
+    /// The token's `sub`.
+    pub user_id: String,
+    /// The token's `username`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Whether the token only allows to watch.
+    pub read_only: bool,
+    /// Whether the token names the session. A read-only token of another user opens it only then.
+    #[serde(default)]
+    pub names_session: bool,
+    /// When the connection was made, Unix ms.
+    pub connected_at: i64,
+    /// The token's `exp`, Unix seconds.
+    pub token_expires_at: i64,
+    /// Where to post frames to it.
+    pub callback_url: String,
+    /// The client's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_ip: Option<String>,
+}
+
+/// A connection that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DisconnectRequest {
+    /// API Gateway's id.
+    pub connection_id: String,
+    /// Its session.
+    pub session_id: String,
+    /// Its user.
+    pub user_id: String,
+    /// The WebSocket close code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<i64>,
+    /// The close reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What the Lambda adds to a client's frame, under `bridge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgeContext {
+    /// API Gateway's id of the message.
+    pub message_id: String,
+    /// When the connection was made, Unix ms.
+    pub connected_at: i64,
+    /// Where to post frames to it.
+    pub callback_url: String,
+    /// The token's `exp`, Unix seconds.
+    pub token_expires_at: i64,
+    /// The token's `username`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Whether the token only allows to watch.
+    pub read_only: bool,
+    /// The frame's own `timestamp`, which the Lambda's replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_timestamp: Option<Box<RawValueText>>,
+}
+
+/// Who sent a frame, when, and by which way: the part of a message body that the Lambda sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope {
+    /// API Gateway's id of the connection.
+    pub connection_id: String,
+    /// From the Lambda's record, never from the frame.
+    pub session_id: String,
+    /// From the Lambda's record, never from the frame.
+    pub user_id: String,
+    /// When the Lambda took the frame, Unix ms.
+    pub timestamp: i64,
+    /// The rest.
+    pub bridge: BridgeContext,
+}
+
+/// JSON text kept as it was written, so that a client's numbers survive the way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawValueText(Box<RawValue>);
+
+impl PartialEq for RawValueText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Eq for RawValueText {}
+
+/// The fields of a message body that are the Lambda's.
+const ENVELOPE_FIELDS: [&str; 5] = ["connectionId", "sessionId", "userId", "timestamp", "bridge"];
+
+impl Envelope {
+    /// Writes the body of `/api/ws/message`: the client's frame with the Lambda's fields in place of its own.
+    ///
+    /// # Errors
+    /// `BAD_FRAME` if the frame is not a JSON object, `TOO_LARGE` beyond [`limits::MAX_FRAME`].
+    pub fn wrap(mut self, frame: &str) -> Result<Vec<u8>, ErrorFrame> {
+        if frame.len() > limits::MAX_FRAME {
+            return Err(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes"));
+        }
+        // A map keeps one of several equal keys, so that no second `sessionId` can follow ours.
+        let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(frame)
+            .map_err(|_| ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object"))?;
+        self.bridge.client_timestamp =
+            fields.get("timestamp").map(|value| Box::new(RawValueText((*value).to_owned())));
+        for field in ENVELOPE_FIELDS {
+            fields.remove(field);
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(flatten)]
+            envelope: &'a Envelope,
+            #[serde(flatten)]
+            fields: BTreeMap<String, &'a RawValue>,
+        }
+        serde_json::to_vec(&Body { envelope: &self, fields })
+            .map_err(|_| ErrorFrame::new(ErrorCode::Internal, "the frame cannot be forwarded"))
+    }
+
+    /// The client's frame out of a message body, its own `timestamp` restored: what `echo` gives back.
+    ///
+    /// # Errors
+    /// When the body is not a JSON object.
+    pub fn unwrap_frame(
+        body: &[u8],
+    ) -> Result<serde_json::Map<String, serde_json::Value>, serde_json::Error> {
+        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+        let timestamp =
+            fields.get_mut("bridge").and_then(|bridge| bridge.get_mut("clientTimestamp")).map(std::mem::take);
+        for field in ENVELOPE_FIELDS {
+            fields.remove(field);
+        }
+        if let Some(timestamp) = timestamp {
+            fields.insert("timestamp".to_owned(), timestamp);
+        }
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            connection_id: "c=".into(),
+            session_id: "s".into(),
+            user_id: "u".into(),
+            timestamp: 5,
+            bridge: BridgeContext {
+                message_id: "m=".into(),
+                connected_at: 1,
+                callback_url: "https://x".into(),
+                token_expires_at: 2,
+                username: None,
+                read_only: false,
+                client_timestamp: None,
+            },
+        }
+    }
+
+    #[test]
+    fn the_lambda_s_fields_replace_whatever_the_frame_has_there() {
+        let frame = r#"{"type":"echo","sessionId":"evil","userId":"root","connectionId":"x","bridge":{"readOnly":true},
+            "timestamp":1.50,"sessionId":"evil2","big":123456789012345678901234567890}"#;
+        let body = envelope().wrap(frame).unwrap();
+        let text = std::str::from_utf8(&body).unwrap();
+        for field in ENVELOPE_FIELDS {
+            assert_eq!(text.matches(&format!("\"{field}\":")).count(), 1, "{field} in {text}");
+        }
+        let read: Envelope = serde_json::from_slice(&body).unwrap();
+        assert_eq!((read.session_id.as_str(), read.user_id.as_str()), ("s", "u"));
+        assert!(!read.bridge.read_only);
+        assert!(text.contains("\"clientTimestamp\":1.50") && text.contains("123456789012345678901234567890"));
+    }
+
+    #[test]
+    fn echo_gives_the_frame_back_as_sent() {
+        let frame = json!({"type":"echo","timestamp":1.5,"x":[1,{"y":null}]});
+        let body = envelope().wrap(&frame.to_string()).unwrap();
+        assert_eq!(serde_json::Value::Object(Envelope::unwrap_frame(&body).unwrap()), frame);
+        let without = envelope().wrap(r#"{"type":"echo"}"#).unwrap();
+        assert!(!Envelope::unwrap_frame(&without).unwrap().contains_key("timestamp"));
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for frame in ["", "[]", "7", "{", "null", "{\"a\":1}x"] {
+            assert_eq!(envelope().wrap(frame).unwrap_err().code, ErrorCode::BadFrame, "{frame}");
+        }
+        let large = format!("{{\"type\":\"echo\",\"x\":\"{}\"}}", "x".repeat(limits::MAX_FRAME));
+        assert_eq!(envelope().wrap(&large).unwrap_err().code, ErrorCode::TooLarge);
+    }
+}

@@ -1,0 +1,247 @@
+//! The bridge token: a JWT over one request of the Lambda, good for a minute, bound to body and connection.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::limits::{BRIDGE_TOKEN_LEEWAY, BRIDGE_TOKEN_TTL, MIN_SECRET};
+
+const ISSUER: &str = "shellbridge-lambda";
+const AUDIENCE: &str = "shellbridge-backend";
+
+/// The claims, all of them required.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeToken {
+    iss: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    /// Unique to this attempt.
+    pub jti: String,
+    cid: String,
+    path: String,
+    sha256: String,
+}
+
+impl BridgeToken {
+    /// Until when its `jti` must be remembered, Unix seconds.
+    pub fn remembered_until(&self) -> i64 {
+        self.exp.saturating_add(BRIDGE_TOKEN_LEEWAY)
+    }
+}
+
+/// The keys of `BRIDGE_SECRET`: signs with the first, accepts all.
+pub struct BridgeKeys {
+    sign: EncodingKey,
+    verify: Vec<DecodingKey>,
+    validation: Validation,
+}
+
+/// Why a `BRIDGE_SECRET` was refused. The process does not start with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A key is shorter than [`MIN_SECRET`].
+    #[error("BRIDGE_SECRET: each key is at least {MIN_SECRET} bytes")]
+    Short,
+    /// More than two keys.
+    #[error("BRIDGE_SECRET: at most two keys, separated by a comma")]
+    TooMany,
+}
+
+/// Why a request was not the Lambda's. Said in logs; the answer is 401 for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefused {
+    /// No token, not a JWT, another algorithm, a missing claim, or a bad signature.
+    #[error("signature")]
+    Signature,
+    /// `iss` or `aud` of something else.
+    #[error("issuer or audience")]
+    Issuer,
+    /// Expired, from the future, or longer-lived than it may be.
+    #[error("time")]
+    Time,
+    /// Made for another path, connection or body.
+    #[error("binding")]
+    Binding,
+}
+
+impl std::fmt::Debug for BridgeKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BridgeKeys({})", self.verify.len())
+    }
+}
+
+impl BridgeKeys {
+    /// Reads `BRIDGE_SECRET`: one key, or during rotation the new and the old, separated by a comma.
+    pub fn parse(secret: &str) -> Result<Self, KeyError> {
+        let keys: Vec<&str> = secret.split(',').map(str::trim).collect();
+        if keys.len() > 2 {
+            return Err(KeyError::TooMany);
+        }
+        if keys.iter().any(|key| key.len() < MIN_SECRET) {
+            return Err(KeyError::Short);
+        }
+        let mut validation = Validation::new(Algorithm::HS256);
+        // The time and the audience are checked below, against the caller's clock.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Ok(Self {
+            sign: EncodingKey::from_secret(keys.first().copied().unwrap_or_default().as_bytes()),
+            verify: keys.iter().map(|key| DecodingKey::from_secret(key.as_bytes())).collect(),
+            validation,
+        })
+    }
+
+    /// A token for one attempt of one request. `now` is Unix seconds, `jti` unique.
+    ///
+    /// # Errors
+    /// Only if the crypto library fails.
+    pub fn sign(
+        &self,
+        path: &str,
+        connection_id: &str,
+        body: &[u8],
+        now: i64,
+        jti: String,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        let claims = BridgeToken {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            iat: now,
+            exp: now + BRIDGE_TOKEN_TTL,
+            jti,
+            cid: connection_id.to_owned(),
+            path: path.to_owned(),
+            sha256: digest(body),
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign)
+    }
+
+    /// Checks everything but whether the `jti` was seen before, which is the
+    /// [`ReplayCache`](super::ReplayCache)'s matter. `now` is Unix seconds.
+    pub fn verify(
+        &self,
+        token: &str,
+        path: &str,
+        connection_id: &str,
+        body: &[u8],
+        now: i64,
+    ) -> Result<BridgeToken, TokenRefused> {
+        let claims = self
+            .verify
+            .iter()
+            .find_map(|key| jsonwebtoken::decode::<BridgeToken>(token, key, &self.validation).ok())
+            .ok_or(TokenRefused::Signature)?
+            .claims;
+        if claims.iss != ISSUER || claims.aud != AUDIENCE {
+            return Err(TokenRefused::Issuer);
+        }
+        let lived =
+            claims.exp.checked_sub(claims.iat).is_some_and(|life| (0..=BRIDGE_TOKEN_TTL).contains(&life));
+        let past = claims.exp.saturating_add(BRIDGE_TOKEN_LEEWAY) < now;
+        let future = claims.iat.saturating_sub(BRIDGE_TOKEN_LEEWAY) > now;
+        if !lived || past || future {
+            return Err(TokenRefused::Time);
+        }
+        let same = |a: &str, b: &str| a.as_bytes().ct_eq(b.as_bytes());
+        let bound =
+            same(&claims.cid, connection_id) & same(&claims.path, path) & same(&claims.sha256, &digest(body));
+        if bool::from(bound) { Ok(claims) } else { Err(TokenRefused::Binding) }
+    }
+}
+
+/// SHA-256 in base64url without padding.
+fn digest(body: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "old-old-old-old-old-old-old-old-";
+    const NEW: &str = "new-new-new-new-new-new-new-new-";
+
+    fn keys(secret: &str) -> BridgeKeys {
+        BridgeKeys::parse(secret).unwrap()
+    }
+
+    fn signed(secret: &str) -> String {
+        keys(secret).sign("/p", "c", b"body", 1_000, "j".into()).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_own_request_only() {
+        let keys = keys(NEW);
+        let token = signed(NEW);
+        assert_eq!(keys.verify(&token, "/p", "c", b"body", 1_000).unwrap().jti, "j");
+        assert_eq!(keys.verify(&token, "/q", "c", b"body", 1_000), Err(TokenRefused::Binding));
+        assert_eq!(keys.verify(&token, "/p", "d", b"body", 1_000), Err(TokenRefused::Binding));
+        assert_eq!(keys.verify(&token, "/p", "c", b"Body", 1_000), Err(TokenRefused::Binding));
+    }
+
+    #[test]
+    fn a_token_is_good_for_a_minute_and_the_leeway() {
+        let keys = keys(NEW);
+        let token = signed(NEW);
+        for (now, good) in [(994, false), (995, true), (1_065, true), (1_066, false)] {
+            assert_eq!(keys.verify(&token, "/p", "c", b"body", now).is_ok(), good, "{now}");
+        }
+    }
+
+    #[test]
+    fn either_key_verifies_during_rotation_and_the_first_signs() {
+        let both = format!("{NEW},{OLD}");
+        assert!(keys(&both).verify(&signed(OLD), "/p", "c", b"body", 1_000).is_ok());
+        assert!(keys(NEW).verify(&signed(&both), "/p", "c", b"body", 1_000).is_ok());
+        assert_eq!(keys(NEW).verify(&signed(OLD), "/p", "c", b"body", 1_000), Err(TokenRefused::Signature));
+    }
+
+    #[test]
+    fn other_algorithms_and_missing_claims_are_refused() {
+        let encode = |algorithm, claims: serde_json::Value| {
+            jsonwebtoken::encode(&Header::new(algorithm), &claims, &EncodingKey::from_secret(NEW.as_bytes()))
+                .unwrap()
+        };
+        let all = serde_json::json!({"iss":ISSUER,"aud":AUDIENCE,"iat":1_000,"exp":1_060,"jti":"j","cid":"c",
+            "path":"/p","sha256":digest(b"body")});
+        let verify = |token: &str| keys(NEW).verify(token, "/p", "c", b"body", 1_000);
+        assert!(verify(&encode(Algorithm::HS256, all.clone())).is_ok());
+        assert_eq!(verify(&encode(Algorithm::HS512, all.clone())), Err(TokenRefused::Signature));
+        for claim in ["iss", "aud", "iat", "exp", "jti", "cid", "path", "sha256"] {
+            let mut without = all.clone();
+            without.as_object_mut().unwrap().remove(claim);
+            assert_eq!(verify(&encode(Algorithm::HS256, without)), Err(TokenRefused::Signature), "{claim}");
+        }
+        let mut long = all.clone();
+        long["exp"] = 2_000.into();
+        assert_eq!(verify(&encode(Algorithm::HS256, long)), Err(TokenRefused::Time));
+        let mut foreign = all;
+        foreign["iss"] = "somebody".into();
+        assert_eq!(verify(&encode(Algorithm::HS256, foreign)), Err(TokenRefused::Issuer));
+        assert_eq!(verify(""), Err(TokenRefused::Signature));
+        assert_eq!(verify("a.b.c"), Err(TokenRefused::Signature));
+    }
+
+    #[test]
+    fn an_extreme_time_is_refused_and_does_not_overflow() {
+        let claims = serde_json::json!({"iss":ISSUER,"aud":AUDIENCE,"iat":i64::MIN,"exp":i64::MAX,"jti":"j","cid":"c",
+            "path":"/p","sha256":digest(b"body")});
+        let token = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &claims,
+            &EncodingKey::from_secret(NEW.as_bytes()),
+        );
+        assert_eq!(keys(NEW).verify(&token.unwrap(), "/p", "c", b"body", 0), Err(TokenRefused::Time));
+    }
+
+    #[test]
+    fn weak_secrets_are_refused() {
+        assert!(matches!(BridgeKeys::parse("short"), Err(KeyError::Short)));
+        assert!(matches!(BridgeKeys::parse(&format!("{NEW},")), Err(KeyError::Short)));
+        assert!(matches!(BridgeKeys::parse(&format!("{NEW},{OLD},{OLD}")), Err(KeyError::TooMany)));
+    }
+}

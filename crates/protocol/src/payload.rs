@@ -1,0 +1,126 @@
+//! Terminal bytes on their way through JSON: `data` where they are UTF-8, `b64` where they are not.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+/// Bytes as a frame carries them: exactly one of the two fields.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, TS)]
+pub struct Payload {
+    /// The bytes, when they are valid UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub data: Option<String>,
+    /// The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub b64: Option<String>,
+}
+
+/// Why a payload could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// Neither field, or both.
+    #[error("exactly one of data and b64 is wanted")]
+    NotOne,
+    /// `b64` is not standard base64.
+    #[error("b64 is not base64")]
+    Base64,
+}
+
+impl Payload {
+    /// Wraps bytes, as text if they are UTF-8.
+    pub fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self { data: Some(text.to_owned()), b64: None },
+            Err(_) => Self { data: None, b64: Some(STANDARD.encode(bytes)) },
+        }
+    }
+
+    /// The bytes.
+    pub fn decode(self) -> Result<Vec<u8>, PayloadError> {
+        match (self.data, self.b64) {
+            (Some(text), None) => Ok(text.into_bytes()),
+            (None, Some(b64)) => STANDARD.decode(b64).map_err(|_| PayloadError::Base64),
+            _ => Err(PayloadError::NotOne),
+        }
+    }
+
+    /// How many of the first `bytes` fit into `budget` bytes of JSON, so that [`Payload::new`] of them does.
+    ///
+    /// Text is never cut inside a character while the rest of that character is there, so that text stays
+    /// text; bytes that are not UTF-8 are counted as base64.
+    pub fn fit(bytes: &[u8], budget: usize) -> usize {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let base64 = bytes.len().min(budget / 4 * 3);
+                // Text up to the flaw, if that is all that fits anyway.
+                let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                let cut = Self::fit(valid, budget);
+                return if cut < valid.len() { cut } else { base64 };
+            }
+        };
+        let mut used = 0;
+        for (at, character) in text.char_indices() {
+            used += escaped_len(character);
+            if used > budget {
+                return at;
+            }
+        }
+        text.len()
+    }
+}
+
+/// Bytes of a character inside a JSON string as `serde_json` writes it (RFC 8259, section 7).
+const fn escaped_len(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\u{8}' | '\u{9}' | '\u{a}' | '\u{c}' | '\u{d}' => 2,
+        '\0'..='\u{1f}' => 6,
+        _ => character.len_utf8(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json_len(bytes: &[u8]) -> usize {
+        let payload = Payload::new(bytes);
+        let text = payload.data.or(payload.b64).unwrap();
+        serde_json::to_string(&text).unwrap().len() - 2
+    }
+
+    #[test]
+    fn an_incomplete_character_goes_at_once_as_base64() {
+        let euro = "€".as_bytes();
+        assert_eq!(Payload::fit(&euro[..2], 100), 2);
+        assert_eq!(Payload::new(&euro[..2]).b64.as_deref(), Some("4oI="));
+    }
+
+    #[test]
+    fn a_payload_with_both_fields_or_none_is_refused() {
+        assert_eq!(Payload::default().decode(), Err(PayloadError::NotOne));
+        let both = Payload { data: Some("a".into()), b64: Some("YQ==".into()) };
+        assert_eq!(both.decode(), Err(PayloadError::NotOne));
+        let bad = Payload { data: None, b64: Some("%".into()) };
+        assert_eq!(bad.decode(), Err(PayloadError::Base64));
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_within_the_budget_and_comes_back(bytes: Vec<u8>, budget in 8_usize..200) {
+            let cut = Payload::fit(&bytes, budget);
+            prop_assert!(cut > 0 || bytes.is_empty());
+            prop_assert!(json_len(&bytes[..cut]) <= budget);
+            prop_assert_eq!(Payload::new(&bytes[..cut]).decode().unwrap(), &bytes[..cut]);
+        }
+
+        #[test]
+        fn text_is_cut_between_characters(text in "\\PC{0,60}", budget in 8_usize..80) {
+            let cut = Payload::fit(text.as_bytes(), budget);
+            prop_assert!(text.is_char_boundary(cut));
+        }
+    }
+}

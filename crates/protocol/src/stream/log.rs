@@ -1,0 +1,111 @@
+//! The last bytes of an append-only stream, by absolute offset.
+
+use std::collections::VecDeque;
+
+/// A ring of the newest `capacity` bytes of a stream that begins at offset 0.
+#[derive(Debug)]
+pub struct OutputLog {
+    bytes: VecDeque<u8>,
+    start: u64,
+    capacity: usize,
+}
+
+impl OutputLog {
+    /// An empty stream of which `capacity` bytes are kept. Memory is taken as it fills.
+    pub const fn new(capacity: usize) -> Self {
+        Self { bytes: VecDeque::new(), start: 0, capacity }
+    }
+
+    /// Offset of the first byte kept.
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Offset of the next byte.
+    pub fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// Appends bytes; the oldest go when there is no more room.
+    pub fn append(&mut self, bytes: &[u8]) {
+        let kept = bytes.get(bytes.len().saturating_sub(self.capacity)..).unwrap_or_default();
+        let excess = (self.bytes.len() + kept.len()).saturating_sub(self.capacity);
+        self.bytes.drain(..excess);
+        self.start += (excess + bytes.len() - kept.len()) as u64;
+        // Growing by doubling would take up to twice the capacity.
+        if self.bytes.capacity() < self.bytes.len() + kept.len() {
+            let room =
+                (self.bytes.capacity() * 2).max(4096).max(self.bytes.len() + kept.len()).min(self.capacity);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend(kept);
+    }
+
+    /// How many bytes from `offset` on are gone.
+    pub const fn lost(&self, offset: u64) -> u64 {
+        self.start.saturating_sub(offset)
+    }
+
+    /// How many bytes may be appended before one at or after `offset` is gone.
+    pub fn room_before(&self, offset: u64) -> usize {
+        let held = usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX);
+        self.capacity.saturating_sub(held)
+    }
+
+    /// At most `max` bytes from `offset` on. None if the first of them is gone or `offset` is beyond the end.
+    pub fn read(&self, offset: u64, max: usize) -> Option<Vec<u8>> {
+        if offset < self.start || offset > self.end() {
+            return None;
+        }
+        let from = usize::try_from(offset - self.start).ok()?;
+        let to = self.bytes.len().min(from.saturating_add(max));
+        let (a, b) = self.bytes.as_slices();
+        let mut out = Vec::with_capacity(to - from);
+        out.extend_from_slice(a.get(from.min(a.len())..to.min(a.len()))?);
+        out.extend_from_slice(b.get(from.saturating_sub(a.len())..to.saturating_sub(a.len()))?);
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_says_exactly_how_many_bytes_are_gone() {
+        let mut log = OutputLog::new(4);
+        log.append(b"abcdef");
+        assert_eq!((log.start(), log.end()), (2, 6));
+        assert_eq!(log.lost(0), 2);
+        assert_eq!(log.lost(2), 0);
+        assert_eq!(log.read(1, 9), None);
+        assert_eq!(log.read(7, 9), None);
+        assert_eq!(log.read(6, 9).unwrap(), b"");
+        assert_eq!(log.room_before(4), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_bytes_are_read_back_at_their_offsets(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..30),
+            capacity in 1_usize..100,
+            from in 0_u64..1500,
+            max in 0_usize..80,
+        ) {
+            let mut log = OutputLog::new(capacity);
+            let all = chunks.concat();
+            for chunk in &chunks {
+                log.append(chunk);
+                prop_assert!(log.bytes.capacity() <= capacity.max(8));
+            }
+            prop_assert_eq!(log.end(), all.len() as u64);
+            prop_assert_eq!(log.start(), all.len().saturating_sub(capacity) as u64);
+            let want = (from >= log.start() && from <= log.end()).then(|| {
+                let from = usize::try_from(from).unwrap();
+                all[from..(from + max).min(all.len())].to_vec()
+            });
+            prop_assert_eq!(log.read(from, max), want);
+        }
+    }
+}

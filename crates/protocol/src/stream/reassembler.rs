@@ -1,0 +1,232 @@
+//! Puts a byte stream together again, from frames in any order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Pieces kept apart beyond a hole. A sender makes more only by sending single bytes with holes between them;
+/// what is dropped then is sent again like anything lost.
+const MAX_PIECES: usize = 256;
+
+/// Receives one stream. Bytes are handed out once and in order; memory stays within twice the window.
+#[derive(Debug, Default)]
+pub struct Reassembler {
+    /// Everything before it was handed out and consumed.
+    consumed: u64,
+    /// In order, not yet consumed.
+    ready: VecDeque<u8>,
+    /// Beyond a hole: disjoint, none touching another or `next`.
+    early: BTreeMap<u64, Vec<u8>>,
+    window: usize,
+}
+
+/// What a frame did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It moved the stream on.
+    Advanced,
+    /// It was kept, or dropped, beyond a hole or the window.
+    Early,
+    /// Everything in it was there already: its sender missed an acknowledgement.
+    Repeat,
+}
+
+impl Reassembler {
+    /// A stream from offset 0 that accepts `window` bytes beyond what was consumed.
+    pub fn new(window: usize) -> Self {
+        Self { window, ..Self::default() }
+    }
+
+    /// Everything before this offset has been consumed: what may be acknowledged.
+    pub const fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// The first byte that has not arrived.
+    pub fn next(&self) -> u64 {
+        self.consumed + self.ready.len() as u64
+    }
+
+    /// Whether bytes have arrived beyond one that has not.
+    pub fn has_hole(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// Takes a frame's bytes. What is old is trimmed, what lies beyond the window is dropped.
+    pub fn push(&mut self, offset: u64, bytes: &[u8]) -> Arrival {
+        let next = self.next();
+        let Some(end) = offset.checked_add(bytes.len() as u64) else { return Arrival::Early };
+        if end <= next {
+            return Arrival::Repeat;
+        }
+        let limit = self.consumed + self.window as u64;
+        let bytes = trim(offset, bytes, next, limit);
+        let offset = offset.max(next);
+        if bytes.is_empty() {
+            return Arrival::Early;
+        }
+        if offset > next {
+            self.keep(offset, bytes);
+            return Arrival::Early;
+        }
+        self.ready.extend(bytes);
+        // What waited behind the hole follows.
+        while let Some(first) = self.early.first_entry()
+            && *first.key() <= self.consumed + self.ready.len() as u64
+        {
+            let (start, piece) = first.remove_entry();
+            let have = self.consumed + self.ready.len() as u64;
+            self.ready.extend(trim(start, &piece, have, u64::MAX));
+        }
+        Arrival::Advanced
+    }
+
+    /// Bytes in order and not yet consumed, in two parts.
+    pub fn ready(&self) -> (&[u8], &[u8]) {
+        self.ready.as_slices()
+    }
+
+    /// Marks the first `count` ready bytes as consumed, which moves the window on.
+    pub fn consume(&mut self, count: usize) {
+        let count = count.min(self.ready.len());
+        self.ready.drain(..count);
+        self.consumed += count as u64;
+        if self.ready.is_empty() {
+            // An idle stream holds no memory.
+            self.ready.shrink_to(64);
+        }
+    }
+
+    /// Forgets everything that was not consumed: the reader is gone, and a new one starts.
+    pub fn discard(&mut self) {
+        self.ready = VecDeque::new();
+        self.early.clear();
+    }
+
+    /// Keeps bytes beyond a hole, merged with their neighbours.
+    fn keep(&mut self, mut offset: u64, bytes: &[u8]) {
+        let mut piece = bytes.to_vec();
+        if let Some((&start, before)) = self.early.range(..=offset).next_back() {
+            let end = start + before.len() as u64;
+            if end >= offset {
+                if end >= offset + piece.len() as u64 {
+                    return;
+                }
+                let tail = trim(offset, &piece, end, u64::MAX).to_vec();
+                let mut before = self.early.remove(&start).unwrap_or_default();
+                before.extend(tail);
+                (offset, piece) = (start, before);
+            }
+        }
+        while let Some((&start, after)) = self.early.range(offset..).next()
+            && start <= offset + piece.len() as u64
+        {
+            let end = offset + piece.len() as u64;
+            piece.extend_from_slice(trim(start, after, end, u64::MAX));
+            self.early.remove(&start);
+        }
+        if self.early.len() < MAX_PIECES {
+            self.early.insert(offset, piece);
+        }
+    }
+}
+
+/// The part of `bytes`, which begin at `offset`, that lies in `from..to`.
+fn trim(offset: u64, bytes: &[u8], from: u64, to: u64) -> &[u8] {
+    let index = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+    let (from, to) = (index(from), index(to));
+    bytes.get(from..to.max(from)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn take(stream: &mut Reassembler) -> Vec<u8> {
+        let (a, b) = stream.ready();
+        let all = [a, b].concat();
+        stream.consume(all.len());
+        all
+    }
+
+    #[test]
+    fn a_hole_holds_back_what_follows_it() {
+        let mut stream = Reassembler::new(100);
+        assert_eq!(stream.push(3, b"def"), Arrival::Early);
+        assert!(stream.has_hole());
+        assert_eq!(take(&mut stream), b"");
+        assert_eq!(stream.push(0, b"abcd"), Arrival::Advanced);
+        assert_eq!(take(&mut stream), b"abcdef");
+        assert!(!stream.has_hole());
+    }
+
+    #[test]
+    fn a_repeat_is_said_and_changes_nothing() {
+        let mut stream = Reassembler::new(100);
+        stream.push(0, b"abc");
+        assert_eq!(stream.push(0, b"abc"), Arrival::Repeat);
+        assert_eq!(stream.push(1, b""), Arrival::Repeat);
+        assert_eq!(take(&mut stream), b"abc");
+        assert_eq!(stream.push(2, b"c"), Arrival::Repeat);
+    }
+
+    #[test]
+    fn bytes_beyond_the_window_are_dropped_until_the_reader_moves_on() {
+        let mut stream = Reassembler::new(4);
+        assert_eq!(stream.push(0, b"abcdef"), Arrival::Advanced);
+        assert_eq!(stream.next(), 4);
+        assert_eq!(stream.push(4, b"ef"), Arrival::Early);
+        stream.consume(2);
+        assert_eq!(stream.push(4, b"ef"), Arrival::Advanced);
+        assert_eq!(take(&mut stream), b"cdef");
+    }
+
+    #[test]
+    fn an_offset_at_the_end_of_the_number_line_is_dropped() {
+        let mut stream = Reassembler::new(4);
+        assert_eq!(stream.push(u64::MAX, b"ab"), Arrival::Early);
+        assert_eq!(stream.push(u64::MAX - 1, b"a"), Arrival::Early);
+        assert!(!stream.has_hole());
+    }
+
+    #[test]
+    fn scattered_single_bytes_are_bounded() {
+        let mut stream = Reassembler::new(64 * 1024);
+        for at in (1..60_000).step_by(2) {
+            stream.push(at, b"x");
+        }
+        assert_eq!(stream.early.len(), MAX_PIECES);
+    }
+
+    proptest! {
+        /// Frames of a stream, cut anywhere, in any order, some of them several times, all of them in the end.
+        #[test]
+        fn any_fair_schedule_gives_the_stream_once_and_in_order(
+            stream in proptest::collection::vec(any::<u8>(), 1..400),
+            frames in proptest::collection::vec((0_usize..400, 1_usize..80), 0..60),
+            window in 40_usize..500,
+            reads in proptest::collection::vec(0_usize..50, 60),
+        ) {
+            let mut receiver = Reassembler::new(window);
+            let mut out = Vec::new();
+            for ((start, len), read) in frames.into_iter().zip(reads) {
+                let start = start.min(stream.len());
+                let end = (start + len).min(stream.len());
+                receiver.push(start as u64, &stream[start..end]);
+                let (a, b) = receiver.ready();
+                let some: Vec<u8> = [a, b].concat().into_iter().take(read).collect();
+                receiver.consume(some.len());
+                out.extend(some);
+                let held: usize = receiver.early.values().map(Vec::len).sum();
+                prop_assert!(held + receiver.ready.len() <= window);
+            }
+            // Fairness: the sender goes on from what is acknowledged until all has arrived.
+            while out.len() < stream.len() {
+                let from = usize::try_from(receiver.next()).unwrap();
+                let end = (from + 40).min(stream.len());
+                receiver.push(from as u64, &stream[from..end]);
+                out.extend(take(&mut receiver));
+            }
+            prop_assert_eq!(out, stream);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What one receiver of a stream may be sent, and when it must be asked what it has.
+
+use std::time::Duration;
+
+use crate::limits::{PROBE_FIRST, PROBE_MAX};
+
+/// The sending side of one stream to one receiver. Times are a caller's monotonic clock.
+///
+/// Offsets: `acked <= sent`, and never more than the window between `base` and `sent`, where `base` is `acked` or
+/// the place a snapshot put the receiver at.
+#[derive(Debug)]
+pub struct SendWindow {
+    acked: u64,
+    base: u64,
+    sent: u64,
+    size: u64,
+    /// Offset and time of one byte whose acknowledgement will measure a round trip.
+    timed: Option<(u64, Duration)>,
+    round_trip: Option<RoundTrip>,
+    /// When the next probe is due, and the wait that follows it.
+    probe: Option<(Duration, Duration)>,
+    /// A probe was sent, so an acknowledgement below `sent` means loss.
+    probed: bool,
+}
+
+/// Smoothed round trip and its deviation (RFC 6298, section 2).
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    mean: Duration,
+    deviation: Duration,
+}
+
+/// What an acknowledgement said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acked {
+    /// More has arrived.
+    Progress,
+    /// Nothing new.
+    Nothing,
+    /// The receiver misses what was sent: sending goes on from what it has.
+    Rewound,
+}
+
+impl SendWindow {
+    /// A receiver that has everything before `offset`; `size` bytes may be under way.
+    pub const fn new(offset: u64, size: u64) -> Self {
+        Self {
+            acked: offset,
+            base: offset,
+            sent: offset,
+            size,
+            timed: None,
+            round_trip: None,
+            probe: None,
+            probed: false,
+        }
+    }
+
+    /// Everything before this offset is known to have arrived.
+    pub const fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// The next byte to send.
+    pub const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many bytes may be sent now of a stream that ends at `end`.
+    pub fn sendable(&self, end: u64) -> u64 {
+        end.min(self.base + self.size).saturating_sub(self.sent)
+    }
+
+    /// Whether the receiver is a window behind a stream that ends at `end`.
+    pub const fn is_behind(&self, end: u64) -> bool {
+        end.saturating_sub(self.acked) >= self.size
+    }
+
+    /// Whether nothing more may be sent although there is more.
+    pub const fn is_stopped(&self, end: u64) -> bool {
+        self.sent >= self.base + self.size && end > self.sent
+    }
+
+    /// Notes that everything before `offset` has been sent.
+    pub fn advance(&mut self, offset: u64, now: Duration) {
+        if offset > self.sent {
+            self.sent = offset;
+            self.timed.get_or_insert((offset, now));
+        }
+    }
+
+    /// Goes on at `offset`, because a snapshot stands for what is before it.
+    pub fn jump(&mut self, offset: u64) {
+        self.base = offset;
+        self.sent = offset;
+        self.timed = None;
+    }
+
+    /// Takes an acknowledgement. One above what was sent is ignored.
+    pub fn ack(&mut self, offset: u64, now: Duration) -> Acked {
+        if offset > self.sent {
+            return Acked::Nothing;
+        }
+        if let Some((timed, at)) = self.timed
+            && offset >= timed
+        {
+            self.measure(now.saturating_sub(at));
+            self.timed = None;
+        }
+        let progress = offset > self.acked;
+        if progress {
+            self.acked = offset;
+            self.base = self.base.max(offset);
+            self.probe = None;
+        }
+        if std::mem::take(&mut self.probed) && offset < self.sent {
+            self.sent = self.acked;
+            self.base = self.acked;
+            // Karn: what is sent again measures nothing.
+            self.timed = None;
+            return Acked::Rewound;
+        }
+        if progress { Acked::Progress } else { Acked::Nothing }
+    }
+
+    /// Moves `acked` and all else to `offset`: the receiver has said anew where it is.
+    pub fn reset(&mut self, offset: u64) {
+        let round_trip = self.round_trip;
+        *self = Self { round_trip, ..Self::new(offset, self.size) };
+    }
+
+    /// When [`SendWindow::probe`] wants to be called, of a stream that ends at `end`, if it waits for this
+    /// receiver. `waiting`: what was sent includes something that must be acknowledged.
+    pub fn probe_at(&mut self, waiting: bool, now: Duration) -> Option<Duration> {
+        if !waiting {
+            self.probe = None;
+            return None;
+        }
+        let first = self
+            .round_trip
+            .map_or(PROBE_FIRST, |rtt| (rtt.mean + rtt.deviation * 4).clamp(PROBE_FIRST, PROBE_MAX));
+        Some(self.probe.get_or_insert((now + first, first * 2)).0)
+    }
+
+    /// Whether a probe is due: an empty frame at [`SendWindow::sent`], which the receiver answers with what it has.
+    pub fn probe(&mut self, now: Duration) -> bool {
+        match &mut self.probe {
+            Some((due, wait)) if *due <= now => {
+                *due = now + *wait;
+                *wait = (*wait * 2).min(PROBE_MAX);
+                self.probed = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The smoothed round trip from sending to acknowledgement, once measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.map(|rtt| rtt.mean)
+    }
+
+    fn measure(&mut self, sample: Duration) {
+        self.round_trip = Some(match self.round_trip {
+            None => RoundTrip { mean: sample, deviation: sample / 2 },
+            Some(RoundTrip { mean, deviation }) => RoundTrip {
+                mean: (mean * 7 + sample) / 8,
+                deviation: (deviation * 3 + mean.abs_diff(sample)) / 4,
+            },
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn no_more_than_a_window_is_under_way() {
+        let mut window = SendWindow::new(0, 100);
+        assert_eq!(window.sendable(30), 30);
+        window.advance(30, ms(0));
+        assert_eq!(window.sendable(500), 70);
+        window.advance(100, ms(0));
+        assert!(window.is_stopped(500) && window.is_behind(500));
+        assert_eq!(window.ack(40, ms(10)), Acked::Progress);
+        assert_eq!(window.sendable(500), 40);
+    }
+
+    #[test]
+    fn acks_are_absolute_and_only_move_forward() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(50, ms(0));
+        assert_eq!(window.ack(51, ms(0)), Acked::Nothing);
+        assert_eq!(window.ack(50, ms(0)), Acked::Progress);
+        assert_eq!(window.ack(20, ms(0)), Acked::Nothing);
+        assert_eq!(window.acked(), 50);
+    }
+
+    #[test]
+    fn a_stopped_sender_asks_after_one_second_then_two_up_to_thirty() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(100, ms(0));
+        let mut now = ms(0);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let due = window.probe_at(true, now).unwrap();
+            waits.push(due.saturating_sub(now).as_secs());
+            now = due;
+            assert!(window.probe(now));
+            assert!(!window.probe(now));
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+        window.ack(50, now);
+        assert_eq!(window.probe_at(true, now), Some(now + ms(1000)), "progress starts anew");
+    }
+
+    #[test]
+    fn an_answer_below_what_was_sent_goes_back_there() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(100, ms(0));
+        assert_eq!(window.ack(10, ms(0)), Acked::Progress, "unasked, it is only late");
+        window.probe_at(true, ms(0));
+        assert!(window.probe(ms(1000)));
+        assert_eq!(window.ack(10, ms(1001)), Acked::Rewound);
+        assert_eq!(window.sent(), 10);
+        assert_eq!(window.ack(10, ms(1002)), Acked::Nothing, "one answer, one rewind");
+    }
+
+    #[test]
+    fn a_snapshot_opens_a_window_of_its_own() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(100, ms(0));
+        window.jump(5_000);
+        assert_eq!(window.sendable(5_050), 50);
+        assert_eq!(window.acked(), 0);
+        assert_eq!(window.ack(5_000, ms(1)), Acked::Progress);
+    }
+
+    #[test]
+    fn the_first_wait_follows_slow_round_trips() {
+        let mut window = SendWindow::new(0, 1000);
+        window.advance(10, ms(0));
+        window.ack(10, ms(2_000));
+        assert_eq!(window.round_trip(), Some(ms(2_000)));
+        window.advance(20, ms(2_000));
+        assert_eq!(window.probe_at(true, ms(2_000)), Some(ms(2_000 + 6_000)));
+    }
+}

@@ -1,0 +1,59 @@
+//! Keeps `crates/web/src/protocol.gen.ts` equal to the types of this crate.
+#![allow(clippy::unwrap_used, reason = "a helper of the test")]
+
+use std::fmt::Write as _;
+
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ClientFrame, ErrorFrame, Exit, HistoryEntry, NoticeCode, ServerFrame},
+    limits,
+    payload::Payload,
+};
+use ts_rs::{Config, TS};
+
+fn typescript() -> String {
+    let config = Config::new().with_large_int("number");
+    let mut out = String::from(
+        "// Generated from crates/protocol by `make types`. Do not edit: `make test` fails when it differs.\n\n",
+    );
+    let mut declare = |docs: Option<String>, decl: String| {
+        out.push_str(docs.as_deref().unwrap_or_default());
+        write!(out, "export {decl}\n\n").unwrap();
+    };
+    declare(ErrorCode::docs(), ErrorCode::decl(&config));
+    declare(NoticeCode::docs(), NoticeCode::decl(&config));
+    declare(Payload::docs(), Payload::decl(&config));
+    declare(Exit::docs(), Exit::decl(&config));
+    declare(HistoryEntry::docs(), HistoryEntry::decl(&config));
+    declare(ErrorFrame::docs(), ErrorFrame::decl(&config));
+    declare(ClientFrame::docs(), ClientFrame::decl(&config));
+    declare(ServerFrame::docs(), ServerFrame::decl(&config));
+    let number = |value: usize| value.to_string();
+    let millis = |value: std::time::Duration| value.as_millis().to_string();
+    for (name, docs, value) in [
+        ("PROTOCOL_VERSION", "Version of the contract.", limits::PROTOCOL_VERSION.to_string()),
+        ("SUBPROTOCOL", "WebSocket subprotocol.", format!("{:?}", limits::SUBPROTOCOL)),
+        ("MAX_FRAME", "Bytes of a client frame as JSON.", number(limits::MAX_FRAME)),
+        ("INPUT_WINDOW", "Input bytes beyond `inputOffset`.", number(limits::INPUT_WINDOW)),
+        ("INPUT_RETRY_MS", "First wait before input is sent again.", millis(limits::INPUT_RETRY)),
+        ("OUTPUT_WINDOW", "Output bytes past an acknowledgement.", number(limits::OUTPUT_WINDOW)),
+        ("OUTPUT_ACK_EVERY", "Unacknowledged bytes that want an ack.", number(limits::OUTPUT_ACK_EVERY)),
+        ("OUTPUT_ACK_WITHIN_MS", "Longest wait of an ack.", millis(limits::OUTPUT_ACK_WITHIN)),
+        ("RESUME_GRACE_MS", "How long a lost client is waited for.", millis(limits::RESUME_GRACE)),
+        ("COMMAND_TIMEOUT_MS", "Default `timeoutMs`.", millis(limits::COMMAND_TIMEOUT)),
+    ] {
+        writeln!(out, "/** {docs} */\nexport const {name} = {value};").unwrap();
+    }
+    out
+}
+
+#[test]
+fn the_generated_typescript_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../web/src/protocol.gen.ts");
+    let want = typescript();
+    if std::env::var_os("UPDATE_TYPES").is_some() {
+        std::fs::write(path, &want).unwrap();
+    }
+    let have = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(have == want, "{path} differs from the Rust types: run `make types`");
+}
