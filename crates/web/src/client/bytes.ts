@@ -1,0 +1,42 @@
+// Terminal bytes as they travel in frames: `data` (UTF-8 text) or `b64`.
+import type { Payload } from "../protocol.gen";
+import { INPUT_TEXT_MAX } from "./limits";
+
+const encoder = new TextEncoder();
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+export const utf8 = (text: string): Uint8Array => encoder.encode(text);
+
+/** The bytes of a frame. Throws on base64 that is none. */
+export function decodePayload(frame: Payload): Uint8Array {
+  if (frame.b64 === undefined) return encoder.encode(frame.data ?? "");
+  const binary = atob(frame.b64);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+/** Text wherever it is valid UTF-8 and not blown up by JSON's escapes; base64 otherwise. */
+export function encodePayload(bytes: Uint8Array): Payload {
+  try {
+    const data = strict.decode(bytes);
+    if (bytes.length < INPUT_TEXT_MAX / 6 || encoder.encode(JSON.stringify(data)).length <= INPUT_TEXT_MAX) {
+      return { data };
+    }
+  } catch {
+    // Not UTF-8.
+  }
+  let binary = "";
+  for (let i = 0; i < bytes.length; i += 4096) {
+    binary += String.fromCharCode(...bytes.subarray(i, i + 4096));
+  }
+  return { b64: btoa(binary) };
+}
+
+/** `length` brought down so that no UTF-8 character of `bytes` is cut, when that is possible. */
+export function wholeCharacters(bytes: Uint8Array, length: number): number {
+  if (length >= bytes.length) return bytes.length;
+  let end = length;
+  while (end > 0 && end > length - 4 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
+  return end > 0 && ((bytes[end] ?? 0) & 0xc0) !== 0x80 ? end : length;
+}

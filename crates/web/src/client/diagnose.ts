@@ -1,0 +1,74 @@
+// Why a connection cannot be made: what can be told beforehand, and what the diagnostics endpoint knows.
+// Browsers show every refused handshake as 1006, so the true cause has to be asked for.
+import { TerminalError, type TerminalErrorCode } from "./errors";
+import { FETCH_TIMEOUT } from "./limits";
+
+/** A problem that no attempt can get past. */
+export function staticProblem(url: string, token: string | undefined): TerminalError | undefined {
+  const fatal = (code: TerminalErrorCode, message: string) => new TerminalError(code, message, false);
+  if (!token) return fatal("MISSING_AUTH", "There is no token for this session.");
+  let parsed: URL;
+  try {
+    parsed = new URL(url);
+  } catch {
+    return fatal("WEBSOCKET_CREATION_FAILED", `“${url}” is no WebSocket address.`);
+  }
+  const host = parsed.hostname;
+  if (/(^|\.)awsapprunner\.com$/i.test(host)) {
+    return fatal(
+      "AWS_APP_RUNNER_ERROR",
+      "App Runner carries no WebSockets: use the wss:// address of the API Gateway (the WebSocketUrl output of the stack).",
+    );
+  }
+  const local = host === "localhost" || host === "[::1]" || host.startsWith("127.");
+  if (parsed.protocol === "ws:" && globalThis.location?.protocol === "https:" && !local) {
+    return fatal("MIXED_CONTENT", "A page on https:// may not connect to ws://: use wss://.");
+  }
+  return undefined;
+}
+
+/** Codes of the endpoint that a later attempt may not meet again. */
+const PASSING = /^(BACKEND_|RATE_LIMITED|INTERNAL)/;
+
+/** The true cause of a refused handshake; `undefined` when the endpoint knows of none or cannot be reached. */
+export async function askWhy(
+  diagnosticsUrl: string,
+  sessionId: string | undefined,
+  token: string,
+  fetcher: typeof fetch,
+  timeout: AbortController,
+): Promise<TerminalError | undefined> {
+  const timer = setTimeout(() => timeout.abort(), FETCH_TIMEOUT);
+  try {
+    const url = new URL(diagnosticsUrl, globalThis.location?.href);
+    if (sessionId) url.searchParams.set("sessionId", sessionId);
+    const response = await fetcher(url, {
+      headers: { authorization: `Bearer ${token}` },
+      credentials: "omit",
+      cache: "no-store",
+      signal: timeout.signal,
+    });
+    const verdict = (await response.json()) as { ok?: unknown; code?: unknown; message?: unknown; retryable?: unknown };
+    if (verdict.ok !== false || typeof verdict.code !== "string") return undefined;
+    const message = typeof verdict.message === "string" ? verdict.message : `The server refuses: ${verdict.code}.`;
+    const retryable = verdict.retryable === true || PASSING.test(verdict.code);
+    return new TerminalError(verdict.code as TerminalErrorCode, message, retryable);
+  } catch {
+    return undefined; // Not reachable, or not the endpoint: then this is no cause, only no news.
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The `exp` of a JWT in milliseconds, and its session. Nothing is verified: the server does that. */
+export function readToken(token: string): { expiresAt?: number; sessionId?: string } {
+  try {
+    const claims = JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/")));
+    return {
+      ...(typeof claims.exp === "number" && { expiresAt: claims.exp * 1000 }),
+      ...(typeof claims.sessionId === "string" && { sessionId: claims.sessionId }),
+    };
+  } catch {
+    return {};
+  }
+}

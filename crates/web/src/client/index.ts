@@ -1,0 +1,8 @@
+// @shellbridge/client: the core, without any framework.
+export type { Exit, HistoryEntry, NoticeCode, ServerFrame, ClientFrame } from "../protocol.gen";
+export { TerminalClient } from "./client";
+export type { CommandOptions, CommandResult } from "./commands";
+export type { Diagnostics, RoundTrip } from "./diagnostics";
+export { TerminalError, type TerminalErrorCode } from "./errors";
+export type { OutputSink } from "./output";
+export type { ClientEvents, ClientOptions, State, Status } from "./types";

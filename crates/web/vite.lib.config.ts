@@ -1,0 +1,16 @@
+// Builds the three library entries into lib/; what a host application has itself stays outside.
+import { defineConfig } from "vite";
+
+export default defineConfig({
+  publicDir: false,
+  build: {
+    target: "es2022",
+    outDir: "lib",
+    minify: false,
+    lib: {
+      entry: { client: "src/client/index.ts", react: "src/react/index.ts", xterm: "src/xterm/index.ts" },
+      formats: ["es"],
+    },
+    rollupOptions: { external: [/^react/, /^@xterm\//] },
+  },
+});
