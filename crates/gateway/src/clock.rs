@@ -1,0 +1,44 @@
+//! Wall-clock time in the three forms that events and `@connections` use.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+/// `29/Nov/2023:08:04:01 +0000`, the `requestTime` of events.
+const REQUEST_TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+/// `2025-02-03T01:46:33.523Z`, the times of `GetConnection`.
+const ISO_8601: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The `requestTime` of events.
+pub fn request_time(ms: u64) -> String {
+    format(ms, REQUEST_TIME)
+}
+
+/// The times of `GetConnection`.
+pub fn iso_8601(ms: u64) -> String {
+    format(ms, ISO_8601)
+}
+
+fn format(ms: u64, form: &[BorrowedFormatItem<'_>]) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(&form).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_read_as_in_the_captures() {
+        assert_eq!(super::request_time(1_701_245_041_798), "29/Nov/2023:08:04:01 +0000");
+        assert_eq!(super::iso_8601(1_738_547_193_523), "2025-02-03T01:46:33.523Z");
+    }
+}

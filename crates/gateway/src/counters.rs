@@ -1,0 +1,160 @@
+//! What the stand-in counted, as the control port shows it and as AWS would meter it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use serde::Serialize;
+
+/// API Gateway bills messages in units of this many bytes, rounded up.
+const METERED_UNIT: usize = 32 * 1024;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The number so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Numbers by name. Names come from the configuration, from HTTP statuses and from `DynamoDB`'s operations.
+#[derive(Debug, Default)]
+pub struct Named(Mutex<BTreeMap<String, u64>>);
+
+/// Names kept at most, so that a client that invents operations cannot fill memory.
+const MAX_NAMES: usize = 512;
+
+impl Named {
+    /// Adds one to a name.
+    pub fn increment(&self, name: &str) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = map.get_mut(name) {
+            *count += 1;
+        } else if map.len() < MAX_NAMES {
+            map.insert(name.to_owned(), 1);
+        }
+    }
+
+    fn snapshot(&self) -> BTreeMap<String, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// All counters of a gateway.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Invocations by route key, repeats included.
+    pub invocations: Named,
+    /// Messages from clients.
+    pub messages_in: Counter,
+    /// Messages to clients: pushes, route responses and error frames.
+    pub messages_out: Counter,
+    /// Messages from clients in units of 32 KiB.
+    pub metered_in: Counter,
+    /// Messages to clients in units of 32 KiB.
+    pub metered_out: Counter,
+    /// Answers to POST, GET and DELETE at `@connections` by status.
+    pub pushes: Named,
+    /// `DynamoDB` requests by operation.
+    pub dynamodb: Named,
+    /// Connections cut on request (`cutEveryMs`, `cutEveryFrames`).
+    pub cuts: Counter,
+    /// Function processes that came to ask for their first event.
+    pub cold_starts: Counter,
+    /// Function processes that ended by themselves.
+    pub crashes: Counter,
+    /// Function processes killed at their timeout, over their memory, or on request.
+    pub kills: Counter,
+}
+
+impl Counters {
+    /// Counts a message from a client of so many bytes.
+    pub fn message_in(&self, bytes: usize) {
+        self.messages_in.increment();
+        self.metered_in.add(units(bytes));
+    }
+
+    /// Counts a message to a client of so many bytes.
+    pub fn message_out(&self, bytes: usize) {
+        self.messages_out.increment();
+        self.metered_out.add(units(bytes));
+    }
+
+    /// The counters as `GET /__state` shows them.
+    pub fn snapshot(&self, connections: usize) -> Snapshot {
+        let mut invocations = self.invocations.snapshot();
+        for route in ["$connect", "$default", "$disconnect"] {
+            invocations.entry(route.to_owned()).or_insert(0);
+        }
+        Snapshot {
+            connections,
+            invocations,
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            metered_in: self.metered_in.get(),
+            metered_out: self.metered_out.get(),
+            pushes: self.pushes.snapshot(),
+            dynamodb: self.dynamodb.snapshot(),
+            cuts: self.cuts.get(),
+            function: FunctionSnapshot {
+                cold_starts: self.cold_starts.get(),
+                crashes: self.crashes.get(),
+                kills: self.kills.get(),
+            },
+        }
+    }
+}
+
+/// What `GET /__state` shows besides the faults.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    connections: usize,
+    invocations: BTreeMap<String, u64>,
+    messages_in: u64,
+    messages_out: u64,
+    metered_in: u64,
+    metered_out: u64,
+    pushes: BTreeMap<String, u64>,
+    dynamodb: BTreeMap<String, u64>,
+    cuts: u64,
+    function: FunctionSnapshot,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FunctionSnapshot {
+    cold_starts: u64,
+    crashes: u64,
+    kills: u64,
+}
+
+fn units(bytes: usize) -> u64 {
+    bytes.div_ceil(METERED_UNIT).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn messages_are_metered_in_units_of_32_kib() {
+        let units = [0, 1, 32_768, 32_769, 131_072].map(super::units);
+        assert_eq!(units, [1, 1, 1, 2, 4]);
+    }
+}

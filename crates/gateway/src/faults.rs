@@ -1,0 +1,336 @@
+//! Misbehaviour on request: what may go wrong, how often, and the dice, all from one seed.
+//!
+//! Every purpose has dice of its own, so that a seed gives the same decisions for, say, the n-th push
+//! whatever else happens in between.
+
+use std::{
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::Args;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use serde::{Deserialize, Serialize};
+
+/// What goes wrong. JSON as in the wire contract, section 8; the flags have the same names in kebab case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultSettings {
+    /// Seed of all random choices
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Milliseconds each `$default` invocation is held back
+    #[arg(long, default_value_t = 0)]
+    pub delay_ms: u64,
+    /// Share of `$default` invocations held back until a later one overtook them
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub reorder: f64,
+    /// Share of `$default` events delivered twice
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub repeat: f64,
+    /// Share of `$default` events never delivered; the client is not told
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub drop: f64,
+    /// Share of POSTs to `@connections` that fail
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub push_fail: f64,
+    /// Share of the failing POSTs that were delivered all the same
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub push_fail_after_delivery: f64,
+    /// Status of failing POSTs; 0: 429, 500, 410 in turn
+    #[arg(long, default_value_t = 0)]
+    pub push_fail_status: u16,
+    /// Mean age in milliseconds at which connections are cut (each at 50 to 150 % of it); 0: never
+    #[arg(long, default_value_t = 0)]
+    pub cut_every_ms: u64,
+    /// Messages, both ways together, after which a connection is cut; 0: never
+    #[arg(long, default_value_t = 0)]
+    pub cut_every_frames: u64,
+    /// Cut by TCP reset instead of a close frame 1001
+    #[arg(long)]
+    pub cut_abruptly: bool,
+    /// Share of `$disconnect` events never delivered
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub drop_disconnect: f64,
+    /// Milliseconds after which a function process is killed in mid-invocation, again and again; 0: never
+    #[arg(long, default_value_t = 0)]
+    pub kill_function_every_ms: u64,
+}
+
+impl Default for FaultSettings {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            delay_ms: 0,
+            reorder: 0.0,
+            repeat: 0.0,
+            drop: 0.0,
+            push_fail: 0.0,
+            push_fail_after_delivery: 0.0,
+            push_fail_status: 0,
+            cut_every_ms: 0,
+            cut_every_frames: 0,
+            cut_abruptly: false,
+            drop_disconnect: 0.0,
+            kill_function_every_ms: 0,
+        }
+    }
+}
+
+impl FaultSettings {
+    /// Checks what serde cannot: shares are shares, statuses are failures.
+    pub fn validate(&self) -> Result<(), String> {
+        let shares = [
+            ("reorder", self.reorder),
+            ("repeat", self.repeat),
+            ("drop", self.drop),
+            ("pushFail", self.push_fail),
+            ("pushFailAfterDelivery", self.push_fail_after_delivery),
+            ("dropDisconnect", self.drop_disconnect),
+        ];
+        for (name, value) in shares {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(format!("{name} must be from 0 to 1"));
+            }
+        }
+        if self.push_fail_status != 0 && !(400..=599).contains(&self.push_fail_status) {
+            return Err("pushFailStatus must be 0 or from 400 to 599".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of one `$default` event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// It is never delivered.
+    pub dropped: bool,
+    /// It is delivered twice.
+    pub repeated: bool,
+    /// It waits until a later one overtook it.
+    pub held: bool,
+    /// It is late by this much.
+    pub delay: Duration,
+}
+
+/// A POST that is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushFailure {
+    /// Answered status.
+    pub status: u16,
+    /// Whether the client gets the message all the same.
+    pub delivered: bool,
+}
+
+/// The faults in force and the dice that decide.
+#[derive(Debug)]
+pub struct Faults {
+    settings: RwLock<FaultSettings>,
+    /// Grows with every change, so that connections can tell cheaply that they must look again.
+    version: AtomicU64,
+    /// Whether messages have anything to roll for; spares the hot path a lock.
+    messages: AtomicBool,
+    cut_every_frames: AtomicU64,
+    dice: [Mutex<StdRng>; PURPOSES],
+    push_turn: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Message,
+    Push,
+    Cut,
+    Disconnect,
+    Kill,
+    Shuffle,
+}
+
+const PURPOSES: usize = 6;
+
+impl Faults {
+    /// Faults as configured.
+    pub fn new(settings: FaultSettings) -> Self {
+        let dice = std::array::from_fn(|purpose| Mutex::new(die(settings.seed, purpose)));
+        Self {
+            version: AtomicU64::new(0),
+            messages: AtomicBool::new(concerns_messages(&settings)),
+            cut_every_frames: AtomicU64::new(settings.cut_every_frames),
+            settings: RwLock::new(settings),
+            dice,
+            push_turn: AtomicU64::new(0),
+        }
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> FaultSettings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other settings in force. Another seed, or the same one given again, starts all dice anew.
+    pub fn replace(&self, settings: FaultSettings, reseed: bool) {
+        if reseed {
+            for (purpose, dice) in self.dice.iter().enumerate() {
+                *dice.lock().unwrap_or_else(PoisonError::into_inner) = die(settings.seed, purpose);
+            }
+            self.push_turn.store(0, Ordering::Relaxed);
+        }
+        self.messages.store(concerns_messages(&settings), Ordering::Relaxed);
+        self.cut_every_frames.store(settings.cut_every_frames, Ordering::Relaxed);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Decides about the next `$default` event.
+    pub fn message(&self) -> Fate {
+        if !self.messages.load(Ordering::Relaxed) {
+            return Fate::default();
+        }
+        let settings = self.settings();
+        // Always three rolls, so that changing one share leaves the others' decisions alone.
+        let [dropped, repeated, held] = self.roll(Purpose::Message, |dice| {
+            [settings.drop, settings.repeat, settings.reorder].map(|share| dice.random_bool(share))
+        });
+        Fate { dropped, repeated, held, delay: Duration::from_millis(settings.delay_ms) }
+    }
+
+    /// Decides whether the next POST to `@connections` fails.
+    pub fn push(&self) -> Option<PushFailure> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        if settings.push_fail <= 0.0 {
+            return None;
+        }
+        let [fails, delivered] = self.roll(Purpose::Push, |dice| {
+            [settings.push_fail, settings.push_fail_after_delivery].map(|share| dice.random_bool(share))
+        });
+        let status = match settings.push_fail_status {
+            0 if fails => match self.push_turn.fetch_add(1, Ordering::Relaxed) % 3 {
+                0 => 429,
+                1 => 500,
+                _ => 410,
+            },
+            status => status,
+        };
+        fails.then_some(PushFailure { status, delivered })
+    }
+
+    /// Messages after which a connection is cut; 0: never.
+    pub fn cut_every_frames(&self) -> u64 {
+        self.cut_every_frames.load(Ordering::Relaxed)
+    }
+
+    /// The age at which a new connection, or an old one after a change, is to be cut.
+    pub fn cut_age(&self) -> Option<Duration> {
+        let mean = self.settings.read().unwrap_or_else(PoisonError::into_inner).cut_every_ms;
+        if mean == 0 {
+            return None;
+        }
+        let factor: f64 = self.roll(Purpose::Cut, |dice| dice.random_range(0.5..1.5));
+        Some(Duration::from_millis(mean).mul_f64(factor))
+    }
+
+    /// Decides whether the next `$disconnect` is lost.
+    pub fn disconnect_lost(&self) -> bool {
+        let share = self.settings.read().unwrap_or_else(PoisonError::into_inner).drop_disconnect;
+        share > 0.0 && self.roll(Purpose::Disconnect, |dice| dice.random_bool(share))
+    }
+
+    /// How far into an invocation its process is to be killed.
+    pub fn kill_after(&self) -> Duration {
+        self.roll(Purpose::Kill, |dice| Duration::from_micros(dice.random_range(0..3000)))
+    }
+
+    /// Puts items into a random order.
+    pub fn shuffle<T>(&self, items: &mut [T]) {
+        self.roll(Purpose::Shuffle, |dice| items.shuffle(dice));
+    }
+
+    fn roll<T>(&self, purpose: Purpose, roll: impl FnOnce(&mut StdRng) -> T) -> T {
+        match self.dice.get(purpose as usize) {
+            Some(dice) => roll(&mut dice.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => roll(&mut die(0, purpose as usize)),
+        }
+    }
+}
+
+fn concerns_messages(settings: &FaultSettings) -> bool {
+    settings.drop > 0.0 || settings.repeat > 0.0 || settings.reorder > 0.0 || settings.delay_ms > 0
+}
+
+fn die(seed: u64, purpose: usize) -> StdRng {
+    StdRng::seed_from_u64(seed.wrapping_mul(PURPOSES as u64).wrapping_add(purpose as u64))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("`{text}` is not a share from 0 to 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> FaultSettings {
+        FaultSettings {
+            seed: 7,
+            drop: 0.3,
+            repeat: 0.3,
+            reorder: 0.3,
+            push_fail: 0.5,
+            cut_every_ms: 100,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats_every_decision() {
+        let decisions = |faults: &Faults| {
+            let fates: Vec<Fate> = (0..200).map(|_| faults.message()).collect();
+            let pushes: Vec<_> = (0..200).map(|_| faults.push()).collect();
+            let ages: Vec<_> = (0..20).map(|_| faults.cut_age()).collect();
+            (fates, pushes, ages)
+        };
+        let faults = Faults::new(settings());
+        let first = decisions(&faults);
+        assert_eq!(first, decisions(&Faults::new(settings())));
+        assert_ne!(first, decisions(&Faults::new(FaultSettings { seed: 8, ..settings() })));
+        faults.replace(settings(), true);
+        assert_eq!(first, decisions(&faults));
+    }
+
+    #[test]
+    fn one_purpose_does_not_disturb_another() {
+        let (quiet, busy) = (Faults::new(settings()), Faults::new(settings()));
+        let expected: Vec<_> = (0..50).map(|_| quiet.push()).collect();
+        let found: Vec<_> = (0..50)
+            .map(|_| {
+                busy.message();
+                busy.push()
+            })
+            .collect();
+        assert_eq!(expected, found);
+    }
+
+    #[test]
+    fn failing_pushes_take_turns() {
+        let faults = Faults::new(FaultSettings { push_fail: 1.0, ..Default::default() });
+        let statuses: Vec<u16> = (0..4).filter_map(|_| faults.push()).map(|failure| failure.status).collect();
+        assert_eq!(statuses, [429, 500, 410, 429]);
+    }
+
+    #[test]
+    fn all_is_quiet_by_default() {
+        let faults = Faults::new(FaultSettings::default());
+        assert_eq!((faults.message(), faults.push(), faults.cut_age()), (Fate::default(), None, None));
+        assert!(!faults.disconnect_lost());
+    }
+}

@@ -1,0 +1,291 @@
+//! The queue between invocations and function processes: one event per process at a time, as on Lambda.
+//!
+//! All processes are started at once (provisioned concurrency, in Lambda's words): a lazy start would add a cold
+//! start to whichever frame happens to be the first to need another process, and says nothing about AWS, where a
+//! start takes another time altogether. The process that was busy last is the first to get the next event, as its
+//! caches are warmest.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::FunctionError;
+use crate::{clock, counters::Counters, faults::Faults, id};
+
+/// Invocations that wait for a process at most. Lambda throttles at its concurrency; so does this, much later.
+const MAX_WAITING: usize = 10_000;
+
+/// What a pool needs to start its processes.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// The function's executable.
+    pub program: PathBuf,
+    /// Name of the function, for its environment and ARN.
+    pub name: String,
+    /// Region of the ARN.
+    pub region: String,
+    /// Variables set on top of the inherited environment.
+    pub environment: Vec<(String, String)>,
+    /// Time an invocation may take.
+    pub timeout: Duration,
+    /// Resident memory a process may use, bytes.
+    pub memory: u64,
+}
+
+/// Function processes and the events that wait for them.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) settings: PoolSettings,
+    pub(super) counters: Arc<Counters>,
+    pub(super) slots: Vec<Slot>,
+    faults: Arc<Faults>,
+    queue: Mutex<Queue>,
+    /// The next invocation is to be killed half-way.
+    kill_next: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Invocation>,
+    /// Processes that ask for an event; the last one asked last.
+    idle: Vec<(usize, oneshot::Sender<Invocation>)>,
+    /// Processes that ended before they asked for their first event, and now wait to be started again.
+    broken: usize,
+}
+
+/// An event and whoever waits for the answer.
+#[derive(Debug)]
+pub(super) struct Invocation {
+    pub(super) event: Bytes,
+    reply: oneshot::Sender<Result<Bytes, FunctionError>>,
+}
+
+/// The place of one process; the process may change.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Where its Runtime API listens.
+    pub(super) runtime_api: SocketAddr,
+    in_flight: Mutex<Option<InFlight>>,
+    /// The process has asked for an event since it started.
+    initialised: AtomicBool,
+    /// Asks the process's supervisor to kill it.
+    pub(super) kill: Notify,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    request_id: String,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Bytes, FunctionError>>,
+}
+
+/// An event as the Runtime API hands it out.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub(super) event: Bytes,
+    pub(super) request_id: String,
+    /// `Lambda-Runtime-Deadline-Ms`: when the process will be killed.
+    pub(super) deadline_ms: u64,
+}
+
+impl Pool {
+    /// A pool with one slot for each Runtime API address.
+    pub fn new(
+        settings: PoolSettings,
+        apis: &[SocketAddr],
+        counters: Arc<Counters>,
+        faults: Arc<Faults>,
+    ) -> Self {
+        let slots = apis
+            .iter()
+            .map(|&runtime_api| Slot {
+                runtime_api,
+                in_flight: Mutex::default(),
+                initialised: AtomicBool::new(false),
+                kill: Notify::new(),
+            })
+            .collect();
+        Self { settings, counters, slots, faults, queue: Mutex::default(), kill_next: AtomicBool::new(false) }
+    }
+
+    /// Hands an event to a process, or queues it until one is free, and waits for the answer.
+    pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Invocation { event, reply })?;
+        answer.await.unwrap_or(Err(FunctionError::Exited))
+    }
+
+    fn submit(&self, mut invocation: Invocation) -> Result<(), FunctionError> {
+        let mut queue = self.queue();
+        while let Some((_, process)) = queue.idle.pop() {
+            // A process that died while it waited hands the event back.
+            match process.send(invocation) {
+                Ok(()) => return Ok(()),
+                Err(back) => invocation = back,
+            }
+        }
+        if queue.broken >= self.slots.len() {
+            return Err(FunctionError::NotStarted);
+        }
+        if queue.waiting.len() >= MAX_WAITING {
+            return Err(FunctionError::Throttled);
+        }
+        queue.waiting.push_back(invocation);
+        Ok(())
+    }
+
+    /// The next event for a process; waits until there is one.
+    pub(super) async fn next(self: &Arc<Self>, index: usize) -> Option<Handed> {
+        let slot = self.slots.get(index)?;
+        if !slot.initialised.swap(true, Ordering::Relaxed) {
+            self.counters.cold_starts.increment();
+        }
+        // Asking again without having answered is an answer of its own.
+        slot.finish(None, Err(FunctionError::Exited));
+        loop {
+            let waiter = {
+                let mut queue = self.queue();
+                // Nobody waits any more for what passed its integration timeout in the queue.
+                while queue.waiting.front().is_some_and(|invocation| invocation.reply.is_closed()) {
+                    queue.waiting.pop_front();
+                }
+                if let Some(invocation) = queue.waiting.pop_front() {
+                    drop(queue);
+                    return Some(self.begin(index, slot, invocation));
+                }
+                let (sender, receiver) = oneshot::channel();
+                queue.idle.retain(|(other, _)| *other != index);
+                queue.idle.push((index, sender));
+                receiver
+            };
+            // The sender is dropped only when the process is gone or asked twice.
+            let invocation = waiter.await.ok()?;
+            if !invocation.reply.is_closed() {
+                return Some(self.begin(index, slot, invocation));
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, index: usize, slot: &Slot, invocation: Invocation) -> Handed {
+        let request_id = id::random_uuid();
+        let timeout = self.settings.timeout;
+        let deadline_ms =
+            clock::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        *slot.in_flight() = Some(InFlight {
+            request_id: request_id.clone(),
+            deadline: Instant::now() + timeout,
+            reply: invocation.reply,
+        });
+        if self.kill_next.swap(false, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(self).kill_midway(index, request_id.clone()));
+        }
+        Handed { event: invocation.event, request_id, deadline_ms }
+    }
+
+    /// Kills a process while it handles an event; if it was quicker, another has to suffer.
+    async fn kill_midway(self: Arc<Self>, index: usize, request_id: String) {
+        tokio::time::sleep(self.faults.kill_after()).await;
+        match self.slots.get(index) {
+            Some(slot) if slot.handles(&request_id) => slot.kill.notify_one(),
+            _ => self.kill_next.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Kills a process in mid-invocation as often as the faults say, until the pool is dropped.
+    pub(super) async fn kill_regularly(self: Arc<Self>) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let mut last = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let every = self.faults.settings().kill_function_every_ms;
+            if every == 0 {
+                self.kill_next.store(false, Ordering::Relaxed);
+                last = Instant::now();
+            } else if last.elapsed() >= Duration::from_millis(every) {
+                self.kill_next.store(true, Ordering::Relaxed);
+                last = Instant::now();
+            }
+        }
+    }
+
+    /// A process answered. False: nothing with this id is in flight there.
+    pub(super) fn answer(
+        &self,
+        index: usize,
+        request_id: &str,
+        result: Result<Bytes, FunctionError>,
+    ) -> bool {
+        self.slots.get(index).is_some_and(|slot| slot.finish(Some(request_id), result))
+    }
+
+    /// A process is about to start.
+    pub(super) fn starting(&self, slot: &Slot) {
+        slot.initialised.store(false, Ordering::Relaxed);
+    }
+
+    /// A process ended. Returns whether it had come as far as asking for an event.
+    pub(super) fn ended(&self, index: usize, slot: &Slot, timed_out: bool) -> bool {
+        let error = if timed_out { FunctionError::TimedOut } else { FunctionError::Exited };
+        slot.finish(None, Err(error));
+        self.queue().idle.retain(|(other, _)| *other != index);
+        slot.initialised.load(Ordering::Relaxed)
+    }
+
+    /// A process that never came up waits before it is started again. With no other left, nobody's event can be
+    /// handled: those that wait fail at once, as they do on Lambda.
+    pub(super) fn broken(&self, broken: bool) {
+        let mut queue = self.queue();
+        if broken {
+            queue.broken += 1;
+            if queue.broken >= self.slots.len() {
+                for invocation in queue.waiting.drain(..) {
+                    let _gone = invocation.reply.send(Err(FunctionError::NotStarted));
+                }
+            }
+        } else {
+            queue.broken = queue.broken.saturating_sub(1);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Whether the event in flight has passed its deadline.
+    pub(super) fn overdue(&self) -> bool {
+        self.in_flight().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
+    }
+
+    fn handles(&self, request_id: &str) -> bool {
+        self.in_flight().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
+    }
+
+    /// Ends what is in flight, if it has this id or no id is asked for.
+    fn finish(&self, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
+        let mut in_flight = self.in_flight();
+        if !in_flight.as_ref().is_some_and(|flight| request_id.is_none_or(|id| id == flight.request_id)) {
+            return false;
+        }
+        if let Some(flight) = in_flight.take() {
+            // The caller may have stopped waiting at its integration timeout.
+            let _gone = flight.reply.send(result);
+        }
+        true
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, Option<InFlight>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

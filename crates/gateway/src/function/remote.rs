@@ -1,0 +1,59 @@
+//! A function behind an Invoke endpoint: `POST …/2015-03-31/functions/NAME/invocations` with the event as body.
+//!
+//! A failing function is told by `X-Amz-Function-Error` with status 200 (Lambda API, *Invoke*), or by a status
+//! that is no 2xx (`cargo lambda watch`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+
+use super::FunctionError;
+
+/// An Invoke endpoint over plain HTTP.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    client: Client<HttpConnector, Full<Bytes>>,
+    url: Uri,
+}
+
+impl Remote {
+    /// An endpoint at this URL. Errors: it is no http URL.
+    pub fn new(url: &str) -> Result<Self, String> {
+        let url: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+        if url.scheme_str() != Some("http") || url.authority().is_none() {
+            return Err(format!("{url}: the Invoke endpoint must be an http:// URL"));
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(1)));
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, url })
+    }
+
+    pub(super) async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
+        let failed =
+            |error: &dyn std::error::Error| FunctionError::Endpoint(format!("{}: {error}", self.url));
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(self.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(event))
+            .map_err(|error| failed(&error))?;
+        let response = self.client.request(request).await.map_err(|error| failed(&error))?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
+        if head.headers.contains_key("x-amz-function-error") {
+            return Err(FunctionError::Unhandled(String::from_utf8_lossy(&body).into_owned()));
+        }
+        if !head.status.is_success() {
+            return Err(FunctionError::Endpoint(format!("{}: {}", self.url, head.status)));
+        }
+        Ok(body)
+    }
+}

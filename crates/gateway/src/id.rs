@@ -1,0 +1,87 @@
+//! Ids in API Gateway's form: 11 random bytes as padded base64url, 16 characters with a trailing `=`.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use rand::RngExt as _;
+
+/// Bytes behind an id. The captures show 16 characters of which the last is padding.
+const BYTES: usize = 11;
+const CHARACTERS: usize = 16;
+
+/// A new id, for connections, messages and requests.
+pub fn random_id() -> String {
+    URL_SAFE.encode(rand::rng().random::<[u8; BYTES]>())
+}
+
+/// A request id as Lambda makes them: a version 4 UUID.
+pub fn random_uuid() -> String {
+    let mut bits: u128 = rand::rng().random();
+    bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+/// Identifies a connection. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConnectionId(Arc<str>);
+
+impl ConnectionId {
+    /// A new, unguessable id.
+    pub fn random() -> Self {
+        Self(random_id().into())
+    }
+
+    /// The id as it stands in events and URLs (decoded).
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a text could be an id at all. `@connections` answers 400 if not, 410 if it is merely unknown
+    /// (localstack#4694).
+    pub fn is_well_formed(text: &str) -> bool {
+        text.len() == CHARACTERS && URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for ConnectionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_the_form_of_the_captures() {
+        for _ in 0..100 {
+            let id = ConnectionId::random();
+            assert!(ConnectionId::is_well_formed(id.as_str()), "{id}");
+            assert!(id.as_str().ends_with('='));
+        }
+        assert!(ConnectionId::is_well_formed("PJqB0fHsqRcCHlw="));
+        for bad in
+            ["", "nope", "PJqB0fHsqRcCHlw", "PJqB0fHsqRcCHl!=", "PJqB0fHsqRcCHlwA", "PJqB0fHsqRcCHlw=="]
+        {
+            assert!(!ConnectionId::is_well_formed(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_version_4_uuids() {
+        let id = random_uuid();
+        let parts: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12]);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+    }
+}

@@ -1,0 +1,127 @@
+//! The environment of backend and function: what is inherited, and what is set because it is not.
+
+use std::{
+    env,
+    fs::OpenOptions,
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::RngExt as _;
+
+use crate::{config::Config, dynamodb::TABLE};
+
+/// Random bytes of a generated secret. Ours want at least 32.
+const SECRET_BYTES: usize = 36;
+/// Any of these says how tokens are verified; a generated secret must not get in between.
+const VERIFICATION_KEYS: [&str; 5] =
+    ["JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_PRIVATE_KEY", "JWKS_URL", "JWT_SECRET_ARN"];
+
+/// Variables to set on top of the inherited ones.
+#[derive(Debug)]
+pub(super) struct Environment {
+    shared: Vec<(String, String)>,
+    backend: Vec<(String, String)>,
+    function: Vec<(String, String)>,
+}
+
+impl Environment {
+    /// What both need to find each other, unless the environment says otherwise.
+    pub(super) fn new(config: &Config, api: SocketAddr, dynamodb: SocketAddr) -> Self {
+        let management = format!("http://{api}/{}", config.stage);
+        let mut environment = Self { shared: Vec::new(), backend: Vec::new(), function: Vec::new() };
+        let Self { shared, backend, function } = &mut environment;
+        if VERIFICATION_KEYS.iter().all(|name| unset(name)) {
+            default(shared, "JWT_SECRET", secret);
+        }
+        if unset("BRIDGE_SECRET_ARN") {
+            default(shared, "BRIDGE_SECRET", secret);
+        }
+        default(shared, "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", || management);
+        default(shared, "AWS_REGION", || config.region.clone());
+        default(shared, "AWS_EC2_METADATA_DISABLED", || "true".to_owned());
+        if unset("AWS_PROFILE") && unset("AWS_ACCESS_KEY_ID") {
+            default(shared, "AWS_ACCESS_KEY_ID", || "local".to_owned());
+            default(shared, "AWS_SECRET_ACCESS_KEY", || "local".to_owned());
+        }
+        default(backend, "ADMIN_TOKEN", secret);
+        default(backend, "DEV_SESSIONS", || "true".to_owned());
+        default(backend, "BIND", || "127.0.0.1".to_owned());
+        default(backend, "WS_URL", || websocket_url(config, api));
+        default(function, "TABLE_NAME", || TABLE.to_owned());
+        default(function, "AWS_ENDPOINT_URL_DYNAMODB", || format!("http://{dynamodb}"));
+        environment
+    }
+
+    /// Where the backend will listen: its own port and the origins its page has.
+    pub(super) fn backend_port(&mut self, port: u16) {
+        self.backend.retain(|(name, _)| name != "PORT");
+        self.backend.push(("PORT".to_owned(), port.to_string()));
+        self.shared.retain(|(name, _)| name != "ALLOWED_ORIGINS");
+        if unset("FRONTEND_URL") {
+            default(&mut self.shared, "ALLOWED_ORIGINS", || {
+                format!("http://127.0.0.1:{port},http://localhost:{port}")
+            });
+        }
+    }
+
+    /// Where the function finds the backend.
+    pub(super) fn backend_url(&mut self, url: &str) {
+        default(&mut self.function, "BACKEND_URL", || url.to_owned());
+    }
+
+    /// Variables for the backend.
+    pub(super) fn backend(&self) -> Vec<(String, String)> {
+        [self.shared.as_slice(), &self.backend].concat()
+    }
+
+    /// Variables for the function.
+    pub(super) fn function(&self) -> Vec<(String, String)> {
+        [self.shared.as_slice(), &self.function].concat()
+    }
+
+    /// Pages that may use the control port.
+    pub(super) fn origins(&self) -> Vec<String> {
+        let set =
+            self.shared.iter().find(|(name, _)| name == "ALLOWED_ORIGINS").map(|(_, value)| value.clone());
+        let origins = set.or_else(|| env::var("ALLOWED_ORIGINS").ok()).unwrap_or_default();
+        origins
+            .split(',')
+            .map(|origin| origin.trim().to_owned())
+            .filter(|origin| !origin.is_empty())
+            .collect()
+    }
+
+    /// Writes the function's variables as `NAME=value` lines, for its owner alone: they hold secrets.
+    pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        for (name, value) in self.function() {
+            writeln!(file, "{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The address clients connect to.
+pub(super) fn websocket_url(config: &Config, api: SocketAddr) -> String {
+    let scheme = if config.tls { "wss" } else { "ws" };
+    format!("{scheme}://{api}/{}", config.stage)
+}
+
+fn unset(name: &str) -> bool {
+    env::var_os(name).is_none_or(|value| value.is_empty())
+}
+
+fn default(variables: &mut Vec<(String, String)>, name: &str, value: impl FnOnce() -> String) {
+    if unset(name) {
+        variables.push((name.to_owned(), value()));
+    }
+}
+
+fn secret() -> String {
+    URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; SECRET_BYTES]>())
+}

@@ -1,0 +1,250 @@
+//! Starting and stopping everything in order: listeners, backend, function, gateway.
+//!
+//! All listeners are bound before anything is started, so that a taken port costs nothing and is told by one line.
+
+mod backend;
+mod environment;
+
+use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info};
+
+use crate::{
+    config::Config,
+    control,
+    counters::Counters,
+    descriptors, dynamodb,
+    faults::Faults,
+    function::{Function, Pool, PoolSettings, Remote},
+    gateway::Gateway,
+    tls,
+    ws::{self, End},
+};
+use backend::Backend;
+use environment::Environment;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// Time clients have to read their close frame when the gateway stops.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A running gateway with all it started.
+#[derive(Debug)]
+pub struct Stack {
+    gateway: Arc<Gateway>,
+    backend: Option<Backend>,
+    backend_restart: bool,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Listeners {
+    api: TcpListener,
+    control: TcpListener,
+    dynamodb: TcpListener,
+    runtime: Vec<TcpListener>,
+}
+
+impl Stack {
+    /// Starts everything and prints the addresses on stdout, one a line, `ready` last.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        descriptors::raise_limit();
+        config.faults.validate().map_err(anyhow::Error::msg)?;
+        let listeners = bind_all(config)?;
+        let (api, dynamodb) = (listeners.api.local_addr()?, listeners.dynamodb.local_addr()?);
+        let control = listeners.control.local_addr()?;
+        let tls = if config.tls { Some(tls::acceptor(&config.api_id, &config.region)?) } else { None };
+        let (counters, tasks, stop) =
+            (Arc::<Counters>::default(), TaskTracker::new(), CancellationToken::new());
+        let faults = Arc::new(Faults::new(config.faults.clone()));
+
+        let serve_dynamodb = dynamodb::serve(listeners.dynamodb, Arc::clone(&counters));
+        let until = stop.clone();
+        tasks.spawn(async move {
+            if let Some(Err(error)) = until.run_until_cancelled(serve_dynamodb).await {
+                error!("DynamoDB: {error:#}");
+            }
+        });
+
+        let mut environment = Environment::new(config, api, dynamodb);
+        let pool = match &config.lambda_url {
+            Some(_) => None,
+            None => {
+                Some(listeners.runtime.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?)
+            }
+        };
+        let backend = match &config.backend {
+            Some(program) => {
+                let backend = Backend::start(program, config.backend_port, &mut environment).await?;
+                environment.backend_url(&backend.url);
+                Some(backend)
+            }
+            None => None,
+        };
+        if let Some(path) = &config.print_env {
+            environment.write(path).with_context(|| format!("writing {}", path.display()))?;
+        }
+        let function = match (&config.lambda_url, pool) {
+            (Some(url), _) => Function::Remote(Remote::new(url).map_err(anyhow::Error::msg)?),
+            (None, Some(apis)) => {
+                let pool = Arc::new(Pool::new(
+                    pool_settings(config, &environment)?,
+                    &apis,
+                    Arc::clone(&counters),
+                    Arc::clone(&faults),
+                ));
+                pool.start(listeners.runtime, &tasks, &stop);
+                Function::Processes(pool)
+            }
+            (None, None) => bail!("no function"),
+        };
+        let gateway = Gateway::new(config, function, counters, faults).map_err(anyhow::Error::msg)?;
+        let gateway = Arc::new(gateway);
+        let serve = ws::serve(listeners.api, Arc::clone(&gateway), tls);
+        let serve_control = control::serve(listeners.control, Arc::clone(&gateway), environment.origins());
+        for service in
+            [Box::pin(serve) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(serve_control)]
+        {
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(service).await });
+        }
+
+        let mut lines = String::new();
+        if let Some(backend) = &backend {
+            lines += &format!("page       {}/\n", backend.url);
+        }
+        lines += &format!("websocket  {}\n", environment::websocket_url(config, api));
+        lines += &format!("control    http://{control}/\n");
+        lines += &format!("dynamodb   http://{dynamodb}\n");
+        lines += &format!("management http://{api}/{}\n", config.stage);
+        lines += "ready\n";
+        let mut stdout = std::io::stdout();
+        stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).context("writing to stdout")?;
+        Ok(Self { gateway, backend, backend_restart: config.backend_restart, tasks, stop })
+    }
+
+    /// Runs until `signal`; tells when the backend ends by itself, and starts it again if that was asked for.
+    pub async fn run(&mut self, signal: impl Future<Output = ()>) {
+        let mut signal = std::pin::pin!(signal);
+        loop {
+            let Some(backend) = &mut self.backend else { return signal.await };
+            let status = tokio::select! {
+                () = &mut signal => return,
+                status = backend.wait() => status,
+            };
+            error!(status, "the backend ended by itself");
+            if !self.backend_restart {
+                self.backend = None;
+                continue;
+            }
+            tokio::select! {
+                () = &mut signal => return,
+                restarted = backend.restart() => if let Err(error) = restarted {
+                    error!("the backend does not start again: {error:#}");
+                    self.backend = None;
+                },
+            }
+        }
+    }
+
+    /// Stops everything in order: the backend may say goodbye over connections that still work.
+    pub async fn stop(mut self) {
+        if let Some(backend) = self.backend.take() {
+            backend.stop().await;
+        }
+        self.gateway.connections.end_all(End::Close(1001, "Going away"));
+        let gone = async {
+            while !self.gateway.connections.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _late = tokio::time::timeout(FAREWELL, gone).await;
+        self.stop.cancel();
+        self.tasks.close();
+        // Waits for the function's processes to be gone.
+        self.tasks.wait().await;
+        info!("stopped");
+    }
+}
+
+fn bind_all(config: &Config) -> anyhow::Result<Listeners> {
+    if !config.control.ip().is_loopback() {
+        bail!("{} (--control): the control port must be on a loopback address", config.control);
+    }
+    let runtime = if config.lambda_url.is_some() { 0 } else { config.lambda.concurrency };
+    let runtime = (0..runtime)
+        .map(|index| {
+            let mut address = config.runtime_api;
+            if address.port() != 0 {
+                address.set_port(
+                    address.port().checked_add(index).context("--runtime-api: too few ports above")?,
+                );
+            }
+            bind(address, "--runtime-api")
+        })
+        .collect::<anyhow::Result<_>>()?;
+    if config.backend.is_some() && config.backend_port != 0 {
+        // Found out here and not by the backend, which would be started in vain.
+        drop(bind(SocketAddr::from(([127, 0, 0, 1], config.backend_port)), "--backend-port")?);
+    }
+    Ok(Listeners {
+        api: bind(config.listen, "--listen")?,
+        control: bind(config.control, "--control")?,
+        dynamodb: bind(config.dynamodb, "--dynamodb")?,
+        runtime,
+    })
+}
+
+fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().with_context(|| format!("cannot listen on {address} ({flag})"))
+}
+
+fn pool_settings(config: &Config, environment: &Environment) -> anyhow::Result<PoolSettings> {
+    let program = config.function.clone().context("no --function")?;
+    if !program.is_file() {
+        bail!("{}: no such file (--function)", program.display());
+    }
+    let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let memory = config.lambda.function_memory;
+    let mut variables = environment.function();
+    variables.extend(lambda_variables(&name, memory));
+    Ok(PoolSettings {
+        program: absolute(&program),
+        name,
+        region: config.region.clone(),
+        environment: variables,
+        timeout: config.lambda.function_timeout,
+        memory: memory * 1024 * 1024,
+    })
+}
+
+/// The environment Lambda gives every function (Developer Guide, *configuration-envvars-runtime*).
+fn lambda_variables(name: &str, memory: u64) -> Vec<(String, String)> {
+    let memory = memory.to_string();
+    let group = format!("/aws/lambda/{name}");
+    [
+        ("AWS_LAMBDA_FUNCTION_NAME", name),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", &group),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"),
+        ("AWS_EXECUTION_ENV", "AWS_Lambda_provided.al2023"),
+        ("_HANDLER", "bootstrap"),
+        ("TZ", ":UTC"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn absolute(path: &Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,203 @@
+//! The opening handshake: it waits for `$connect`, whose status passes through.
+//!
+//! Sources: apigateway-websocket.md, section 2. Unconfirmed there and decided here: the function throttled → 500;
+//! a path below the stage, or a slash behind it → 403; a refusal has no body.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::BytesMut;
+use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use tracing::{debug, info};
+use url::form_urlencoded;
+
+use super::{connection::Connection, head::Head, socket::Socket};
+use crate::{
+    clock,
+    event::{self, Client, Pairs},
+    function::FunctionError,
+    gateway::Gateway,
+    id::{self, ConnectionId},
+    reply::Reply,
+};
+
+/// Longest request target (quotas: "WebSocket URL 4,096 characters").
+const MAX_TARGET: usize = 4096;
+/// What tungstenite reads at once. Its default of 128 KiB would be allocated for every connection.
+const READ_BUFFER: usize = 4 * 1024;
+/// Small messages are gathered up to this size before they are written.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// Answers a handshake. `Some`: the 101 was written.
+pub(super) async fn accept(
+    gateway: &Arc<Gateway>,
+    mut socket: Socket,
+    head: Head,
+    rest: BytesMut,
+    peer: SocketAddr,
+) -> Option<(WebSocketStream<Socket>, Arc<Connection>)> {
+    let request_id = id::random_id();
+    let outcome = negotiate(gateway, &socket, &head, peer, &request_id).await;
+    let (connection, accept_key, subprotocol) = match outcome {
+        Ok(accepted) => accepted,
+        Err(status) => {
+            debug!(status = status.as_u16(), target = head.split_target().0, "refused a handshake");
+            refuse(&mut socket, status, &request_id).await;
+            return None;
+        }
+    };
+    let mut response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key}\r\n"
+    );
+    if let Some(protocol) = subprotocol {
+        response.push_str("Sec-WebSocket-Protocol: ");
+        response.push_str(&protocol);
+        response.push_str("\r\n");
+    }
+    response.push_str("\r\n");
+    // A client that is gone by now is found out when its socket is read; `$disconnect` follows then.
+    if let Err(error) = write(&mut socket, response.as_bytes()).await {
+        debug!(%error, "the client left during the handshake");
+    }
+    // The id becomes known only now: a push before gets 410.
+    gateway.connections.insert(&connection);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_frame_size(Some(gateway.limits.max_frame))
+        .max_message_size(Some(gateway.limits.max_message));
+    let stream = WebSocketStream::from_partially_read(socket, rest.into(), Role::Server, Some(config)).await;
+    Some((stream, connection))
+}
+
+type Accepted = (Arc<Connection>, String, Option<String>);
+
+async fn negotiate(
+    gateway: &Arc<Gateway>,
+    socket: &Socket,
+    head: &Head,
+    peer: SocketAddr,
+    request_id: &str,
+) -> Result<Accepted, StatusCode> {
+    let (path, query) = head.split_target();
+    if gateway.tls && matches!(socket, Socket::Plain(_)) {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    let host = head.header("host").unwrap_or_default();
+    if !gateway.serves_host(host) || path.strip_prefix('/') != Some(gateway.api.stage.as_str()) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    if head.target.len() > MAX_TARGET {
+        return Err(StatusCode::URI_TOO_LONG);
+    }
+    let key =
+        head.header("sec-websocket-key").filter(|key| key.len() == 24).ok_or(StatusCode::BAD_REQUEST)?;
+    if head.header("sec-websocket-version") != Some("13") {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    if !gateway.rates.allow_connect() {
+        return Err(StatusCode::TOO_MANY_REQUESTS);
+    }
+    let client = Client {
+        source_ip: peer.ip().to_canonical().to_string(),
+        user_agent: head.header("user-agent").map(str::to_owned),
+        domain_name: host.to_owned(),
+    };
+    let id = ConnectionId::random();
+    let connection = Arc::new(Connection::new(id, client, clock::now_ms(), gateway.limits.send_buffer));
+    let subprotocol = if gateway.routes.has("$connect") {
+        let query: Pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let headers = event_headers(head, &connection.client.source_ip);
+        let event = event::connect(connection.origin(&gateway.api), request_id, &headers, &query);
+        integrate(gateway, &connection, event).await?
+    } else {
+        None
+    };
+    info!(connection_id = %connection.id, "connected");
+    Ok((connection, derive_accept_key(key.as_bytes()), subprotocol))
+}
+
+/// Runs the `$connect` integration; the subprotocol is the function's choice alone.
+async fn integrate(
+    gateway: &Gateway,
+    connection: &Connection,
+    event: bytes::Bytes,
+) -> Result<Option<String>, StatusCode> {
+    gateway.counters.invocations.increment("$connect");
+    let answer =
+        tokio::time::timeout(gateway.limits.integration_timeout, gateway.function.invoke(event)).await;
+    let payload = match answer {
+        Err(_) => return Err(StatusCode::GATEWAY_TIMEOUT),
+        Ok(Err(error)) => {
+            info!(connection_id = %connection.id, %error, "$connect failed");
+            return Err(match error {
+                FunctionError::Throttled => StatusCode::INTERNAL_SERVER_ERROR,
+                _ => StatusCode::BAD_GATEWAY,
+            });
+        }
+        Ok(Ok(payload)) => payload,
+    };
+    let Some(reply) = Reply::parse(&payload) else {
+        info!(connection_id = %connection.id, "$connect answered without a statusCode");
+        return Err(StatusCode::BAD_GATEWAY);
+    };
+    if !reply.accepts() {
+        return Err(StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY));
+    }
+    // A header value that would break the response apart is no subprotocol.
+    match reply.subprotocol {
+        Some(protocol) if protocol.bytes().any(|byte| byte.is_ascii_control()) => {
+            Err(StatusCode::BAD_GATEWAY)
+        }
+        protocol => Ok(protocol),
+    }
+}
+
+/// The client's headers and those a load balancer adds, sorted by name as in the captures.
+fn event_headers(head: &Head, source_ip: &str) -> Pairs {
+    // Developer Guide: these reach authorizers but not the `$connect` proxy event.
+    const LEFT_OUT: [&str; 4] = ["connection", "upgrade", "content-length", "x-forwarded-for"];
+    let mut headers: Pairs = head
+        .headers
+        .iter()
+        .filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name.eq_ignore_ascii_case(left_out)))
+        .cloned()
+        .collect();
+    let forwarded = match head.header("x-forwarded-for") {
+        Some(before) => format!("{before}, {source_ip}"),
+        None => source_ip.to_owned(),
+    };
+    let trace = id::random_uuid().replace('-', "");
+    let trace = format!("Root=1-{:08x}-{}", clock::now_ms() / 1000, trace.get(..24).unwrap_or_default());
+    for (name, value) in [
+        ("X-Amzn-Trace-Id", trace.as_str()),
+        ("X-Forwarded-For", &forwarded),
+        ("X-Forwarded-Port", "443"),
+        ("X-Forwarded-Proto", "https"),
+    ] {
+        headers.push((name.to_owned(), value.to_owned()));
+    }
+    headers.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    headers
+}
+
+async fn refuse(socket: &mut Socket, status: StatusCode, request_id: &str) {
+    let reason = status.canonical_reason().unwrap_or("Refused");
+    let response = format!(
+        "HTTP/1.1 {} {reason}\r\nContent-Length: 0\r\nx-amzn-RequestId: {request_id}\r\nConnection: close\r\n\r\n",
+        status.as_u16()
+    );
+    super::listener::answer_and_close(socket, response.as_bytes()).await;
+}
+
+async fn write(socket: &mut Socket, bytes: &[u8]) -> std::io::Result<()> {
+    socket.write_all(bytes).await?;
+    socket.flush().await
+}

@@ -1,0 +1,120 @@
+//! The head of the first request on a connection, parsed by hand: events show header names in their original case.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::event::Pairs;
+
+/// Largest head, bytes. API Gateway: 10,240 for all headers (quotas) and 4,096 characters of URL.
+const MAX_HEAD: usize = 16 * 1024;
+/// Most headers; the bound on bytes allows no more that make sense.
+const MAX_HEADERS: usize = 96;
+
+/// A request's head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: String,
+    /// Path and query as sent.
+    pub(super) target: String,
+    pub(super) headers: Pairs,
+    /// Bytes the head took of what was read.
+    pub(super) length: usize,
+}
+
+/// Why there is no head.
+#[derive(Debug)]
+pub(super) enum HeadError {
+    /// The client went away.
+    Gone,
+    /// The client sent nothing, or half of it, for too long.
+    TimedOut,
+    /// It is larger than allowed.
+    TooLarge,
+    /// It is not HTTP/1.
+    Malformed,
+}
+
+impl From<io::Error> for HeadError {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl Head {
+    /// Reads a head; what was read beyond it stays in the buffer, behind it.
+    pub(super) async fn read<S>(
+        socket: &mut S,
+        buffer: &mut BytesMut,
+        within: Duration,
+    ) -> Result<Self, HeadError>
+    where
+        S: AsyncRead + Unpin,
+    {
+        tokio::time::timeout(within, async {
+            loop {
+                buffer.reserve(1024);
+                if socket.read_buf(buffer).await? == 0 {
+                    return Err(HeadError::Gone);
+                }
+                if let Some(head) = Self::parse(buffer)? {
+                    return Ok(head);
+                }
+                if buffer.len() >= MAX_HEAD {
+                    return Err(HeadError::TooLarge);
+                }
+            }
+        })
+        .await
+        .unwrap_or(Err(HeadError::TimedOut))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let length = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+            Err(_) => return Err(HeadError::Malformed),
+        };
+        let headers = request
+            .headers
+            .iter()
+            .map(|header| (header.name.to_owned(), String::from_utf8_lossy(header.value).trim().to_owned()))
+            .collect();
+        Ok(Some(Self {
+            method: request.method.unwrap_or_default().to_owned(),
+            target: request.path.unwrap_or_default().to_owned(),
+            headers,
+            length,
+        }))
+    }
+
+    /// The first value of a header, its name in any case.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a comma-separated header holds a token, in any case.
+    pub(super) fn has_token(&self, name: &str, token: &str) -> bool {
+        let values = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        values.flat_map(|(_, value)| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+    }
+
+    /// Whether the client wants a WebSocket.
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.method == "GET"
+            && self.has_token("upgrade", "websocket")
+            && self.has_token("connection", "upgrade")
+    }
+
+    /// Path and query.
+    pub(super) fn split_target(&self) -> (&str, &str) {
+        self.target.split_once('?').unwrap_or((&self.target, ""))
+    }
+}
