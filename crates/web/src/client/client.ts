@@ -7,7 +7,7 @@ import { Connection } from "./connection";
 import { askWhy, readToken, staticProblem } from "./diagnose";
 import { type Diagnostics, RoundTrips } from "./diagnostics";
 import { Emitter } from "./emitter";
-import { closeError, TerminalError, type TerminalErrorCode } from "./errors";
+import { closeError, TerminalError } from "./errors";
 import {
   FETCH_TIMEOUT,
   MAX_RETRIES,
@@ -51,20 +51,21 @@ export class TerminalClient extends Emitter<ClientEvents> {
   constructor(options: ClientOptions) {
     super();
     this.#options = { ...options };
-    const plain: OutputSink = {
+    const sink: OutputSink = {
       write: (bytes, done) => {
         this.emit("output", bytes);
-        done();
+        if (this.#sink) this.#sink.write(bytes, done);
+        else done();
       },
-      reset: (_cols, _rows, parts, done) => {
-        this.emit("output", utf8("\x1bc"));
-        for (const part of parts) this.emit("output", part);
-        done();
+      reset: (cols, rows, parts, done) => {
+        for (const bytes of [utf8("\x1bc"), ...parts]) this.emit("output", bytes);
+        if (this.#sink) this.#sink.reset(cols, rows, parts, done);
+        else done();
       },
     };
     this.#streams = new Streams(
       {
-        sink: () => this.#sink ?? plain,
+        sink: () => sink,
         restart: (discarded) => {
           this.#exited = false;
           this.emit("restart", discarded);
@@ -92,7 +93,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   get sessionId(): string {
-    return this.#options.sessionId ?? readToken(this.#options.token ?? "").sessionId ?? "";
+    return this.#options.sessionId ?? readToken(this.#options.token).sessionId ?? "";
   }
 
   /** Where output goes, with flow control: what is not `done` is not acknowledged. Set it before connect(). */
@@ -210,7 +211,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
     const run = ++this.#run;
     const { refreshToken, attach } = this.#options;
     if (globalThis.navigator?.onLine === false) return this.#offline();
-    const ends = readToken(this.#options.token ?? "").expiresAt;
+    const ends = readToken(this.#options.token).expiresAt;
     if (refreshToken && (!this.#options.token || (ends !== undefined && ends <= Date.now()))) {
       await this.#refresh();
       if (run !== this.#run) return;
@@ -279,7 +280,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   #planRenewal(): void {
     const { refreshToken, token } = this.#options;
-    const ends = readToken(token ?? "").expiresAt;
+    const ends = readToken(token).expiresAt;
     if (!refreshToken || ends === undefined) return;
     const wait = Math.max(1_000, ends - TOKEN_RENEW_BEFORE - Date.now());
     this.#timers.set("token", Math.min(wait, 2 ** 31 - 1), async () => {
@@ -454,7 +455,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
       return this.#fail(new TerminalError("MAX_RETRIES_EXCEEDED", `Could not connect.${why}`, true));
     }
     const wait = fullJitter(this.#attempts++, this.#options.random);
-    this.#set({ state: "reconnecting", retryAt: Date.now() + wait, ...(error && { error }) });
+    this.#set({ state: "reconnecting", retryAt: Date.now() + wait, error: error ?? undefined });
     this.#timers.set("retry", wait, () => void this.#open());
   }
 
@@ -482,9 +483,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   #set(status: Omit<Status, "readOnly">): void {
-    const { state, retryAt, error } = status;
-    const { readOnly } = this.#streams;
-    this.#status = { state, readOnly, ...(retryAt !== undefined && { retryAt }), ...(error && { error }) };
+    this.#status = { ...status, readOnly: this.#streams.readOnly };
     this.emit("status", this.#status);
   }
 
@@ -522,7 +521,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   #wake = (): void => {
     const { state, error } = this.#status;
-    const gaveUp = state === "failed" && error?.code === ("MAX_RETRIES_EXCEEDED" satisfies TerminalErrorCode);
+    const gaveUp = state === "failed" && error?.code === "MAX_RETRIES_EXCEEDED";
     if (state === "connected") this.#current?.probe();
     else if (state === "offline" || gaveUp || this.#timers.has("retry")) this.reconnect();
   };

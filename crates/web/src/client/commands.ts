@@ -31,7 +31,7 @@ export class Commands {
   run(command: string, options: CommandOptions = {}): Promise<CommandResult> {
     const id = options.id ?? randomId();
     const { timeoutMs } = options;
-    const frame: ClientFrame = { type: "command", command, id, ...(timeoutMs !== undefined && { timeoutMs }) };
+    const frame: ClientFrame = { type: "command", command, id, timeoutMs };
     return new Promise((resolve, reject) => {
       if (this.#pending.has(id)) {
         reject(new TerminalError("COMMAND_FAILED", `A command with the id ${id} is running.`, false));

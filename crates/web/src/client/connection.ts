@@ -71,10 +71,9 @@ export class Connection {
 
   /** Asks for a pong, for the round trip and to see whether the line lives. */
   ping(): void {
-    const outputOffset = this.events.pingOffset();
     const now = performance.now();
     this.#ping = { stamp: Date.now(), at: now, missed: this.#ping.missed + 1, due: now + PING_EVERY };
-    this.send({ type: "ping", timestamp: this.#ping.stamp, ...(outputOffset !== undefined && { outputOffset }) });
+    this.send({ type: "ping", timestamp: this.#ping.stamp, outputOffset: this.events.pingOffset() });
   }
 
   /** Something looks wrong: unless anything comes within 5 s, the line is dead. */

@@ -61,13 +61,10 @@ export async function askWhy(
 }
 
 /** The `exp` of a JWT in milliseconds, and its session. Nothing is verified: the server does that. */
-export function readToken(token: string): { expiresAt?: number; sessionId?: string } {
+export function readToken(token = ""): { expiresAt?: number; sessionId?: string } {
   try {
     const claims = JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/")));
-    return {
-      ...(typeof claims.exp === "number" && { expiresAt: claims.exp * 1000 }),
-      ...(typeof claims.sessionId === "string" && { sessionId: claims.sessionId }),
-    };
+    return { expiresAt: claims.exp * 1000 || undefined, sessionId: claims.sessionId };
   } catch {
     return {};
   }

@@ -70,7 +70,8 @@ export class Streams {
       clientId: this.clientId,
       cols: this.cols,
       rows: this.rows,
-      ...(epoch !== undefined && { epoch, outputOffset: next }),
+      epoch, // undefined is left out of JSON
+      outputOffset: epoch && next,
       seq: ++connection.seq,
     });
     this.timers.set("attach", ATTACH_RETRY, () => this.attach(connection));
@@ -159,7 +160,7 @@ export class Streams {
     if (!this.#enter(frame.epoch)) return;
     const { offset, exitCode, signal } = frame;
     if (this.#exited) return this.#ack(); // a repeat: our acknowledgement was lost
-    this.#exit = { offset, exit: { exitCode, ...(signal !== undefined && { signal }) } };
+    this.#exit = { offset, exit: { exitCode, signal } };
     this.#checkExit();
   }
 
@@ -248,7 +249,8 @@ export class Streams {
         clientId: this.clientId,
         offset: part.offset,
         ...encodePayload(part.bytes),
-        ...(epoch !== undefined && { epoch, outputOffset: consumed }),
+        epoch,
+        outputOffset: epoch && consumed,
       });
       this.#acked();
       this.#inputSentAt = performance.now();

@@ -48,7 +48,7 @@ export interface ClientEvents {
   status: Status;
   /** Every frame, as it came. */
   frame: ServerFrame;
-  /** Terminal bytes in order, when no sink takes them. */
+  /** Terminal bytes in order, nothing twice. */
   output: Uint8Array;
   /** The size in force: the smallest of all writers' terminals. */
   size: { cols: number; rows: number };
