@@ -7,7 +7,11 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
+pub use jwks::{JwksPolicy, JwksRefused, MAX_JWKS};
+
 use crate::limits::{MIN_SECRET, TOKEN_LEEWAY};
+
+mod jwks;
 
 /// Longest token looked at. API Gateway allows URLs of 4,096 characters; headers may be longer.
 const MAX_TOKEN: usize = 8_192;

@@ -381,7 +381,11 @@ impl FrameHead {
         self.id.clone().or_else(|| self.kind.clone())
     }
 
-    fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
+    /// Reads them from a frame.
+    ///
+    /// # Errors
+    /// When it is not a JSON object.
+    pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Raw {
             #[serde(default, rename = "type")]
