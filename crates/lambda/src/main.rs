@@ -1,2 +1,32 @@
-//! x
-fn main() {}
+//! Reads the settings, then answers events until the Lambda service stops the process.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use lambda_runtime::service_fn;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use shellbridge_lambda::{App, Aws, Config};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    // The environment holds secrets; no other process of this user is to read it from /proc.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("set non-dumpable")?;
+    let config = Config::parse().normalized();
+    config.start_log();
+    let app = App::new(config, Aws::from_environment())?;
+    // One event at a time: a second thread would only cost memory and start-up time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime
+        .block_on(lambda_runtime::run(service_fn(|event| app.handle(event))))
+        .map_err(|error| anyhow::anyhow!("the Lambda runtime API failed: {error}"))
+}

@@ -119,22 +119,19 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
     let embedded = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
-    match (a, b) {
-        // ::, ::1, and IPv4 mapped into IPv6.
-        (0, 0) => (c, d, e, f) == (0, 0, 0, 0xffff) && embedded(g, h),
-        // NAT64 (RFC 6052), by which a network reaches IPv4.
-        (0x64, 0xff9b) => (c, d, e, f) == (0, 0, 0, 0) && embedded(g, h),
+    match address.segments() {
+        // IPv4 mapped into IPv6; NAT64 (RFC 6052), by which a network reaches IPv4; 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
         // IETF protocols, among them Teredo; documentation.
-        (0x2001, 0..=0x1ff | 0xdb8) => false,
-        // 6to4.
-        (0x2002, high) => embedded(high, c),
-        // All that is given out is in 2000::/3.
-        _ => a & 0xe000 == 0x2000,
+        [0x2001, 0..=0x1ff | 0xdb8, ..] => false,
+        // All else that is given out is in 2000::/3.
+        [first, ..] => first & 0xe000 == 0x2000,
     }
 }
 

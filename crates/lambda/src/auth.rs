@@ -1,0 +1,162 @@
+//! Who may connect: the token, its keys, and the page's origin.
+
+use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
+use http::HeaderMap;
+use shellbridge_protocol::{
+    access::{ClaimRules, Denied, Grant, TokenKeys},
+    limits::SUBPROTOCOL,
+    origin::AllowedOrigins,
+};
+use url::Url;
+
+use crate::{
+    aws::Aws,
+    config::{Config, ConfigError},
+    jwks::Jwks,
+    secrets::Secret,
+};
+
+/// Checks handshakes.
+pub(crate) struct Auth {
+    keys: Keys,
+    rules: ClaimRules,
+    origins: AllowedOrigins,
+}
+
+enum Keys {
+    Secret(Secret<TokenKeys>),
+    Remote(Jwks),
+}
+
+/// Why a handshake is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Because of the token.
+    Token(Denied),
+    /// Because of the page.
+    Origin,
+    /// Because there are no keys at the moment.
+    NoKeys,
+}
+
+impl Refused {
+    /// The status of the handshake.
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            Self::Token(denied) => denied.status(),
+            Self::Origin => 403,
+            Self::NoKeys => 503,
+        }
+    }
+
+    /// The cause, as metrics and logs count it.
+    pub(crate) const fn cause(self) -> &'static str {
+        match self {
+            Self::Token(Denied::NoSession) => "no_session",
+            Self::Token(Denied::Missing) => "token_missing",
+            Self::Token(Denied::Malformed) => "token_malformed",
+            Self::Token(Denied::Signature) => "token_signature",
+            Self::Token(Denied::UnknownKey) => "token_key_unknown",
+            Self::Token(Denied::Expired) => "token_expired",
+            Self::Token(Denied::Early) => "token_early",
+            Self::Token(Denied::Elsewhere) => "token_elsewhere",
+            Self::Token(Denied::OtherSession) => "token_other_session",
+            Self::Origin => "origin",
+            Self::NoKeys => "no_keys",
+        }
+    }
+}
+
+impl Auth {
+    pub(crate) fn new(config: &Config, aws: &Aws) -> Result<Self, ConfigError> {
+        let origins = AllowedOrigins::parse(config.allowed_origins.as_deref().unwrap_or_default())?;
+        Ok(Self { keys: keys(config, aws)?, rules: config.claim_rules(), origins })
+    }
+
+    /// Verifies the handshake's token, then its origin. `now` is Unix seconds.
+    pub(crate) async fn admit(&self, event: &Event, now: i64) -> Result<Grant, Refused> {
+        let session = event.query_string_parameters.first("sessionId");
+        let token = token(event).ok_or(Refused::Token(Denied::Missing))?;
+        let grant = self.verify(&token, session, now).await?;
+        if self.allows_origin(headers(event)) { Ok(grant) } else { Err(Refused::Origin) }
+    }
+
+    async fn verify(&self, token: &str, session: Option<&str>, now: i64) -> Result<Grant, Refused> {
+        let authorize = |keys: &TokenKeys| keys.authorize(token, session, &self.rules, now);
+        let verdict = match &self.keys {
+            Keys::Secret(secret) => match authorize(&*secret.get().await.ok_or(Refused::NoKeys)?) {
+                Err(Denied::Signature) => match secret.changed().await {
+                    Some(changed) => authorize(&changed),
+                    None => Err(Denied::Signature),
+                },
+                verdict => verdict,
+            },
+            Keys::Remote(jwks) => match authorize(&jwks.keys(false, now).await.ok_or(Refused::NoKeys)?) {
+                Err(Denied::UnknownKey) => authorize(&jwks.keys(true, now).await.ok_or(Refused::NoKeys)?),
+                verdict => verdict,
+            },
+        };
+        verdict.map_err(Refused::Token)
+    }
+
+    /// Two `Origin` headers are none that a browser sends.
+    fn allows_origin(&self, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(http::header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => self.origins.allows(None),
+            (Some(origin), None) => origin.to_str().is_ok_and(|origin| self.origins.allows(Some(origin))),
+            _ => false,
+        }
+    }
+}
+
+/// Exactly one kind of key, so that it fixes the algorithm family.
+fn keys(config: &Config, aws: &Aws) -> Result<Keys, ConfigError> {
+    let set = (&config.jwt_secret, &config.jwt_secret_arn, &config.jwt_public_key, &config.jwks_url);
+    match set {
+        (Some(secret), None, None, None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_secret(secret)?))),
+        (None, Some(name), None, None) => {
+            Ok(Keys::Secret(Secret::stored(name, aws.clone(), config.limits.aws, |secret| {
+                Ok(TokenKeys::from_secret(secret)?)
+            })))
+        }
+        (None, None, Some(pem), None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_pem(pem)?))),
+        (None, None, None, Some(url)) => {
+            let url = Url::parse(url).map_err(|_| ConfigError::Url("JWKS_URL"))?;
+            Ok(Keys::Remote(Jwks::new(url, config.jwks_allow_private, config.limits.jwks)?))
+        }
+        (None, None, None, None) => {
+            Err(ConfigError::Missing("one of JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL"))
+        }
+        _ => Err(ConfigError::Several("JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL")),
+    }
+}
+
+/// The subprotocol to answer with: ours, if the client offered it. API Gateway chooses none by itself.
+pub(crate) fn subprotocol(event: &Event) -> Option<String> {
+    offered(headers(event)).any(|offer| offer == SUBPROTOCOL).then(|| SUBPROTOCOL.to_owned())
+}
+
+/// The token, from the first place that has one: subprotocol, `Authorization`, query.
+fn token(event: &Event) -> Option<String> {
+    let headers = headers(event);
+    let offer = offered(headers).find_map(|offer| offer.strip_prefix("bearer."));
+    let header = || {
+        let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = header.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    };
+    let query = || event.query_string_parameters.first("token");
+    offer.or_else(header).or_else(query).map(str::to_owned)
+}
+
+/// Offered subprotocols. RFC 6455, section 4.1: separated by commas, in one header or several.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',').map(str::trim))
+}
+
+/// All values of the headers; `headers` alone has only the last of each.
+fn headers(event: &Event) -> &HeaderMap {
+    if event.multi_value_headers.is_empty() { &event.headers } else { &event.multi_value_headers }
+}

@@ -1,0 +1,280 @@
+//! The one way to the backend: signed, bounded in time and size, tried again where that is safe.
+//!
+//! Every request is safe to repeat: frames carry offsets or ids, and the backend takes the same connect and
+//! disconnect twice.
+
+use std::time::Duration;
+
+use reqwest::{StatusCode, header, redirect};
+use serde::Deserialize;
+use shellbridge_protocol::{
+    ErrorCode,
+    bridge::{BridgeKeys, CONNECTION_ID_HEADER, REQUEST_ID_HEADER},
+    limits::MAX_MESSAGE,
+};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep, timeout},
+};
+use url::Url;
+
+use crate::{
+    aws::Aws,
+    breaker::Breaker,
+    config::{Config, ConfigError, Limits},
+    deadline::{backoff, now_ms},
+    event::Invocation,
+    metrics::Tally,
+    secrets::Secret,
+};
+
+/// Repeats of a request that failed for a passing reason.
+const REPEATS: u32 = 2;
+/// Wait before the first.
+const BACKOFF: Duration = Duration::from_millis(50);
+/// Time kept free to tell the client.
+const TELL: Duration = Duration::from_millis(800);
+/// An idle connection is dropped before a load balancer does (60 s at an ALB).
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What the backend said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// 200, with a JSON object.
+    Object(String),
+    /// 204.
+    Nothing,
+    /// Another status, with an error frame's code.
+    Refused(u16, ErrorCode),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Not there, or talking nonsense.
+    Unavailable(&'static str),
+    /// Not in time.
+    Timeout,
+    /// It refused our signature twice.
+    Unsigned,
+    /// The answer is larger than a client can be sent.
+    TooLarge,
+    /// Too many requests.
+    Overloaded,
+}
+
+impl Failure {
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::Unavailable(_) => ErrorCode::BackendUnavailable,
+            Self::Timeout => ErrorCode::BackendTimeout,
+            Self::Unsigned => ErrorCode::Internal,
+            Self::TooLarge => ErrorCode::TooLarge,
+            Self::Overloaded => ErrorCode::RateLimited,
+        }
+    }
+
+    pub(crate) const fn cause(self) -> &'static str {
+        match self {
+            Self::Unavailable(cause) => cause,
+            Self::Timeout => "backend_timeout",
+            Self::Unsigned => "backend_refused_signature",
+            Self::TooLarge => "backend_answer_too_large",
+            Self::Overloaded => "backend_overloaded",
+        }
+    }
+}
+
+/// The client of the backend.
+pub(crate) struct Backend {
+    url: Url,
+    keys: Secret<BridgeKeys>,
+    limits: Limits,
+    client: OnceCell<reqwest::Client>,
+    breaker: Breaker,
+}
+
+impl Backend {
+    pub(crate) fn new(config: &Config, aws: &Aws) -> Result<Self, ConfigError> {
+        let keys = match (&config.bridge_secret, &config.bridge_secret_arn) {
+            (Some(secret), None) => Secret::set(BridgeKeys::parse(secret)?),
+            (None, Some(name)) => {
+                Secret::stored(name, aws.clone(), config.limits.aws, |secret| Ok(BridgeKeys::parse(secret)?))
+            }
+            (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
+            _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),
+        };
+        let (client, breaker) = (OnceCell::new(), Breaker::default());
+        Ok(Self { url: config.backend()?, keys, limits: config.limits, client, breaker })
+    }
+
+    /// Posts `body` for the connection of `invocation`.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        invocation: &Invocation,
+        tally: &mut Tally,
+    ) -> Result<Answer, Failure> {
+        let started = Instant::now();
+        let within = invocation.deadline.within(self.limits.backend, TELL);
+        let repeated = self.repeated(path, body.into(), invocation, tally);
+        let answer = timeout(within, repeated).await.unwrap_or_else(|_| {
+            // It took a connection, or that would have failed sooner.
+            self.breaker.connected();
+            Err(Failure::Timeout)
+        });
+        tally.backend = Some(tally.backend.unwrap_or_default() + started.elapsed());
+        if let Err(failure) = answer {
+            tracing::warn!(cause = failure.cause(), path, "the backend failed");
+        }
+        answer
+    }
+
+    async fn repeated(
+        &self,
+        path: &str,
+        body: bytes::Bytes,
+        invocation: &Invocation,
+        tally: &mut Tally,
+    ) -> Result<Answer, Failure> {
+        let started = Instant::now();
+        let mut keys = self.keys.get().await.ok_or(Failure::Unavailable("no_bridge_secret"))?;
+        let (mut repeats, mut refused) = (0, false);
+        loop {
+            if !self.breaker.admits() {
+                return Err(Failure::Unavailable("backend_circuit_open"));
+            }
+            let passing = match self.once(path, body.clone(), invocation, &keys).await {
+                Err(Failed::Unsigned) if refused => return Err(Failure::Unsigned),
+                Err(Failed::Unsigned) => {
+                    refused = true;
+                    keys = self.keys.changed().await.unwrap_or(keys);
+                    tally.retries += 1;
+                    continue;
+                }
+                Err(Failed::Passing(failure)) => failure,
+                Err(Failed::Final(failure)) => return Err(failure),
+                Ok(answer) => return Ok(answer),
+            };
+            repeats += 1;
+            let wait = backoff(BACKOFF, repeats);
+            if repeats > REPEATS || started.elapsed() + wait > self.limits.repeat_within {
+                return Err(passing);
+            }
+            tally.retries += 1;
+            sleep(wait).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        path: &str,
+        body: bytes::Bytes,
+        invocation: &Invocation,
+        keys: &BridgeKeys,
+    ) -> Result<Answer, Failed> {
+        let unusable = |_| Failed::Final(Failure::Unavailable("no_http_client"));
+        let client = self.client.get_or_try_init(|| async { self.make_client() }).await.map_err(unusable)?;
+        let jti = uuid::Uuid::new_v4().to_string();
+        let token = keys
+            .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
+            .map_err(|_| Failed::Final(Failure::Unsigned))?;
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
+        let mut request = client
+            .post(url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(CONNECTION_ID_HEADER, &invocation.connection_id)
+            .header(REQUEST_ID_HEADER, &invocation.request_id)
+            .bearer_auth(token)
+            .body(body);
+        if let Some(trace) = &invocation.trace_id
+            && let Ok(trace) = header::HeaderValue::from_str(trace)
+        {
+            request = request.header("x-amzn-trace-id", trace);
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => {
+                self.breaker.failed();
+                return Err(Failed::Passing(Failure::Unavailable("backend_not_connected")));
+            }
+            Err(error) if error.is_timeout() => return Err(Failed::Final(Failure::Timeout)),
+            // Cut while it was at it, or an idle connection that had been closed.
+            Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
+        };
+        self.breaker.connected();
+        read(response).await
+    }
+
+    fn make_client(&self) -> reqwest::Result<reqwest::Client> {
+        reqwest::Client::builder()
+            .connect_timeout(self.limits.backend_connect)
+            .read_timeout(self.limits.backend)
+            .pool_idle_timeout(IDLE)
+            .tcp_nodelay(true)
+            .http1_only()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .build()
+    }
+}
+
+/// Why one try gave no answer.
+enum Failed {
+    /// 401.
+    Unsigned,
+    /// The next try may do better.
+    Passing(Failure),
+    /// It may not.
+    Final(Failure),
+}
+
+async fn read(mut response: reqwest::Response) -> Result<Answer, Failed> {
+    let status = response.status();
+    match status {
+        StatusCode::NO_CONTENT => return Ok(Answer::Nothing),
+        StatusCode::UNAUTHORIZED => return Err(Failed::Unsigned),
+        StatusCode::PAYLOAD_TOO_LARGE => return Ok(Answer::Refused(413, ErrorCode::TooLarge)),
+        StatusCode::TOO_MANY_REQUESTS => return Err(Failed::Final(Failure::Overloaded)),
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
+            return Err(Failed::Passing(Failure::Unavailable("backend_unavailable")));
+        }
+        StatusCode::GATEWAY_TIMEOUT => return Err(Failed::Final(Failure::Timeout)),
+        _ => {}
+    }
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_MESSAGE => {
+                return Err(Failed::Final(Failure::TooLarge));
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(error) if error.is_timeout() => return Err(Failed::Final(Failure::Timeout)),
+            Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
+        }
+    }
+    let garbage = Failed::Final(Failure::Unavailable("backend_garbage"));
+    // A proxy's error page is not the backend's word.
+    let Some(text) = String::from_utf8(body).ok().filter(|text| is_object(text)) else { return Err(garbage) };
+    if status == StatusCode::OK {
+        return Ok(Answer::Object(text));
+    }
+    match serde_json::from_str::<ErrorHead>(&text) {
+        Ok(error) if error.kind == "error" => Ok(Answer::Refused(status.as_u16(), error.code)),
+        _ => Err(garbage),
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorHead {
+    #[serde(rename = "type")]
+    kind: String,
+    code: ErrorCode,
+}
+
+fn is_object(text: &str) -> bool {
+    text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}

@@ -1,0 +1,101 @@
+//! Fails fast while the backend cannot be connected to.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Connection failures in a row that open it. A slow answer is none: the backend is there.
+const FAILURES: u32 = 5;
+/// How long it stays open before one probe. Frames must work again within 1 s of the backend's return.
+const OPEN_FOR: Duration = Duration::from_millis(500);
+
+/// A circuit breaker for one backend.
+#[derive(Debug, Default)]
+pub(crate) struct Breaker(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether a request may be tried. The one let through after [`OPEN_FOR`] is the probe: the breaker stays
+    /// open for the others until it has reported, or for another [`OPEN_FOR`].
+    pub(crate) fn admits(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.open_until {
+            None => true,
+            Some(until) if now < until => false,
+            Some(_) => {
+                state.open_until = Some(now + OPEN_FOR);
+                true
+            }
+        }
+    }
+
+    /// The backend took a connection.
+    pub(crate) fn connected(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+    }
+
+    /// The backend took none.
+    pub(crate) fn failed(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= FAILURES {
+            state.open_until = Some(Instant::now() + OPEN_FOR);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened() -> Breaker {
+        let breaker = Breaker::default();
+        for _ in 0..FAILURES {
+            assert!(breaker.admits());
+            breaker.failed();
+        }
+        breaker
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_failures_in_a_row_open_it_and_one_probe_goes_after_500_ms() {
+        let breaker = opened();
+        assert!(!breaker.admits());
+        tokio::time::advance(OPEN_FOR).await;
+        assert!(breaker.admits(), "the probe");
+        assert!(!breaker.admits(), "only one");
+        breaker.failed();
+        assert!(!breaker.admits());
+        tokio::time::advance(OPEN_FOR).await;
+        assert!(breaker.admits());
+        breaker.connected();
+        assert!(breaker.admits() && breaker.admits());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_never_reports_does_not_keep_it_open() {
+        let breaker = opened();
+        tokio::time::advance(OPEN_FOR).await;
+        assert!(breaker.admits());
+        tokio::time::advance(OPEN_FOR).await;
+        assert!(breaker.admits());
+    }
+
+    #[test]
+    fn a_success_between_failures_starts_the_count_anew() {
+        let breaker = Breaker::default();
+        for _ in 0..10 {
+            breaker.failed();
+            breaker.failed();
+            breaker.connected();
+        }
+        assert!(breaker.admits());
+    }
+}

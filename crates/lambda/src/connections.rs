@@ -1,0 +1,321 @@
+//! Connection records: one item a connection in `DynamoDB`, and a short memory of those read.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::{retry::RetryConfig, timeout::TimeoutConfig},
+    error::DisplayErrorContext,
+    operation::put_item::PutItemError,
+    types::{AttributeValue, ReturnValue},
+};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
+
+use crate::{aws::Aws, config::Limits, deadline::Deadline};
+
+/// Attribute names, and the key.
+const KEY: &str = "connectionId";
+/// Seconds that an item outlives its `connectedAt`, for `DynamoDB`'s TTL: API Gateway's 2 h and some more.
+const ITEM_TTL: i64 = 2 * 3600 + 600;
+/// Tries of one request, the first included.
+const ATTEMPTS: u32 = 3;
+
+/// What is known of a connection since its token was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) connection_id: String,
+    pub(crate) session_id: String,
+    pub(crate) user_id: String,
+    pub(crate) username: Option<String>,
+    pub(crate) read_only: bool,
+    /// Unix ms.
+    pub(crate) connected_at: i64,
+    /// Unix seconds.
+    pub(crate) token_expires_at: i64,
+    pub(crate) callback_url: String,
+}
+
+/// What became of a new record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It is there, from now or from an earlier try.
+    Yes,
+    /// The id has another connection's record.
+    Taken,
+}
+
+/// `DynamoDB` did not do it in time; said in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreFailed;
+
+/// The table, and a cache of what was read from it. Absence is never cached.
+pub(crate) struct Connections {
+    table: String,
+    aws: Aws,
+    limits: Limits,
+    client: OnceCell<Client>,
+    cache: Mutex<Cache>,
+}
+
+impl Connections {
+    pub(crate) fn new(table: String, aws: Aws, limits: Limits) -> Self {
+        Self { table, aws, limits, client: OnceCell::new(), cache: Mutex::default() }
+    }
+
+    /// Stores the record of a new connection.
+    pub(crate) async fn put(&self, record: &Record, deadline: Deadline) -> Result<Stored, StoreFailed> {
+        let client = self.client().await;
+        let put = client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(record.to_item()))
+            .condition_expression(format!("attribute_not_exists({KEY})"));
+        let done = timeout(self.left(deadline), put.send()).await.map_err(|_| late("PutItem"))?;
+        let stored = match done {
+            Ok(_) => Stored::Yes,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
+            {
+                // The record of an earlier try of this very put is as good as one of this try.
+                match self.read(&record.connection_id, deadline).await? {
+                    Some(there) if there.is_same_connection(record) => Stored::Yes,
+                    _ => Stored::Taken,
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %DisplayErrorContext(error), "PutItem failed");
+                return Err(StoreFailed);
+            }
+        };
+        if stored == Stored::Yes {
+            self.cache().insert(Arc::new(record.clone()));
+        }
+        Ok(stored)
+    }
+
+    /// The record of a connection, from the cache or by a consistent read.
+    pub(crate) async fn get(&self, id: &str, deadline: Deadline) -> Result<Option<Arc<Record>>, StoreFailed> {
+        let cached = self.cache().get(id);
+        if cached.is_some() {
+            return Ok(cached);
+        }
+        let record = self.read(id, deadline).await?.map(Arc::new);
+        if let Some(record) = &record {
+            self.cache().insert(record.clone());
+        }
+        Ok(record)
+    }
+
+    /// Deletes the record of a connection, and says what it was.
+    pub(crate) async fn delete(&self, id: &str, deadline: Deadline) -> Option<Arc<Record>> {
+        let cached = self.cache().remove(id);
+        let delete = self
+            .client()
+            .await
+            .delete_item()
+            .table_name(&self.table)
+            .key(KEY, AttributeValue::S(id.to_owned()))
+            .return_values(ReturnValue::AllOld);
+        match timeout(self.left(deadline), delete.send()).await {
+            Ok(Ok(deleted)) => {
+                deleted.attributes.as_ref().and_then(Record::from_item).map(Arc::new).or(cached)
+            }
+            Ok(Err(error)) => {
+                // The item's TTL deletes it later.
+                tracing::error!(error = %DisplayErrorContext(error), "DeleteItem failed");
+                cached
+            }
+            Err(_) => {
+                late("DeleteItem");
+                cached
+            }
+        }
+    }
+
+    async fn read(&self, id: &str, deadline: Deadline) -> Result<Option<Record>, StoreFailed> {
+        let get = self
+            .client()
+            .await
+            .get_item()
+            .table_name(&self.table)
+            .key(KEY, AttributeValue::S(id.to_owned()))
+            .consistent_read(true);
+        match timeout(self.left(deadline), get.send()).await.map_err(|_| late("GetItem"))? {
+            Ok(got) => Ok(got.item.as_ref().and_then(Record::from_item)),
+            Err(error) => {
+                tracing::error!(error = %DisplayErrorContext(error), "GetItem failed");
+                Err(StoreFailed)
+            }
+        }
+    }
+
+    async fn client(&self) -> &Client {
+        let make = || async {
+            let timeouts = TimeoutConfig::builder()
+                .connect_timeout(self.limits.aws_attempt)
+                .read_timeout(self.limits.aws_attempt)
+                .operation_attempt_timeout(self.limits.aws_attempt)
+                .operation_timeout(self.limits.aws)
+                .build();
+            let retries = RetryConfig::standard()
+                .with_max_attempts(ATTEMPTS)
+                .with_initial_backoff(Duration::from_millis(50));
+            let config = aws_sdk_dynamodb::config::Builder::from(self.aws.config().await)
+                .timeout_config(timeouts)
+                .retry_config(retries);
+            Client::from_conf(config.build())
+        };
+        self.client.get_or_init(make).await
+    }
+
+    /// Time for one operation, leaving enough to tell the client how it went.
+    fn left(&self, deadline: Deadline) -> Duration {
+        deadline.within(self.limits.aws, self.limits.aws_attempt.min(Duration::from_millis(500)))
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn late(operation: &str) -> StoreFailed {
+    tracing::error!(operation, "DynamoDB did not answer in time");
+    StoreFailed
+}
+
+impl Record {
+    fn is_same_connection(&self, other: &Self) -> bool {
+        (self.connected_at, &self.session_id, &self.user_id)
+            == (other.connected_at, &other.session_id, &other.user_id)
+    }
+
+    fn to_item(&self) -> HashMap<String, AttributeValue> {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let number = |number: i64| AttributeValue::N(number.to_string());
+        // Seconds: DynamoDB takes a TTL in milliseconds for a date far away, and never deletes the item.
+        let expires_at = self.connected_at / 1_000 + ITEM_TTL;
+        let mut item = HashMap::from([
+            (KEY.to_owned(), text(&self.connection_id)),
+            ("sessionId".to_owned(), text(&self.session_id)),
+            ("userId".to_owned(), text(&self.user_id)),
+            ("readOnly".to_owned(), AttributeValue::Bool(self.read_only)),
+            ("connectedAt".to_owned(), number(self.connected_at)),
+            ("tokenExpiresAt".to_owned(), number(self.token_expires_at)),
+            ("expiresAt".to_owned(), number(expires_at)),
+            ("callbackUrl".to_owned(), text(&self.callback_url)),
+        ]);
+        if let Some(username) = &self.username {
+            item.insert("username".to_owned(), text(username));
+        }
+        item
+    }
+
+    /// `None` for an item that this program did not write.
+    fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Self> {
+        let text = |name: &str| item.get(name)?.as_s().ok().cloned();
+        let number = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
+        Some(Self {
+            connection_id: text(KEY)?,
+            session_id: text("sessionId")?,
+            user_id: text("userId")?,
+            username: text("username"),
+            read_only: *item.get("readOnly")?.as_bool().ok()?,
+            connected_at: number("connectedAt")?,
+            token_expires_at: number("tokenExpiresAt")?,
+            callback_url: text("callbackUrl")?,
+        })
+    }
+}
+
+/// Records remembered. Some hundred bytes each: well under a megabyte of the 15 MB that the process may have.
+const CACHE_CAPACITY: usize = 1_024;
+/// For how long. A record never changes, but it can be deleted elsewhere.
+const CACHE_FOR: Duration = Duration::from_mins(1);
+
+#[derive(Debug, Default)]
+struct Cache(HashMap<String, (Instant, Arc<Record>)>);
+
+impl Cache {
+    fn get(&self, id: &str) -> Option<Arc<Record>> {
+        self.0.get(id).filter(|(read, _)| read.elapsed() < CACHE_FOR).map(|(_, record)| record.clone())
+    }
+
+    fn insert(&mut self, record: Arc<Record>) {
+        if self.0.len() >= CACHE_CAPACITY && !self.0.contains_key(&record.connection_id) {
+            self.0.retain(|_, (read, _)| read.elapsed() < CACHE_FOR);
+            let oldest = self.0.iter().min_by_key(|(_, (read, _))| *read).map(|(id, _)| id.clone());
+            if let Some(oldest) = oldest.filter(|_| self.0.len() >= CACHE_CAPACITY) {
+                self.0.remove(&oldest);
+            }
+        }
+        self.0.insert(record.connection_id.clone(), (Instant::now(), record));
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Arc<Record>> {
+        self.0.remove(id).map(|(_, record)| record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Arc<Record> {
+        Arc::new(Record {
+            connection_id: id.to_owned(),
+            session_id: "s".into(),
+            user_id: "u".into(),
+            username: None,
+            read_only: false,
+            connected_at: 1_701_245_041_796,
+            token_expires_at: 1_701_248_641,
+            callback_url: "https://x".into(),
+        })
+    }
+
+    #[test]
+    fn regression_ttl_in_milliseconds() {
+        let item = record("c").to_item();
+        let expires_at: i64 = item["expiresAt"].as_n().unwrap().parse().unwrap();
+        assert_eq!(expires_at, 1_701_245_041 + ITEM_TTL);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_a_foreign_item_is_none() {
+        for username in [None, Some("Ann".to_owned())] {
+            let record = Record { username, ..(*record("c")).clone() };
+            assert_eq!(Record::from_item(&record.to_item()), Some(record));
+        }
+        assert_eq!(Record::from_item(&HashMap::new()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_forgets_after_a_minute() {
+        let mut cache = Cache::default();
+        cache.insert(record("c"));
+        tokio::time::advance(CACHE_FOR - Duration::from_millis(1)).await;
+        assert!(cache.get("c").is_some());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(cache.get("c").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_is_bounded_and_the_oldest_goes_first() {
+        let mut cache = Cache::default();
+        for n in 0..=CACHE_CAPACITY {
+            cache.insert(record(&n.to_string()));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(cache.0.len(), CACHE_CAPACITY);
+        assert!(cache.get("0").is_none() && cache.get("1").is_some());
+    }
+}

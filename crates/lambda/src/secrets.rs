@@ -1,0 +1,153 @@
+//! Secrets: from the environment, or from where they are kept, read when first needed and again when they
+//! seem to have been changed.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use crate::{aws::Aws, config::ConfigError};
+
+/// A stored secret is read again at most this often, however many signatures fail.
+const REREAD_AFTER: Duration = Duration::from_mins(1);
+
+/// A secret in the form it is used in.
+pub(crate) struct Secret<T> {
+    /// `None` for one that was set directly, which never changes.
+    stored: Option<Stored<T>>,
+    state: Mutex<State<T>>,
+}
+
+struct Stored<T> {
+    parameter: String,
+    aws: Aws,
+    within: Duration,
+    parse: fn(&str) -> Result<T, ConfigError>,
+}
+
+struct State<T> {
+    value: Option<Arc<T>>,
+    text: Option<String>,
+    read: Option<Instant>,
+}
+
+impl<T> Secret<T> {
+    /// One that is known.
+    pub(crate) fn set(value: T) -> Self {
+        let state = State { value: Some(Arc::new(value)), text: None, read: None };
+        Self { stored: None, state: Mutex::new(state) }
+    }
+
+    /// One that is kept under a name or ARN, in Parameter Store or Secrets Manager.
+    pub(crate) fn stored(
+        name: &str,
+        aws: Aws,
+        within: Duration,
+        parse: fn(&str) -> Result<T, ConfigError>,
+    ) -> Self {
+        let stored = Stored { parameter: parameter(name), aws, within, parse };
+        Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read: None }) }
+    }
+
+    /// The secret; `None` if it cannot be read now.
+    pub(crate) async fn get(&self) -> Option<Arc<T>> {
+        let mut state = self.state.lock().await;
+        match (&state.value, &self.stored) {
+            (None, Some(stored)) => state.read(stored).await,
+            (value, _) => value.clone(),
+        }
+    }
+
+    /// The secret as it is now, if it is another than before. To be asked after a signature failed.
+    pub(crate) async fn changed(&self) -> Option<Arc<T>> {
+        let stored = self.stored.as_ref()?;
+        let mut state = self.state.lock().await;
+        if state.read.is_some_and(|read| read.elapsed() < REREAD_AFTER) {
+            return None;
+        }
+        state.read(stored).await
+    }
+}
+
+impl<T> State<T> {
+    /// Reads it; `None` when that fails or it is what it was.
+    async fn read(&mut self, stored: &Stored<T>) -> Option<Arc<T>> {
+        self.read = Some(Instant::now());
+        let text = match timeout(stored.within, fetch(stored)).await {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) => {
+                tracing::error!(parameter = stored.parameter, error, "a secret cannot be read");
+                return None;
+            }
+            Err(_) => {
+                tracing::error!(parameter = stored.parameter, "a secret was not read in time");
+                return None;
+            }
+        };
+        if self.text.as_ref() == Some(&text) {
+            return None;
+        }
+        match (stored.parse)(text.trim_end_matches('\n')) {
+            Ok(value) => {
+                self.text = Some(text);
+                self.value = Some(Arc::new(value));
+                self.value.clone()
+            }
+            Err(error) => {
+                tracing::error!(parameter = stored.parameter, %error, "a stored secret is of no use");
+                None
+            }
+        }
+    }
+}
+
+async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
+    // Made for each reading: there are one or two in the life of a process.
+    let client = aws_sdk_ssm::Client::new(stored.aws.config().await);
+    let answer = client.get_parameter().name(&stored.parameter).with_decryption(true).send().await;
+    let answer = answer.map_err(|error| error.into_service_error().to_string())?;
+    answer.parameter.and_then(|parameter| parameter.value).ok_or_else(|| "it has no value".to_owned())
+}
+
+/// The Parameter Store name of a secret. Parameter Store hands out Secrets Manager's secrets too, by name
+/// (Systems Manager User Guide, "Referencing AWS Secrets Manager secrets from Parameter Store parameters");
+/// their ARNs end in six characters that are not part of the name.
+fn parameter(name: &str) -> String {
+    let fields: Vec<&str> = name.splitn(7, ':').collect();
+    let [_, _, "secretsmanager", _, _, "secret", secret] = *fields.as_slice() else {
+        return name.to_owned();
+    };
+    let name = match secret.rsplit_once('-') {
+        Some((name, suffix)) if suffix.len() == 6 => name,
+        _ => secret,
+    };
+    format!("/aws/reference/secretsmanager/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_reads_both_kinds() {
+        for (name, read) in [
+            ("/shellbridge/jwt", "/shellbridge/jwt"),
+            (
+                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt",
+                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt",
+            ),
+            (
+                "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shell/bridge-jwt-a1B2c3",
+                "/aws/reference/secretsmanager/shell/bridge-jwt",
+            ),
+            (
+                "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:jwt",
+                "/aws/reference/secretsmanager/jwt",
+            ),
+        ] {
+            assert_eq!(parameter(name), read);
+        }
+    }
+}
