@@ -40,7 +40,10 @@ export class Commands {
       const pending: Pending = { frame, wait: COMMAND_RETRY, resolve, reject };
       this.#pending.set(id, pending);
       this.#timers.set(`${id} deadline`, (timeoutMs ?? COMMAND_TIMEOUT) + COMMAND_GRACE, () =>
-        this.#fail(id, pending.lastError ?? new TerminalError("COMMAND_TIMEOUT", "No answer to the command came.", true)),
+        this.#fail(
+          id,
+          pending.lastError ?? new TerminalError("COMMAND_TIMEOUT", "No answer to the command came.", true),
+        ),
       );
       this.#ask(id, pending);
     });

@@ -19,6 +19,8 @@ const TICK = 5_000;
 export class Connection {
   /** For `seq`: a counter per connection. */
   seq = 0;
+  /** Whether the handshake succeeded, and when. */
+  opened = false;
   openedAt = 0;
   /** Whether `attached` came for the last `attach`. */
   attached = false;
@@ -45,6 +47,7 @@ export class Connection {
     this.timers.set("handshake", CONNECT_TIMEOUT, () => this.#fail(1008, "no handshake"));
     socket.onopen = () => {
       this.timers.clear("handshake");
+      this.opened = true;
       this.openedAt = performance.now();
       this.#tick = Date.now();
       this.#ping.due = this.openedAt + PING_EVERY;
@@ -53,11 +56,6 @@ export class Connection {
     };
     socket.onmessage = (event: MessageEvent) => this.#message(event.data);
     socket.onclose = (event: CloseEvent) => this.#fail(event.code, event.reason);
-  }
-
-  /** Whether the handshake succeeded. */
-  get opened(): boolean {
-    return this.openedAt > 0;
   }
 
   /** False if the socket cannot take it; the protocol repeats what matters. */

@@ -1,5 +1,5 @@
 // @shellbridge/client: the core, without any framework.
-export type { Exit, HistoryEntry, NoticeCode, ServerFrame, ClientFrame } from "../protocol.gen";
+export type { ClientFrame, Exit, HistoryEntry, NoticeCode, ServerFrame } from "../protocol.gen";
 export { TerminalClient } from "./client";
 export type { CommandOptions, CommandResult } from "./commands";
 export type { Diagnostics, RoundTrip } from "./diagnostics";

@@ -1,11 +1,11 @@
 // Limits of the protocol (protocol.md 1–4) and of this client. Sizes are bytes, times milliseconds.
 
-/** Output that the server sends past our last acknowledgement. */
-export const OUTPUT_WINDOW = 256 * 1024;
-/** Acknowledge as soon as this much is unacknowledged… */
-export const OUTPUT_ACK_EVERY = 32 * 1024;
-/** …or this long after the first unacknowledged byte (contract: 200 ms; the rest is for a late timer). */
-export const OUTPUT_ACK_WITHIN = 150;
+import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen";
+
+export { COMMAND_TIMEOUT_MS as COMMAND_TIMEOUT, INPUT_WINDOW, OUTPUT_ACK_EVERY, SUBPROTOCOL } from "../protocol.gen";
+
+/** Acknowledge this long after the first unacknowledged byte; the difference is for a late timer. */
+export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 50;
 /** Two answers to repeated output are at least this far apart, so that a burst of repeats is one answer. */
 export const REPEAT_ACK_SPACING = 50;
 /** Early output held while a hole is open; what comes beyond is dropped and sent again by the server. */
@@ -15,14 +15,12 @@ export const SNAPSHOT_PARTS_MAX = 1024;
 /** A hole in the output open for this long: attach again from there. */
 export const OUTPUT_HOLE_AFTER = 3_000;
 
-/** Input accepted by the server past its last acknowledgement. */
-export const INPUT_WINDOW = 64 * 1024;
 /** Bytes of one `input` frame: 27 kB as base64, so the frame stays under 32,768 in any encoding. */
 export const INPUT_CHUNK = 20_000;
 /** JSON of `data` longer than this goes as base64 instead (escapes can make six bytes of one). */
 export const INPUT_TEXT_MAX = 30_000;
 /** First wait before unacknowledged input is sent again; doubles up to the second. */
-export const INPUT_RETRY = 500;
+export const INPUT_RETRY = INPUT_RETRY_MS;
 export const INPUT_RETRY_MAX = 8_000;
 /** Keys within this time after a frame share the next one: every frame is billed. */
 export const INPUT_COALESCE = 16;
@@ -35,7 +33,6 @@ export const ATTACH_RETRY = 2_000;
 export const RESIZE_RETRY = 2_000;
 export const COMMAND_RETRY = 5_000;
 export const COMMAND_RETRY_MAX = 30_000;
-export const COMMAND_TIMEOUT = 25_000;
 /** How much longer than its `timeoutMs` a command is waited for. */
 export const COMMAND_GRACE = 30_000;
 
@@ -59,5 +56,3 @@ export const FETCH_TIMEOUT = 8_000;
 export const BACKOFF_MIN = 250;
 export const BACKOFF_MAX = 30_000;
 export const MAX_RETRIES = 10;
-
-export const SUBPROTOCOL = "shellbridge.v1";

@@ -22,7 +22,10 @@ export class App {
   #drawer = new Drawer(() => this.focus());
   #search = new SearchBar(() => this.#active);
   #touch = new TouchKeys(() => this.#active);
-  #menu = new Menu(() => this.#sections(), () => this.focus());
+  #menu = new Menu(
+    () => this.#sections(),
+    () => this.focus(),
+  );
   #status = new StatusLine({
     diagnostics: () => this.#panel(diagnosticsPanel(() => this.#active, copy)),
     reconnect: () => this.#active?.client.reconnect(),
@@ -42,7 +45,13 @@ export class App {
       this.#menu.button,
     );
     const stage = h("main", { class: "stage" }, this.#panes, this.#search.element, this.#banner, toastRegion);
-    root.append(bar, this.#menu.element, h("div", { class: "middle" }, stage, this.#drawer.element), this.#touch.element, this.#status.element);
+    root.append(
+      bar,
+      this.#menu.element,
+      h("div", { class: "middle" }, stage, this.#drawer.element),
+      this.#touch.element,
+      this.#status.element,
+    );
     document.addEventListener("keydown", (event) => this.#shortcut(event), true);
     addEventListener("hashchange", () => this.#fromAddress());
     // A phone's keyboard takes from the visual viewport, not from the page.
@@ -95,7 +104,8 @@ export class App {
       history.replaceState(null, "", location.pathname + location.search);
       this.#draw();
       this.#say("No terminal is open", "", [["New session", () => void this.add()]]);
-    } else this.show(this.#active === tab ? (this.tabs[Math.min(at, this.tabs.length - 1)] ?? this.tabs[0]) : this.#active);
+    } else
+      this.show(this.#active === tab ? (this.tabs[Math.min(at, this.tabs.length - 1)] ?? this.tabs[0]) : this.#active);
   }
 
   focus(): void {
@@ -117,7 +127,14 @@ export class App {
   /** The address is what a reload goes by. */
   #remember(): void {
     const active = this.#active ? this.tabs.indexOf(this.#active) : 0;
-    history.replaceState(null, "", writeFragment(this.tabs.map((tab) => tab.session), active));
+    history.replaceState(
+      null,
+      "",
+      writeFragment(
+        this.tabs.map((tab) => tab.session),
+        active,
+      ),
+    );
   }
 
   /** Somebody pasted another link over this one. */
@@ -125,7 +142,9 @@ export class App {
     const { sessions } = readFragment(location.hash);
     const first = sessions[0];
     if (!first) return;
-    const known = this.tabs.find((tab) => tab.session.sessionId === first.sessionId && tab.session.token === first.token);
+    const known = this.tabs.find(
+      (tab) => tab.session.sessionId === first.sessionId && tab.session.token === first.token,
+    );
     this.show(known ?? this.#open(first));
   }
 
@@ -140,7 +159,8 @@ export class App {
     const { state, error } = tab.client.status;
     const again: [string, () => void] = ["New session", () => void this.#replace(tab)];
     const retry: [string, () => void] = ["Reconnect", () => tab.client.reconnect()];
-    if (state === "ended" || (tab.exit && state === "connected")) this.#say("This session has ended", tab.exit ?? "", [again]);
+    if (state === "ended" || (tab.exit && state === "connected"))
+      this.#say("This session has ended", tab.exit ?? "", [again]);
     else if (state !== "failed") this.#banner.hidden = true;
     else if (error?.code === "REPLACED") {
       this.#say("This terminal is open in another window", "", [["Use it here", () => tab.client.reconnect()]]);
@@ -160,7 +180,12 @@ export class App {
         class: "tab",
         title: name,
         tabIndex: selected ? 0 : -1,
-        attrs: { role: "tab", "aria-selected": String(selected), "aria-controls": id, "data-state": tab.client.status.state },
+        attrs: {
+          role: "tab",
+          "aria-selected": String(selected),
+          "aria-controls": id,
+          "data-state": tab.client.status.state,
+        },
         onclick: () => this.show(tab),
         onauxclick: (event) => event.button === 1 && this.close(tab),
         onkeydown: (event) => {
@@ -175,7 +200,12 @@ export class App {
     const close = iconButton("close", `Close ${name}`, () => this.close(tab));
     close.tabIndex = selected ? 0 : -1;
     tab.pane.setAttribute("aria-label", name);
-    return h("div", { class: selected ? "tab-box selected" : "tab-box", attrs: { role: "presentation" } }, button, close);
+    return h(
+      "div",
+      { class: selected ? "tab-box selected" : "tab-box", attrs: { role: "presentation" } },
+      button,
+      close,
+    );
   }
 
   async #replace(tab: Tab): Promise<void> {
@@ -194,7 +224,11 @@ export class App {
     this.#banner.replaceChildren(
       h("h2", {}, title),
       text && h("p", {}, text),
-      h("div", { class: "row" }, ...actions.map(([label, run]) => h("button", { type: "button", class: "button primary", onclick: run }, label))),
+      h(
+        "div",
+        { class: "row" },
+        ...actions.map(([label, run]) => h("button", { type: "button", class: "button primary", onclick: run }, label)),
+      ),
     );
     this.#banner.querySelector("button")?.focus();
   }
@@ -213,7 +247,12 @@ export class App {
     return [
       {
         items: [
-          { label: "Copy", keys: "Ctrl+Shift+C", disabled: !tab?.terminal.hasSelection(), run: () => void this.#copy() },
+          {
+            label: "Copy",
+            keys: "Ctrl+Shift+C",
+            disabled: !tab?.terminal.hasSelection(),
+            run: () => void this.#copy(),
+          },
           { label: "Paste", keys: "Ctrl+Shift+V", disabled: none, run: () => void this.#paste() },
           { label: "Select all", disabled: none, run: () => tab?.terminal.selectAll() },
           { label: "Find…", keys: "Ctrl+Shift+F", disabled: none, run: () => this.#search.open() },
@@ -222,7 +261,11 @@ export class App {
       {
         items: [
           { label: "Run a command…", disabled: none, run: () => this.#panel(commandPanel(() => this.#active)) },
-          { label: "Share a read-only link…", disabled: none, run: () => this.#panel(sharePanel(() => this.#active, copy)) },
+          {
+            label: "Share a read-only link…",
+            disabled: none,
+            run: () => this.#panel(sharePanel(() => this.#active, copy)),
+          },
           { label: "Download recording", disabled: none, run: () => this.#download() },
           { label: "Diagnostics", disabled: none, run: () => this.#panel(diagnosticsPanel(() => this.#active, copy)) },
           { label: "Reconnect", disabled: none, run: () => tab?.client.reconnect() },
@@ -242,8 +285,18 @@ export class App {
       {
         title: "Behaviour",
         items: [
-          { label: "Screen reader mode", checked: screenReader, stays: true, run: () => change({ screenReader: !screenReader }) },
-          { label: "Predict typing on slow lines", checked: predict, stays: true, run: () => change({ predict: !predict }) },
+          {
+            label: "Screen reader mode",
+            checked: screenReader,
+            stays: true,
+            run: () => change({ screenReader: !screenReader }),
+          },
+          {
+            label: "Predict typing on slow lines",
+            checked: predict,
+            stays: true,
+            run: () => change({ predict: !predict }),
+          },
         ],
       },
     ];

@@ -77,7 +77,8 @@ function run(tab: Tab, command: string, timeoutMs: number): HTMLElement {
         `${signal ?? `exit ${exitCode}`}, ${durationMs < 1000 ? `${durationMs} ms` : `${(durationMs / 1000).toFixed(1)} s`}`,
         result + (truncated ? "\n… cut here" : ""),
       ),
-    (error: unknown) => done("bad", error instanceof TerminalError ? error.code : "failed", String((error as Error).message)),
+    (error: unknown) =>
+      done("bad", error instanceof TerminalError ? error.code : "failed", String((error as Error).message)),
   );
   return h("article", { class: "run" }, h("header", {}, h("code", {}, command), verdict), bar, output);
 }

@@ -19,7 +19,9 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   for (const [name, value] of Object.entries(attrs ?? {})) element.setAttribute(name, value);
   for (const [event, listener] of Object.entries(on ?? {})) element.addEventListener(event, listener as EventListener);
   Object.assign(element, rest);
-  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -54,7 +56,11 @@ export function icon(name: IconName): SVGSVGElement {
 
 /** A button with an icon; the label is for those who do not see it, and shows as a tooltip. */
 export function iconButton(name: IconName, label: string, onclick: () => void): HTMLButtonElement {
-  return h("button", { type: "button", class: "icon-button", title: label, onclick, attrs: { "aria-label": label } }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon-button", title: label, onclick, attrs: { "aria-label": label } },
+    icon(name),
+  );
 }
 
 /** “3:07:09”, “7:09”. */

@@ -27,7 +27,10 @@ const inspect = {
     const terminal = app.active?.terminal;
     if (!terminal) return [];
     const { active } = terminal.buffer;
-    return Array.from({ length: terminal.rows }, (_, row) => active.getLine(active.baseY + row)?.translateToString(true) ?? "");
+    return Array.from(
+      { length: terminal.rows },
+      (_, row) => active.getLine(active.baseY + row)?.translateToString(true) ?? "",
+    );
   },
 };
 declare global {

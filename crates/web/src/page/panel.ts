@@ -1,14 +1,14 @@
 // The diagnostics panel, and the report made of it.
 import { bytes, h, icon, ms } from "./dom";
 import type { Panel } from "./drawer";
-import { describe } from "./status";
+import { inWords } from "./status";
 import type { Tab } from "./tab";
 
 /** Names and values, in the order shown. The token is masked. */
 export function facts(tab: Tab): [string, string][] {
   const d = tab.client.diagnostics;
   return [
-    ["State", describe(tab.client.status)],
+    ["State", inWords(tab.client.status)],
     ["Last error", d.lastError ? `${d.lastError.code}: ${d.lastError.message}` : "none"],
     ["Address", d.url],
     ["Session", d.sessionId],

@@ -17,7 +17,8 @@ export class Recorder {
     this.#off = [
       client.on("output", (bytes) => this.#add("o", this.#decoder.decode(bytes, { stream: true }))),
       client.on("size", ({ cols, rows }) => {
-        const before = this.#events.findLast((event) => event.code === "r")?.text ?? `${this.#first?.cols}x${this.#first?.rows}`;
+        const before =
+          this.#events.findLast((event) => event.code === "r")?.text ?? `${this.#first?.cols}x${this.#first?.rows}`;
         if (!this.#first) this.#first = { cols, rows };
         else if (before !== `${cols}x${rows}`) this.#add("r", `${cols}x${rows}`);
       }),
@@ -35,7 +36,9 @@ export class Recorder {
       title,
       env: { TERM: "xterm-256color" },
     };
-    const lines = this.#events.map(({ at, code, text }) => JSON.stringify([Number((at - from).toFixed(6)), code, text]));
+    const lines = this.#events.map(({ at, code, text }) =>
+      JSON.stringify([Number((at - from).toFixed(6)), code, text]),
+    );
     return `${[JSON.stringify(header), ...lines].join("\n")}\n`;
   }
 

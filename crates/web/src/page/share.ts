@@ -11,7 +11,11 @@ const TIMES: [string, number][] = [
 ];
 
 export function sharePanel(current: () => Tab | undefined, copy: (text: string) => Promise<boolean>): Panel {
-  const time = h("select", { class: "field", id: "share-time" }, ...TIMES.map(([text, s]) => h("option", { value: String(s) }, text)));
+  const time = h(
+    "select",
+    { class: "field", id: "share-time" },
+    ...TIMES.map(([text, s]) => h("option", { value: String(s) }, text)),
+  );
   const make = h("button", { type: "submit", class: "button primary" }, icon("share"), "Make a link");
   const link = h("input", { class: "field mono", readOnly: true, attrs: { "aria-label": "Read-only link" } });
   const again = h("button", { type: "button", class: "button" }, icon("copy"), "Copy");

@@ -14,7 +14,7 @@ export interface StatusActions {
 }
 
 /** In words, without numbers that tick. */
-export function describe(status: Status): string {
+export function inWords(status: Status): string {
   switch (status.state) {
     case "connected":
       return "Connected";
@@ -79,7 +79,7 @@ export class StatusLine {
     this.#tab = tab;
     if (!tab) return;
     const { status } = tab.client;
-    const words = describe(status);
+    const words = inWords(status);
     this.element.dataset.state = status.state;
     if (this.#text.textContent !== words) this.#spoken.textContent = words;
     this.#text.textContent = words;

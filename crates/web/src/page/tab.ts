@@ -9,7 +9,8 @@ import { follow, settings } from "./settings";
 import { terminalTheme } from "./themes";
 import { ask, toast } from "./toast";
 
-export const FONT = '"JetBrains Mono", ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
+export const FONT =
+  '"JetBrains Mono", ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 /** What “extend” asks for, in seconds. */
 const EXTEND_BY = 3600;
 
@@ -132,11 +133,21 @@ export class Tab {
       this.exit = signal ? `The shell was ended by ${signal}.` : `The shell exited with ${exitCode}.`;
       changed();
     });
-    client.on("gap", (gap) => gap > 0 && toast(`${gap.toLocaleString()} bytes of output were too old to be sent again.`));
+    client.on(
+      "gap",
+      (gap) => gap > 0 && toast(`${gap.toLocaleString()} bytes of output were too old to be sent again.`),
+    );
     client.on("restart", () => toast("A new shell was started."));
     client.on("notice", ({ message }) => toast(message));
     client.on("error", (error) => {
-      const shown = ["INPUT_QUEUE_FULL", "RATE_LIMITED", "BACKEND_UNAVAILABLE", "BACKEND_TIMEOUT", "INTERNAL", "READ_ONLY"];
+      const shown = [
+        "INPUT_QUEUE_FULL",
+        "RATE_LIMITED",
+        "BACKEND_UNAVAILABLE",
+        "BACKEND_TIMEOUT",
+        "INTERNAL",
+        "READ_ONLY",
+      ];
       if (shown.includes(error.code)) toast(error.message, "bad");
     });
     client.connect();

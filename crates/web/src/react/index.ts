@@ -1,2 +1,2 @@
-// Placeholder until the hook is written.
-export {};
+// @shellbridge/client/react: React hooks over the core client.
+export { type TerminalHook, type UseTerminalOptions, useTerminal, useTerminalApiGateway } from "./hook";

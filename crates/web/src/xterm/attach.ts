@@ -40,7 +40,10 @@ const fresh = (rows: number) =>
  */
 export function attachTerminal(client: TerminalClient, terminal: Terminal, options: AttachOptions = {}): Attached {
   terminal.options.scrollback = options.scrollback ?? 10_000;
-  const addons = loadAddons(terminal, { ...options, allowClipboard: (text) => !replay.active && options.allowClipboard?.(text) });
+  const addons = loadAddons(terminal, {
+    ...options,
+    allowClipboard: (text) => !replay.active && options.allowClipboard?.(text),
+  });
   const replay = new ReplayMute(client, terminal);
   const predictor = new Predictor(client, terminal);
   predictor.enabled = options.predict ?? false;

@@ -101,10 +101,13 @@ export class Predictor {
     if (oldest) {
       // Wrong for at most one round trip, and a little for the server's own time.
       const left = oldest.at + 1.25 * this.#roundTrip + 50 - performance.now();
-      this.#timer = setTimeout(() => {
-        this.#echoes = false;
-        this.clear();
-      }, Math.max(0, left));
+      this.#timer = setTimeout(
+        () => {
+          this.#echoes = false;
+          this.clear();
+        },
+        Math.max(0, left),
+      );
     }
     if (!screen || !this.#echoes || !oldest) {
       this.#overlay?.replaceChildren();

@@ -1,0 +1,172 @@
+// @vitest-environment jsdom
+// The React hooks: one connection under StrictMode, stable under re-renders, silent on a server.
+import { act, StrictMode } from "react";
+import { createRoot, type Root } from "react-dom/client";
+import { renderToString } from "react-dom/server";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { type TerminalHook, type UseTerminalOptions, useTerminal, useTerminalApiGateway } from "../src/react";
+import { attached, jwt, settle } from "./support/client";
+import { FakeSocket } from "./support/socket";
+
+(globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
+
+let root: Root;
+let hook: TerminalHook;
+let renders = 0;
+
+const BASE: UseTerminalOptions = { url: "wss://host/prod", token: "t", sessionId: "s1", WebSocket: FakeSocket.Class };
+
+function Probe(options: UseTerminalOptions) {
+  hook = useTerminalApiGateway(options);
+  renders++;
+  return <p>{hook.state}</p>;
+}
+
+function Plain() {
+  hook = useTerminal("wss://host/prod?x=1&sessionId=s9&token=abc", { WebSocket: FakeSocket.Class });
+  return null;
+}
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  FakeSocket.reset();
+  sessionStorage.clear();
+  renders = 0;
+  root = createRoot(document.createElement("div"));
+});
+afterEach(async () => {
+  await act(async () => root.unmount());
+  await vi.advanceTimersByTimeAsync(1_000); // React's own scheduler; a client's timers would set themselves anew
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+
+const show = async (element: React.ReactNode) => {
+  await act(async () => root.render(element));
+  await act(settle);
+};
+const live = () => FakeSocket.all.filter((socket) => socket.readyState < 2);
+const connect = () =>
+  act(async () => {
+    FakeSocket.last.open();
+    FakeSocket.last.say(attached());
+    await settle();
+  });
+
+describe("useTerminalApiGateway", () => {
+  it("connects on mount, and closes on unmount", async () => {
+    await show(<Probe {...BASE} />);
+    expect(hook).toMatchObject({ isConnected: false, isConnecting: true, error: null });
+    await connect();
+    expect(hook).toMatchObject({ isConnected: true, isConnecting: false });
+    await show(null);
+    expect(live()).toHaveLength(0);
+  });
+
+  it("has one connection under StrictMode", async () => {
+    await show(
+      <StrictMode>
+        <Probe {...BASE} />
+      </StrictMode>,
+    );
+    expect(FakeSocket.all).toHaveLength(1);
+    await connect();
+    expect(hook.isConnected).toBe(true);
+    expect(FakeSocket.all).toHaveLength(1);
+  });
+
+  it("does not reconnect when it is rendered again, with callbacks made anew each time", async () => {
+    const seen: string[] = [];
+    const parent = (count: number) => <Probe {...BASE} onMessage={(frame) => seen.push(`${count}:${frame.type}`)} />;
+    await show(parent(0));
+    await connect();
+    await show(parent(1));
+    await act(async () => FakeSocket.last.say({ type: "clear_ack", timestamp: 1 }));
+    expect(FakeSocket.all).toHaveLength(1);
+    expect(seen).toEqual(["0:attached", "1:clear_ack"]);
+  });
+
+  it("does not render again for every frame", async () => {
+    await show(<Probe {...BASE} />);
+    await connect();
+    const before = renders;
+    await act(async () => {
+      for (let i = 0; i < 50; i++) FakeSocket.last.say({ type: "clear_ack", timestamp: i });
+    });
+    expect(renders).toBe(before);
+  });
+
+  it("calls back on connect, disconnect and error", async () => {
+    const onConnect = vi.fn();
+    const onDisconnect = vi.fn();
+    const onError = vi.fn();
+    await show(<Probe {...BASE} onConnect={onConnect} onDisconnect={onDisconnect} onError={onError} />);
+    await connect();
+    expect(onConnect).toHaveBeenCalledOnce();
+    await act(async () => FakeSocket.last.cut(4000));
+    expect(onDisconnect).toHaveBeenCalledOnce();
+    expect(onError.mock.calls[0]?.[0]).toMatchObject({ code: "SESSION_INVALID" });
+    expect(hook.error).toMatchObject({ code: "SESSION_INVALID" });
+  });
+
+  it("types, resizes, runs commands, disconnects and reconnects", async () => {
+    await show(<Probe {...BASE} />);
+    await connect();
+    hook.sendInput("ls\r");
+    hook.resizeTerminal(100, 30);
+    const answer = hook.executeCommand("true", { id: "a" });
+    expect(FakeSocket.last.sent.map(({ type }) => type)).toEqual(
+      expect.arrayContaining(["input", "resize", "command"]),
+    );
+    FakeSocket.last.say({ type: "command_result", id: "a", result: "", exitCode: 0, timestamp: 1, durationMs: 1 });
+    expect((await answer).exitCode).toBe(0);
+    await act(async () => hook.disconnect());
+    expect(hook.state).toBe("closed");
+    await act(async () => {
+      hook.reconnect();
+      await settle();
+    });
+    await connect();
+    expect(hook.isConnected).toBe(true);
+  });
+
+  it("keeps its functions from render to render", async () => {
+    await show(<Probe {...BASE} />);
+    const { executeCommand, sendInput, resizeTerminal, reconnect, disconnect } = hook;
+    await connect();
+    expect(hook).toMatchObject({ executeCommand, sendInput, resizeTerminal, reconnect, disconnect });
+  });
+
+  it("a new session is a new connection, a new token is not", async () => {
+    await show(<Probe {...BASE} />);
+    await connect();
+    const fresh = jwt({ sub: "u" });
+    await show(<Probe {...BASE} token={fresh} />);
+    expect(FakeSocket.all).toHaveLength(1);
+    expect(hook.client?.token).toBe(fresh);
+    await show(<Probe {...BASE} token={fresh} sessionId="s2" />);
+    expect(live()).toHaveLength(1);
+    expect(FakeSocket.last.url).toContain("sessionId=s2");
+  });
+
+  it("waits for a token", async () => {
+    await show(<Probe {...BASE} token={undefined} />);
+    expect(hook).toMatchObject({ state: "idle", client: null, diagnostics: null });
+    await expect(hook.executeCommand("x")).rejects.toMatchObject({ code: "CLOSED" });
+    expect(hook.sendInput("x")).toBe(false);
+    await show(<Probe {...BASE} />);
+    expect(FakeSocket.all).toHaveLength(1);
+  });
+
+  it("renders on a server, where there is no window", () => {
+    expect(renderToString(<Probe {...BASE} />)).toBe("<p>idle</p>");
+    expect(FakeSocket.all).toHaveLength(0);
+  });
+});
+
+describe("useTerminal", () => {
+  it("takes a plain address apart", async () => {
+    await show(<Plain />);
+    expect(FakeSocket.last.url).toBe("wss://host/prod?x=1&sessionId=s9&token=abc");
+  });
+});
