@@ -20,7 +20,7 @@ use crate::{counters::Counters, http1};
 /// The Lambda's table (wire contract, section 7).
 pub const TABLE: &str = "WebSocketConnections";
 /// How often expired items go. AWS takes up to days; nothing may rely on it.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 const TARGET: &[u8] = b"\r\nx-amz-target: DynamoDB_20120810.";
 
 /// Creates the table and serves `DynamoDB` on a listener until dropped.

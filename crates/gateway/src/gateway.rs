@@ -22,7 +22,7 @@ pub struct Gateway {
     pub api: Api,
     /// Region in host names.
     pub region: String,
-    /// WebSockets must come over TLS.
+    /// Clients must come over TLS.
     pub tls: bool,
     /// Sizes and times.
     pub limits: Limits,

@@ -71,11 +71,10 @@ pub(crate) fn response(
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     for &(name, value) in headers {
-        match value.parse() {
-            Ok(value) => {
-                response.headers_mut().insert(name, value);
-            }
-            Err(_) => warn!(name, "a response header holds what headers may not"),
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        } else {
+            warn!(name, "a response header holds what headers may not");
         }
     }
     response

@@ -1,4 +1,4 @@
-//! Stand-in for Amazon API Gateway WebSockets, the Lambda service and `DynamoDB`.
+//! Stand-in for Amazon API Gateway's WebSocket APIs, the Lambda service and `DynamoDB`.
 
 pub mod clock;
 pub mod config;

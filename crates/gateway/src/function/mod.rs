@@ -42,7 +42,7 @@ pub enum Function {
     /// Processes started here.
     Processes(Arc<Pool>),
     /// Any Invoke endpoint, such as `cargo lambda watch`.
-    Remote(Remote),
+    Remote(Arc<Remote>),
 }
 
 impl Function {

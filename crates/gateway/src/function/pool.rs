@@ -228,11 +228,6 @@ impl Pool {
         self.slots.get(index).is_some_and(|slot| slot.finish(Some(request_id), result))
     }
 
-    /// A process is about to start.
-    pub(super) fn starting(&self, slot: &Slot) {
-        slot.initialised.store(false, Ordering::Relaxed);
-    }
-
     /// A process ended. Returns whether it had come as far as asking for an event.
     pub(super) fn ended(&self, index: usize, slot: &Slot, timed_out: bool) -> bool {
         let error = if timed_out { FunctionError::TimedOut } else { FunctionError::Exited };
@@ -263,6 +258,11 @@ impl Pool {
 }
 
 impl Slot {
+    /// A process is about to start.
+    pub(super) fn starting(&self) {
+        self.initialised.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the event in flight has passed its deadline.
     pub(super) fn overdue(&self) -> bool {
         self.in_flight().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
@@ -275,13 +275,13 @@ impl Slot {
     /// Ends what is in flight, if it has this id or no id is asked for.
     fn finish(&self, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
         let mut in_flight = self.in_flight();
-        if !in_flight.as_ref().is_some_and(|flight| request_id.is_none_or(|id| id == flight.request_id)) {
+        let Some(flight) = in_flight.take_if(|flight| request_id.is_none_or(|id| id == flight.request_id))
+        else {
             return false;
-        }
-        if let Some(flight) = in_flight.take() {
-            // The caller may have stopped waiting at its integration timeout.
-            let _gone = flight.reply.send(result);
-        }
+        };
+        drop(in_flight);
+        // The caller may have stopped waiting at its integration timeout.
+        let _gone = flight.reply.send(result);
         true
     }
 

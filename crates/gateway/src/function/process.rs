@@ -48,7 +48,7 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
     let Some(slot) = pool.slots.get(index) else { return };
     let mut backoff = BACKOFF.0;
     while !stop.is_cancelled() {
-        pool.starting(slot);
+        slot.starting();
         let came_up = match spawn(&pool, index) {
             Ok(mut child) => {
                 let end = watch(&pool, index, &mut child, &stop).await;

@@ -88,7 +88,7 @@ impl Stack {
             environment.write(path).with_context(|| format!("writing {}", path.display()))?;
         }
         let function = match (&config.lambda_url, pool) {
-            (Some(url), _) => Function::Remote(Remote::new(url).map_err(anyhow::Error::msg)?),
+            (Some(url), _) => Function::Remote(Arc::new(Remote::new(url).map_err(anyhow::Error::msg)?)),
             (None, Some(apis)) => {
                 let pool = Arc::new(Pool::new(
                     pool_settings(config, &environment)?,
@@ -112,15 +112,13 @@ impl Stack {
             tasks.spawn(async move { stop.run_until_cancelled(service).await });
         }
 
-        let mut lines = String::new();
-        if let Some(backend) = &backend {
-            lines += &format!("page       {}/\n", backend.url);
-        }
-        lines += &format!("websocket  {}\n", environment::websocket_url(config, api));
-        lines += &format!("control    http://{control}/\n");
-        lines += &format!("dynamodb   http://{dynamodb}\n");
-        lines += &format!("management http://{api}/{}\n", config.stage);
-        lines += "ready\n";
+        let page =
+            backend.as_ref().map(|backend| format!("page       {}/\n", backend.url)).unwrap_or_default();
+        let lines = format!(
+            "{page}websocket  {}\ncontrol    http://{control}/\ndynamodb   http://{dynamodb}\nmanagement http://{api}/{}\nready\n",
+            environment::websocket_url(config, api),
+            config.stage,
+        );
         let mut stdout = std::io::stdout();
         stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).context("writing to stdout")?;
         Ok(Self { gateway, backend, backend_restart: config.backend_restart, tasks, stop })
@@ -156,12 +154,8 @@ impl Stack {
             backend.stop().await;
         }
         self.gateway.connections.end_all(End::Close(1001, "Going away"));
-        let gone = async {
-            while !self.gateway.connections.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let _late = tokio::time::timeout(FAREWELL, gone).await;
+        self.gateway.tasks.close();
+        let _late = tokio::time::timeout(FAREWELL, self.gateway.tasks.wait()).await;
         self.stop.cancel();
         self.tasks.close();
         // Waits for the function's processes to be gone.

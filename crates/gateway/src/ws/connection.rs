@@ -143,6 +143,8 @@ pub(super) async fn run(
     mut stream: WebSocketStream<Socket>,
     connection: Arc<Connection>,
 ) {
+    // A gateway that stops waits a moment for goodbyes.
+    let _open = gateway.tasks.token();
     let finish = drive(gateway, &mut stream, &connection).await;
     gateway.connections.remove(&connection);
     connection.outbox.close();
@@ -244,6 +246,12 @@ impl Driver<'_> {
         self.end_at.map_or(next, |end| end.min(next))
     }
 
+    /// Time until the connection has been idle for too long.
+    fn idle_left(&self) -> Duration {
+        let idle_for = clock::now_ms().saturating_sub(self.connection.last_active_at());
+        self.gateway.limits.idle_timeout.saturating_sub(Duration::from_millis(idle_for))
+    }
+
     fn poll_timers(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Finish> {
         if self.faults_version != Some(self.gateway.faults.version()) {
             let next = self.look_at_faults();
@@ -255,14 +263,14 @@ impl Driver<'_> {
             if self.cut_at.is_some_and(|cut| cut <= now) {
                 return Poll::Ready(self.cut());
             }
-            // Activity only moves the deadline; the timer finds out when it fires.
-            let next = self.look_at_faults();
             if self.end_at.is_some_and(|end| end <= now) {
                 return Poll::Pending;
             }
-            if next <= now {
+            if self.idle_left().is_zero() || now >= self.opened + self.gateway.limits.max_duration {
                 return Poll::Ready(Finish::Close(1001, "Going away"));
             }
+            // Activity only moves the deadline; the timer finds out when it fires.
+            let next = self.look_at_faults();
             timer.as_mut().reset(next);
         }
     }

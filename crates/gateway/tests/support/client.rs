@@ -35,7 +35,8 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let connected = tokio::time::timeout(DEADLINE, connect_async(request)).await.expect("a handshake in time");
+        let connected =
+            tokio::time::timeout(DEADLINE, connect_async(request)).await.expect("a handshake in time");
         match connected {
             Ok((stream, response)) => Ok(Self { stream, headers: response.headers().clone() }),
             Err(Error::Http(response)) => Err(refusal(&response)),
@@ -80,7 +81,9 @@ impl Client {
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.next().await {
-                Ok(Some(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+                Ok(Some(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
                 Ok(Some(Message::Close(None))) => return (1005, String::new()),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return (1006, String::new()),

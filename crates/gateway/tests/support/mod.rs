@@ -1,6 +1,15 @@
 //! Shared by the integration tests: a running stack of real processes, and a WebSocket client with deadlines.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 mod client;
 mod stack;
@@ -42,7 +51,11 @@ pub async fn http(method: &str, url: &str, headers: &[(&str, &str)], body: impl 
     let client = HttpClient::builder(TokioExecutor::new()).build_http();
     let exchange = async {
         let (head, body) = client.request(request).await.unwrap().into_parts();
-        Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap()
 }

@@ -16,9 +16,13 @@ use tempfile::TempDir;
 use super::{Client, http, until};
 
 /// Time until everything is up: debug builds on a busy machine.
-const START_WITHIN: Duration = Duration::from_secs(60);
+const START_WITHIN: Duration = Duration::from_mins(1);
 /// The gateway gives the backend 25 s to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Free ports, unless a test says otherwise.
+const DEFAULTS: [(&str, &str); 3] =
+    [("--listen", "127.0.0.1:0"), ("--control", "127.0.0.1:0"), ("--backend-port", "0")];
 
 /// A binary of the workspace that lies beside `gateway`, such as `backend` or `websocket-handler`.
 pub fn sibling(name: &str) -> PathBuf {
@@ -75,10 +79,16 @@ impl StackBuilder {
         self
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.arguments.iter().any(|argument| argument == name)
+    }
+
     fn command(&self, directory: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
         command
-            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--backend-port", "0"])
+            .args(
+                DEFAULTS.iter().filter(|(name, _)| !self.has(name)).flat_map(|(name, value)| [*name, *value]),
+            )
             .args(&self.arguments)
             .env("EVENT_LOG", directory.join("events"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -135,7 +145,9 @@ impl StackBuilder {
         let until = Instant::now() + START_WITHIN;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let line = receiver.recv_timeout(left).unwrap_or_else(|error| panic!("no `ready` of the gateway: {error}"));
+            let line = receiver
+                .recv_timeout(left)
+                .unwrap_or_else(|error| panic!("no `ready` of the gateway: {error}"));
             let (name, value) = line.split_once(' ').unwrap_or((&line, ""));
             let value = value.trim().to_owned();
             match name {
