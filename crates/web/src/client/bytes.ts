@@ -16,7 +16,7 @@ export function decodePayload(frame: Payload): Uint8Array {
   return bytes;
 }
 
-/** Text wherever it is valid UTF-8 and not blown up by JSON's escapes; base64 otherwise. */
+/** A frame's worth as text where it is valid UTF-8 and not blown up by JSON's escapes; as base64 otherwise. */
 export function encodePayload(bytes: Uint8Array): Payload {
   try {
     const data = strict.decode(bytes);
@@ -26,17 +26,5 @@ export function encodePayload(bytes: Uint8Array): Payload {
   } catch {
     // Not UTF-8.
   }
-  let binary = "";
-  for (let i = 0; i < bytes.length; i += 4096) {
-    binary += String.fromCharCode(...bytes.subarray(i, i + 4096));
-  }
-  return { b64: btoa(binary) };
-}
-
-/** `length` brought down so that no UTF-8 character of `bytes` is cut, when that is possible. */
-export function wholeCharacters(bytes: Uint8Array, length: number): number {
-  if (length >= bytes.length) return bytes.length;
-  let end = length;
-  while (end > 0 && end > length - 4 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
-  return end > 0 && ((bytes[end] ?? 0) & 0xc0) !== 0x80 ? end : length;
+  return { b64: btoa(String.fromCharCode(...bytes)) };
 }

@@ -46,7 +46,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   #lastError: TerminalError | undefined;
   #connectionTime: number | undefined;
   #connectionId: string | undefined;
-  #bytes = { in: 0, out: 0 };
+  #traffic = { in: 0, out: 0 };
 
   constructor(options: ClientOptions) {
     super();
@@ -107,7 +107,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   connect(): void {
     const { state } = this.#status;
     if (state !== "idle" && state !== "closed") return;
-    this.#unwatch = watchPage(this.#wake, this.#asleep);
+    this.#unwatch = watchPage(this.#wake);
     this.reconnect();
   }
 
@@ -156,7 +156,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   /** Any frame as it is; false while there is no connection. */
   send(frame: ClientFrame): boolean {
-    return (this.#current?.opened && this.#current.send(frame)) || false;
+    return this.#current?.send(frame) ?? false;
   }
 
   ping(): void {
@@ -173,8 +173,6 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   get diagnostics(): Diagnostics {
     const { output, input, clientId, readOnly } = this.#streams;
-    const live = [this.#current, this.#next];
-    const sum = (key: "bytesIn" | "bytesOut") => live.reduce((all, line) => all + (line?.[key] ?? 0), 0);
     return {
       url: this.#address("***"),
       sessionId: this.sessionId,
@@ -187,8 +185,8 @@ export class TerminalClient extends Emitter<ClientEvents> {
       errorCode: this.#lastError?.code,
       connectionTime: this.#connectionTime,
       roundTrip: this.#trips.summary,
-      bytesIn: this.#bytes.in + sum("bytesIn"),
-      bytesOut: this.#bytes.out + sum("bytesOut"),
+      bytesIn: this.#traffic.in,
+      bytesOut: this.#traffic.out,
       outputOffset: output.next,
       inputOffset: input.acked,
       outputLost: output.lost,
@@ -204,7 +202,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
     const query = new URLSearchParams();
     if (this.sessionId) query.set("sessionId", this.sessionId);
     if (tokenIn !== "protocol") query.set("token", token);
-    return `${url}${url.includes("?") ? "&" : "?"}${query}`.replace("token=***", "token=•••");
+    return `${url}${url.includes("?") ? "&" : "?"}${query}`;
   }
 
   async #open(): Promise<void> {
@@ -216,7 +214,8 @@ export class TerminalClient extends Emitter<ClientEvents> {
       await this.#refresh();
       if (run !== this.#run) return;
     }
-    const problem = staticProblem(this.#options.url, this.#options.token);
+    const { url, token } = this.#options;
+    const problem = staticProblem(url, token);
     if (problem) return this.#fail(problem);
     if (attach !== false && !this.#name) {
       const name = await claimName(this.sessionId);
@@ -241,6 +240,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
         },
         frame: (connection, frame) => this.#frame(connection, frame),
         close: (connection, code, reason) => void this.#closed(connection, code, reason),
+        traffic: this.#traffic,
         pingOffset: () => this.#streams.ackOffset,
         roundTrip: (ms) => {
           this.#trips.add(ms);
@@ -282,7 +282,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
     const { refreshToken, token } = this.#options;
     const ends = readToken(token).expiresAt;
     if (!refreshToken || ends === undefined) return;
-    const wait = Math.max(1_000, ends - TOKEN_RENEW_BEFORE - Date.now());
+    const wait = Math.max(TOKEN_RENEW_BEFORE / 2, ends - TOKEN_RENEW_BEFORE - Date.now()); // not on and on
     this.#timers.set("token", Math.min(wait, 2 ** 31 - 1), async () => {
       const run = this.#run;
       if ((await this.#refresh()) && run === this.#run) this.#plan(0);
@@ -406,7 +406,6 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   async #closed(connection: Connection, code: number, reason: string): Promise<void> {
-    this.#count(connection);
     this.#streams.lost(connection);
     if (connection === this.#next) {
       this.#next = undefined;
@@ -500,14 +499,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   #retire(connection: Connection): void {
     connection.drop();
-    this.#count(connection);
     this.#streams.lost(connection);
-  }
-
-  #count(connection: Connection): void {
-    this.#bytes.in += connection.bytesIn;
-    this.#bytes.out += connection.bytesOut;
-    connection.bytesIn = connection.bytesOut = 0;
   }
 
   async #rename(): Promise<void> {
@@ -524,13 +516,5 @@ export class TerminalClient extends Emitter<ClientEvents> {
     const gaveUp = state === "failed" && error?.code === "MAX_RETRIES_EXCEEDED";
     if (state === "connected") this.#current?.probe();
     else if (state === "offline" || gaveUp || this.#timers.has("retry")) this.reconnect();
-  };
-
-  #asleep = (): void => {
-    if (this.#current) this.#current.probe();
-    else if (this.#timers.has("retry")) {
-      this.#timers.clear("retry");
-      this.#offline();
-    }
   };
 }

@@ -11,6 +11,8 @@ export interface ConnectionEvents {
   /** What a ping may carry. */
   pingOffset(): number | undefined;
   roundTrip(ms: number): void;
+  /** Sizes of frames as JSON, counted up. */
+  readonly traffic: { in: number; out: number };
 }
 
 /** How often the clock is looked at: a jump means that the machine slept. */
@@ -27,8 +29,6 @@ export class Connection {
   /** Size and offset of the last `attach`. */
   cols = 0;
   rows = 0;
-  bytesIn = 0;
-  bytesOut = 0;
   readonly startedAt = performance.now();
   readonly timers = new Timers();
   #socket: WebSocket;
@@ -62,7 +62,7 @@ export class Connection {
   send(frame: ClientFrame): boolean {
     if (this.#socket.readyState !== 1) return false;
     const text = JSON.stringify(frame);
-    this.bytesOut += text.length;
+    this.events.traffic.out += text.length;
     this.#socket.send(text);
     return true;
   }
@@ -110,7 +110,7 @@ export class Connection {
 
   #message(data: unknown): void {
     if (typeof data !== "string") return;
-    this.bytesIn += data.length;
+    this.events.traffic.in += data.length;
     this.timers.clear("probe");
     let frame: ServerFrame;
     try {

@@ -17,7 +17,7 @@ export function staticProblem(url: string, token: string | undefined): TerminalE
   if (/(^|\.)awsapprunner\.com$/i.test(host)) {
     return fatal(
       "AWS_APP_RUNNER_ERROR",
-      "App Runner carries no WebSockets: use the wss:// address of the API Gateway (the WebSocketUrl output of the stack).",
+      "App Runner carries no WebSockets. Use the wss:// address of the API Gateway: the stack's output WebSocketUrl.",
     );
   }
   const local = host === "localhost" || host === "[::1]" || host.startsWith("127.");

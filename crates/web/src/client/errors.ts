@@ -47,12 +47,16 @@ export class TerminalError extends Error {
  * | other | – | reconnect |
  */
 export function closeError(code: number, reason: string): TerminalError | null {
-  const said = reason ? ` (${reason})` : "";
   if (code === 1000 || code === 1001 || code === 1005) return null;
-  if (code === 1008) return new TerminalError("CONNECTION_TIMEOUT", `The server timed out${said}.`, true, code);
-  if (code === 1009)
-    return new TerminalError("TOO_LARGE", `A message was too large for the gateway${said}.`, true, code);
-  if (code === 4000) return new TerminalError("SESSION_INVALID", `The session has ended${said}.`, false, code);
-  if (code >= 4500) return new TerminalError("SERVER_ERROR", `The server failed with ${code}${said}.`, true, code);
-  return new TerminalError("CONNECTION_FAILED", `The connection broke with ${code}${said}.`, true, code);
+  const name =
+    code === 1008
+      ? "CONNECTION_TIMEOUT"
+      : code === 1009
+        ? "TOO_LARGE"
+        : code === 4000
+          ? "SESSION_INVALID"
+          : code >= 4500
+            ? "SERVER_ERROR"
+            : "CONNECTION_FAILED";
+  return new TerminalError(name, `The connection ended with ${code} ${reason}`.trim(), code !== 4000, code);
 }

@@ -1,5 +1,4 @@
 // The sending end of the input stream: what was typed, kept until acknowledged (protocol.md 3, Input). No timers, no I/O.
-import { wholeCharacters } from "./bytes";
 import { INPUT_CHUNK, INPUT_QUEUE_MAX, INPUT_WINDOW } from "./limits";
 
 export class InputSender {
@@ -12,12 +11,11 @@ export class InputSender {
   #highest = 0; // end of what was ever sent
   #floor = 0; // what was acknowledged when the connection opened
   #started = false; // whether this stream's start is settled
-  #chunks: Uint8Array[] = []; // from `acked` on
-  #bytes = 0;
+  #bytes = new Uint8Array(0); // from `acked` on
 
   /** Bytes not acknowledged. */
   get pending(): number {
-    return this.#bytes;
+    return this.#bytes.length;
   }
 
   /** Whether bytes were sent and not acknowledged. */
@@ -27,19 +25,20 @@ export class InputSender {
 
   /** Takes bytes, or refuses all of them when they do not fit. */
   push(bytes: Uint8Array): boolean {
-    if (this.#bytes + bytes.length > INPUT_QUEUE_MAX) return false;
-    if (bytes.length > 0) this.#chunks.push(bytes);
-    this.#bytes += bytes.length;
+    const all = new Uint8Array(this.pending + bytes.length);
+    if (all.length > INPUT_QUEUE_MAX) return false;
+    all.set(this.#bytes);
+    all.set(bytes, this.pending);
+    this.#bytes = all;
     return true;
   }
 
   /** The next frame's worth, or nothing: all sent, or the window is full. */
   take(): { offset: number; bytes: Uint8Array } | undefined {
     const offset = this.sent;
-    const room = Math.min(INPUT_CHUNK, this.acked + INPUT_WINDOW - offset, this.acked + this.#bytes - offset);
-    if (room <= 0) return undefined;
-    const gathered = this.#copy(offset - this.acked, room + 3); // 3 more, to see whether a character is cut
-    const bytes = gathered.subarray(0, Math.min(room, wholeCharacters(gathered, room)));
+    const from = offset - this.acked;
+    const bytes = this.#bytes.slice(from, Math.min(from + INPUT_CHUNK, INPUT_WINDOW));
+    if (bytes.length === 0) return undefined;
     this.#started = true;
     this.sent += bytes.length;
     this.repeated += Math.max(0, Math.min(this.sent, this.#highest) - offset);
@@ -50,18 +49,7 @@ export class InputSender {
   /** Everything before `offset` was written. True if that was news. */
   ack(offset: number): boolean {
     if (!(offset > this.acked) || offset > this.#highest) return false;
-    let gone = offset - this.acked;
-    this.#bytes -= gone;
-    while (gone > 0) {
-      const first = this.#chunks[0];
-      if (!first) break;
-      if (first.length > gone) {
-        this.#chunks[0] = first.subarray(gone);
-        break;
-      }
-      gone -= first.length;
-      this.#chunks.shift();
-    }
+    this.#bytes = this.#bytes.subarray(offset - this.acked);
     this.acked = offset;
     this.sent = Math.max(this.sent, offset);
     return true;
@@ -103,26 +91,11 @@ export class InputSender {
 
   /** Forgets everything not acknowledged: a new shell must not get what was meant for the old one. */
   discard(): number {
-    const bytes = this.#bytes;
-    this.#chunks = [];
-    this.#bytes = 0;
+    const { pending } = this;
+    this.#bytes = new Uint8Array(0);
     this.sent = this.#highest = this.acked;
     this.#floor = 0;
     this.#started = false;
-    return bytes;
-  }
-
-  #copy(skip: number, length: number): Uint8Array {
-    const copy = new Uint8Array(Math.max(0, Math.min(length, this.#bytes - skip)));
-    let at = -skip;
-    for (const chunk of this.#chunks) {
-      if (at >= copy.length) break;
-      if (at + chunk.length > 0) {
-        const from = Math.max(0, -at);
-        copy.set(chunk.subarray(from, from + copy.length - Math.max(0, at)), Math.max(0, at));
-      }
-      at += chunk.length;
-    }
-    return copy;
+    return pending;
   }
 }

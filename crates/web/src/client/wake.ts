@@ -1,17 +1,16 @@
 // What the page learns about its network and its visibility; nothing where there is no page.
 
-/** Calls back until the returned function is called. `wake`: online again, or looked at again. */
-export function watchPage(wake: () => void, offline: () => void): () => void {
-  const page = typeof addEventListener === "function" ? globalThis : undefined;
+/** Calls back when the network comes or goes and when the page is looked at again, until the returned function is called. */
+export function watchPage(wake: () => void): () => void {
+  if (typeof addEventListener !== "function") return () => {};
   const visible = () => {
     if (document.visibilityState === "visible") wake();
   };
-  page?.addEventListener("online", wake);
-  page?.addEventListener("offline", offline);
-  page?.document?.addEventListener("visibilitychange", visible);
-  return () => {
-    page?.removeEventListener("online", wake);
-    page?.removeEventListener("offline", offline);
-    page?.document?.removeEventListener("visibilitychange", visible);
+  const set = (change: "addEventListener" | "removeEventListener") => {
+    globalThis[change]("online", wake);
+    globalThis[change]("offline", wake);
+    globalThis.document?.[change]("visibilitychange", visible);
   };
+  set("addEventListener");
+  return () => set("removeEventListener");
 }
