@@ -461,7 +461,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   // States, and what changes them from outside.
 
   #offline(): void {
-    const error = new TerminalError("OFFLINE", "There is no network. The terminal goes on when it is back.", true);
+    const error = new TerminalError("OFFLINE", "There is no network.", true);
     this.#lastError = error;
     this.#set({ state: "offline", error });
   }

@@ -301,7 +301,7 @@ export class ModelServer {
         cols: 80,
         rows: 24,
         gap: offset - line.sent,
-        ...encodePayload(this.log.subarray(part * size, (part + 1) * size)),
+        b64: Buffer.from(this.log.subarray(part * size, (part + 1) * size)).toString("base64"),
       }));
       line.snapshotAt = offset;
     }
