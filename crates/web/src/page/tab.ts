@@ -1,6 +1,6 @@
 // One tab: a session, its client, its terminal and its recording.
 import { Terminal } from "@xterm/xterm";
-import { TerminalClient } from "../client";
+import { readToken, TerminalClient } from "../client";
 import { type Attached, attachTerminal } from "../xterm";
 import { h } from "./dom";
 import { Recorder } from "./recorder";
@@ -13,6 +13,8 @@ export const FONT =
   '"JetBrains Mono", ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 /** What “extend” asks for, in seconds. */
 const EXTEND_BY = 3600;
+/** Who typed so long ago is still there. */
+const ACTIVE_WITHIN = 30 * 60_000;
 
 export interface TabEvents {
   /** Anything the status line shows changed. */
@@ -39,6 +41,7 @@ export class Tab {
   #box = h("div", { class: "box" });
   #off: (() => void)[] = [];
   #observer = new ResizeObserver(() => this.binding?.refit());
+  #usedAt = Date.now();
   #size: { cols: number; rows: number } | undefined;
 
   constructor(
@@ -59,6 +62,7 @@ export class Tab {
       rescaleOverlappingGlyphs: true,
       screenReaderMode: settings().screenReader,
       scrollback: 10_000,
+      overviewRuler: { width: 12 },
       theme: terminalTheme(),
     });
     this.terminal.onTitleChange((title) => {
@@ -104,7 +108,10 @@ export class Tab {
     this.recorder = new Recorder(client);
     this.binding = attachTerminal(client, this.terminal, {
       predict: settings().predict,
-      typed: (text) => this.events.typed(text),
+      typed: (text) => {
+        this.#usedAt = Date.now();
+        return this.events.typed(text);
+      },
       allowClipboard: (text) => void this.#clipboard(text),
     });
     const changed = () => this.events.changed(this);
@@ -187,9 +194,17 @@ export class Tab {
     this.events.changed(this);
   }
 
+  /**
+   * A new token when this one ends. As long as the session: that costs nobody anything. Beyond it only while
+   * somebody is at work here, for a session that nobody uses is to end.
+   */
   async #refresh(): Promise<string> {
-    const { token, expiresAt } = await extend(this.session, EXTEND_BY);
+    const tokenEnds = expiryOf(this.session.token) ?? 0;
+    const lasts = this.expiresAt !== undefined && this.expiresAt > tokenEnds + 60_000;
+    if (!lasts && Date.now() - this.#usedAt > ACTIVE_WITHIN) throw new Error("the session was not used");
+    const { token, expiresAt } = await extend(this.session, lasts ? 0 : EXTEND_BY);
     this.expiresAt = expiresAt;
+    this.events.changed(this);
     if (!token) throw new Error("the server makes no tokens");
     return token;
   }
@@ -226,11 +241,4 @@ export class Tab {
   }
 }
 
-function expiryOf(token: string): number | undefined {
-  try {
-    const claims = JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/")));
-    return typeof claims.exp === "number" ? claims.exp * 1000 : undefined;
-  } catch {
-    return undefined;
-  }
-}
+const expiryOf = (token: string) => readToken(token).expiresAt;

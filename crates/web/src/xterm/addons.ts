@@ -74,12 +74,15 @@ function loadWebgl(terminal: Terminal, lost: () => void): WebglAddon | undefined
   }
 }
 
-/** Software WebGL is slower than the DOM renderer, so it does not count. */
+/** WebGL in software is slower than the DOM renderer, so it does not count. */
 function supportsWebgl2(): boolean {
   try {
     const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
-    gl?.getExtension("WEBGL_lose_context")?.loseContext();
-    return gl !== null;
+    if (!gl) return false;
+    const about = gl.getExtension("WEBGL_debug_renderer_info");
+    const renderer = String(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    gl.getExtension("WEBGL_lose_context")?.loseContext();
+    return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
   } catch {
     return false;
   }
