@@ -87,6 +87,10 @@ pub struct Config {
     #[arg(long)]
     pub print_env: Option<PathBuf>,
 
+    /// Stop when the process that started this one is gone; for tests, which may be killed themselves
+    #[arg(long)]
+    pub stop_with_parent: bool,
+
     /// Limits of the API
     #[command(flatten)]
     pub limits: Limits,

@@ -1,6 +1,6 @@
 //! `gateway`: settings in, addresses out on stdout, logs on stderr, until a signal comes.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use shellbridge_gateway::{config::Config, stack::Stack};
@@ -26,6 +26,14 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Waits until the process that started this one is gone.
+async fn orphaned(wanted: bool) {
+    let parent = rustix::process::getppid();
+    while !wanted || rustix::process::getppid() == parent {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 async fn run(config: &Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -33,6 +41,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            () = orphaned(config.stop_with_parent) => {}
         }
     };
     let mut stack = tokio::select! {
@@ -41,6 +50,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         () = stopping() => return Ok(()),
     };
     stack.run(stopping()).await;
-    stack.stop().await;
+    tokio::select! {
+        () = stack.stop() => {}
+        // Asked twice: what is left is killed as it is dropped.
+        () = stopping() => {}
+    }
     Ok(())
 }

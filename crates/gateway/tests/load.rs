@@ -100,7 +100,7 @@ async fn a_thousand_connections_exchange_a_frame_a_second_each() {
                 )
                 .await;
                 let text = format!("{index:06}.{second:03}");
-                let mut frame = vec![0x81, 0x80 | 10, 0, 0, 0, 0];
+                let mut frame = vec![0x81, 0x8a, 0, 0, 0, 0];
                 frame.extend(text.as_bytes());
                 let sent = Instant::now();
                 stream.write_all(&frame).await.unwrap();

@@ -1,7 +1,7 @@
 //! A function behind an Invoke endpoint: `POST …/2015-03-31/functions/NAME/invocations` with the event as body.
 //!
 //! A failing function is told by `X-Amz-Function-Error` with status 200 (Lambda API, *Invoke*), or by a status
-//! that is no 2xx (`cargo lambda watch`).
+//! that is no 2xx (`cargo lambda watch`, tried with 1.9.2: 500 and the error document).
 
 use std::time::Duration;
 

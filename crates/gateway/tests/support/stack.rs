@@ -89,6 +89,7 @@ impl StackBuilder {
             .args(
                 DEFAULTS.iter().filter(|(name, _)| !self.has(name)).flat_map(|(name, value)| [*name, *value]),
             )
+            .arg("--stop-with-parent")
             .args(&self.arguments)
             .env("EVENT_LOG", directory.join("events"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
