@@ -15,3 +15,4 @@ pub mod payload;
 pub mod stream;
 
 pub use error::ErrorCode;
+pub use limits::PROTOCOL_VERSION;

@@ -1,0 +1,136 @@
+//! The running backend: what all requests share, the listener, and the orderly end.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context;
+use shellbridge_protocol::{
+    bridge::{BridgeKeys, ReplayCache},
+    origin::AllowedOrigins,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{
+    access::Access,
+    config::Config,
+    push::Pusher,
+    routes,
+    session::{Limits, Settings},
+    store::Store,
+};
+
+/// How long clients have to read that the backend is stopping, before their sessions end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long the end may take in all; platforms kill after 30 s (ECS `stopTimeout`, its default).
+const SHUTDOWN: Duration = Duration::from_secs(25);
+
+/// What all requests share.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) access: Access,
+    pub(crate) bridge: BridgeKeys,
+    /// Held for a look-up, never across an await.
+    pub(crate) replays: Mutex<ReplayCache>,
+    pub(crate) origins: Option<AllowedOrigins>,
+    pub(crate) pusher: Pusher,
+    pub(crate) store: Store,
+    pub(crate) settings: Settings,
+}
+
+impl App {
+    /// Checks the settings and makes everything that requests share.
+    async fn new(config: Config) -> anyhow::Result<Self> {
+        config.check()?;
+        let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());
+        let origins = origins.map(AllowedOrigins::parse).transpose().context("ALLOWED_ORIGINS")?;
+        let settings = Settings {
+            limits: Limits {
+                output_buffer: config.output_buffer,
+                output_window: config.output_window as u64,
+                resume_grace: Duration::from_secs(config.resume_grace),
+            },
+            detached_ttl: Duration::from_secs(config.detached_ttl),
+            shell_restart: config.shell_restart,
+        };
+        Ok(Self {
+            access: Access::new(&config)?,
+            bridge: BridgeKeys::parse(&config.bridge_secret)?,
+            replays: Mutex::new(ReplayCache::new(ReplayCache::CAPACITY)),
+            origins,
+            pusher: Pusher::new(config.callback_url.as_deref()).await,
+            store: Store::default(),
+            settings,
+            config,
+        })
+    }
+}
+
+/// Serves until SIGTERM or Ctrl-C, then ends all sessions.
+///
+/// Prints `listening http://ADDRESS` on stdout once requests are taken.
+///
+/// # Errors
+/// When the settings do not go together or the address cannot be had.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let address = config.address();
+    let app = Arc::new(App::new(config).await?);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    println!("listening http://{}", listener.local_addr()?);
+    let store = app.store.clone();
+    let stop = async move {
+        stop_signal().await;
+        tracing::info!("stopping");
+        drain(&store).await;
+    };
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
+    });
+    let ended = ending(stop);
+    let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(ended);
+    server.await.context("the server failed")
+}
+
+/// Waits for `stop`; the process ends by itself if that takes too long.
+async fn ending(stop: impl Future<Output = ()>) {
+    stop.await;
+    tokio::spawn(async {
+        // Requests in flight may hold the server; nothing may hold it for ever.
+        tokio::time::sleep(SHUTDOWN - DRAIN * 4).await;
+        tracing::warn!("requests in flight were cut off");
+        std::process::exit(0);
+    });
+}
+
+/// Tells all clients, then ends all sessions. Takes no new ones from the start.
+async fn drain(store: &Store) {
+    let sessions = store.close();
+    let told: JoinSet<_> = sessions.iter().cloned().map(|session| async move { session.drain().await }).collect();
+    told.join_all().await;
+    if sessions.iter().any(|session| session.status().connections() > 0) {
+        tokio::time::sleep(DRAIN).await;
+    }
+    let ends: JoinSet<_> = sessions.into_iter().map(|session| async move { session.end().await }).collect();
+    if tokio::time::timeout(DRAIN * 3, ends.join_all()).await.is_err() {
+        tracing::warn!("some sessions did not end in time");
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "SIGTERM cannot be waited for");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The backend's settings, all of them, with their defaults. Each is an environment variable.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Parser;
+
+/// Runs shells for terminals in browsers, behind API Gateway and a Lambda.
+// `Debug` is not derived: half of it is secrets.
+#[derive(Parser)]
+#[command(version)]
+pub struct Config {
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "PORT", default_value_t = 3001)]
+    pub port: u16,
+    /// Address to listen on.
+    #[arg(long, env = "BIND", default_value = "0.0.0.0")]
+    pub bind: IpAddr,
+    /// Key shared with the Lambda, at least 32 bytes; during rotation the new and the old one, with a comma between.
+    #[arg(long, env = "BRIDGE_SECRET", hide_env_values = true)]
+    pub bridge_secret: String,
+    /// HS256 key of users' tokens, at least 32 bytes.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// PEM public key of users' tokens: RS256, ES256 or `EdDSA`.
+    #[arg(long, env = "JWT_PUBLIC_KEY")]
+    pub jwt_public_key: Option<String>,
+    /// PEM private key to mint users' tokens with, when they are not HS256.
+    #[arg(long, env = "JWT_PRIVATE_KEY", hide_env_values = true)]
+    pub jwt_private_key: Option<String>,
+    /// What `iss` of users' tokens must be, and of minted ones is.
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// What `aud` of users' tokens must be, and of minted ones is.
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Bearer token of `POST /api/sessions`; without it, sessions cannot be made there.
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+    /// Origins that may use the API from a page: a comma-separated list, as in the Lambda.
+    #[arg(long, env = "ALLOWED_ORIGINS")]
+    pub allowed_origins: Option<String>,
+    /// The same, by its older name.
+    #[arg(long, env = "FRONTEND_URL")]
+    pub frontend_url: Option<String>,
+    /// The only place that frames are pushed to, whatever the Lambda says.
+    #[arg(long, env = "CALLBACK_URL")]
+    pub callback_url: Option<String>,
+    /// `wss://` address of the WebSocket API, for `webSocketUrl`.
+    #[arg(long, env = "WS_URL")]
+    pub ws_url: Option<String>,
+    /// Output kept for replay, bytes a session.
+    #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
+    pub output_buffer: usize,
+    /// Output sent past a client's acknowledgement, bytes.
+    #[arg(long, env = "OUTPUT_WINDOW", default_value_t = shellbridge_protocol::limits::OUTPUT_WINDOW)]
+    pub output_window: usize,
+    /// Seconds that a shell waits for a lost client rather than lose output.
+    #[arg(long, env = "RESUME_GRACE", default_value_t = 60)]
+    pub resume_grace: u64,
+    /// Seconds that a session lives without a connection.
+    #[arg(long, env = "DETACHED_TTL", default_value_t = 900)]
+    pub detached_ttl: u64,
+    /// Seconds that a session lives at most.
+    #[arg(long, env = "MAX_SESSION_TTL", default_value_t = 28_800)]
+    pub max_session_ttl: u64,
+    /// Start a new shell when one ends.
+    #[arg(long, env = "SHELL_RESTART", default_value_t = false, action = clap::ArgAction::Set)]
+    pub shell_restart: bool,
+    /// Let anybody make sessions at `/api/dev/sessions`. Only with a loopback BIND.
+    #[arg(long, env = "DEV_SESSIONS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub dev_sessions: bool,
+}
+
+/// Why the settings do not go together. The process does not start with them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// See [`Config::dev_sessions`].
+    #[error("DEV_SESSIONS=true gives shells to everybody: set BIND=127.0.0.1")]
+    DevSessions,
+    /// See [`Config::bridge_secret`].
+    #[error("BRIDGE_SECRET and JWT_SECRET must differ: users' tokens would pass for the Lambda's")]
+    SameSecret,
+    /// See [`Config::output_buffer`].
+    #[error("OUTPUT_WINDOW must be from 32768 to OUTPUT_BUFFER, and OUTPUT_BUFFER at most 67108864")]
+    Output,
+}
+
+impl Config {
+    /// Holds what single settings cannot.
+    ///
+    /// # Errors
+    /// What is wrong, in words for whoever set it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.dev_sessions && !self.bind.is_loopback() {
+            return Err(ConfigError::DevSessions);
+        }
+        let shared = self.jwt_secret.as_ref().is_some_and(|jwt| self.bridge_secret.split(',').any(|key| key.trim() == jwt));
+        if shared {
+            return Err(ConfigError::SameSecret);
+        }
+        let output = 32_768..=self.output_buffer;
+        if !output.contains(&self.output_window) || self.output_buffer > 64 * 1024 * 1024 {
+            return Err(ConfigError::Output);
+        }
+        Ok(())
+    }
+
+    /// Where to listen.
+    pub const fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.bind, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Config {
+        Config::parse_from(["backend", "--bridge-secret", "b"].iter().chain(args))
+    }
+
+    #[test]
+    fn the_defaults_go_together() {
+        assert_eq!(config(&[]).check(), Ok(()));
+    }
+
+    #[test]
+    fn dangerous_settings_are_refused() {
+        assert_eq!(config(&["--dev-sessions", "true"]).check(), Err(ConfigError::DevSessions));
+        assert_eq!(config(&["--dev-sessions", "true", "--bind", "127.0.0.1"]).check(), Ok(()));
+        assert_eq!(config(&["--jwt-secret", "b"]).check(), Err(ConfigError::SameSecret));
+        assert_eq!(config(&["--output-buffer", "1000"]).check(), Err(ConfigError::Output));
+    }
+}

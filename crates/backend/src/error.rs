@@ -1,0 +1,86 @@
+//! What the HTTP API answers when it cannot do as asked: one mapping to statuses, nothing of the cause inside.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
+
+use crate::{session::Unreachable, store::Refused};
+
+/// An answer that is not the one asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", .status, .frame.message)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    frame: ErrorFrame,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, frame: ErrorFrame::new(code, message) }
+    }
+
+    /// 404, alike for sessions that are unknown and those of others.
+    pub(crate) fn no_session() -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::SessionInvalid, "no such session")
+    }
+
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message)
+    }
+
+    pub(crate) fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Forbidden, message)
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadFrame, message)
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something went wrong here")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let frame = shellbridge_protocol::frame::ServerFrame::from(self.frame);
+        (self.status, Json(frame)).into_response()
+    }
+}
+
+impl From<Unreachable> for ApiError {
+    fn from(error: Unreachable) -> Self {
+        let busy = |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+        match error {
+            Unreachable::Ended => Self::no_session(),
+            Unreachable::Busy => busy(ErrorCode::BackendUnavailable),
+            Unreachable::Full => busy(ErrorCode::RateLimited),
+        }
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let (status, code) = match refused {
+            Refused::Taken => (StatusCode::CONFLICT, ErrorCode::SessionInvalid),
+            Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited),
+            Refused::Closed => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable),
+        };
+        Self::new(status, code, refused.to_string())
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let code = match denied {
+            Denied::Expired => ErrorCode::TokenExpired,
+            Denied::NoSession => ErrorCode::SessionInvalid,
+            _ => ErrorCode::Forbidden,
+        };
+        let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+        Self::new(status, code, denied.to_string())
+    }
+}

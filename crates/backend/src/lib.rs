@@ -1,0 +1,31 @@
+//! The backend: runs shells, keeps their byte streams, and speaks nothing but HTTP.
+//!
+//! Requests of the Lambda come in at `routes::bridge`, are turned into frames for a `session`, and what the session
+//! has to say goes out through `push`. A session is one task around a state machine without I/O (`session::core`).
+
+pub mod access;
+pub mod app;
+pub mod config;
+pub mod error;
+mod outlet;
+mod push;
+mod routes;
+mod screen;
+mod session;
+mod shell;
+mod store;
+
+pub use shell::keep_secrets;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Unix time in milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Unix time in seconds, as tokens count it.
+pub(crate) fn unix_secs() -> i64 {
+    i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX)
+}

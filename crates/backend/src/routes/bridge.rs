@@ -1,0 +1,182 @@
+//! The door for the Lambda: signed requests about connections and their frames.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{FromRequest, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::de::DeserializeOwned;
+use shellbridge_protocol::{
+    ErrorCode,
+    access::may_open,
+    bridge::{CONNECTION_ID_HEADER, ConnectRequest, DisconnectRequest, Envelope, Replay},
+    frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
+    limits::MAX_FRAME,
+};
+
+use crate::{
+    app::App,
+    error::ApiError,
+    outlet::ConnectionId,
+    push::Forbidden,
+    routes::bearer,
+    session::{Answer, ConnectionInfo, Handle, Status},
+    unix_ms, unix_secs,
+};
+
+/// Clocks of the Lambda's side and of this one may differ by this much.
+const CLOCK_SKEW_MS: i64 = 60_000;
+
+/// The body of a request that is proven to be the Lambda's, and new.
+pub(crate) struct Signed(Bytes);
+
+impl Signed {
+    fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.0).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+}
+
+impl FromRequest<Arc<App>> for Signed {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let refused = || ApiError::unauthorized("not signed by the Lambda");
+        let path = request.uri().path().to_owned();
+        let token = bearer(request.headers()).ok_or_else(refused)?.to_owned();
+        let connection = request.headers().get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok()).ok_or_else(refused)?;
+        let connection = connection.to_owned();
+        let body = Bytes::from_request(request, app).await.map_err(|error| {
+            let status = error.into_response().status();
+            ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read")
+        })?;
+        let now = unix_secs();
+        let token = app.bridge.verify(&token, &path, &connection, &body, now).map_err(|cause| {
+            tracing::warn!(%cause, %path, connection_id = %connection, "a request is not the Lambda's");
+            refused()
+        })?;
+        let replay = match app.replays.lock() {
+            Ok(mut replays) => replays.check(&token.jti, token.remembered_until(), now),
+            Err(_) => return Err(ApiError::internal()),
+        };
+        match replay {
+            Replay::Fresh => Ok(Self(body)),
+            Replay::Seen => {
+                tracing::warn!(%path, connection_id = %connection, "a request of the Lambda came twice");
+                Err(refused())
+            }
+            Replay::Full => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::RateLimited,
+                "too many requests to tell them from replays",
+            )),
+        }
+    }
+}
+
+/// `POST /api/ws/connect`
+pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
+    let request: ConnectRequest = signed.json()?;
+    let session = app.store.get(&request.session_id).ok_or_else(ApiError::no_session)?;
+    let status = session.status();
+    if !may_open(&request.user_id, request.read_only, request.names_session, &status.owner) {
+        return Err(ApiError::forbidden("not your session"));
+    }
+    let id: ConnectionId = request.connection_id.into();
+    let outlet = app.pusher.outlet(id.clone(), &request.callback_url, true).map_err(forbidden)?;
+    let info = info(id, request.read_only, request.connected_at, request.token_expires_at);
+    session.connect(info, outlet).await?;
+    Ok(Json(serde_json::json!({"ok": true})).into_response())
+}
+
+/// `POST /api/ws/message`
+pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
+    let envelope: Envelope = signed.json()?;
+    let session = app.store.get(&envelope.session_id).ok_or_else(ApiError::no_session)?;
+    if !adoptable(&envelope, session.status()) {
+        return Err(ApiError::no_session());
+    }
+    let answer = answer(&app, &session, envelope, &signed.0).await?;
+    Ok(match answer.json() {
+        Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// `POST /api/ws/disconnect`
+pub(crate) async fn disconnect(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
+    let request: DisconnectRequest = signed.json()?;
+    if let Some(session) = app.store.get(&request.session_id) {
+        // A session that has ended needs no news of its connections.
+        let _ = session.disconnect(request.connection_id.into()).await;
+    }
+    Ok(Json(serde_json::json!({"success": true})).into_response())
+}
+
+/// Whether a connection that the Lambda's record vouches for may belong to this session: made for it by its owner, or
+/// for watching, and not for a session of the same name that was before it.
+fn adoptable(envelope: &Envelope, session: &Status) -> bool {
+    let created_at = i64::try_from(session.created_at).unwrap_or(i64::MAX);
+    (envelope.user_id == session.owner || envelope.bridge.read_only)
+        && envelope.bridge.connected_at >= created_at.saturating_sub(CLOCK_SKEW_MS)
+}
+
+async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) -> Result<Answer, ApiError> {
+    // What the Lambda adds is not the client's.
+    if body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
+        return Ok(Answer::Frame(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into()));
+    }
+    let (frame, head) = match ClientFrame::parse(body) {
+        Ok(parsed) => parsed,
+        Err(error) => return Ok(Answer::Frame(error.into())),
+    };
+    match frame {
+        ClientFrame::Echo => return Ok(Answer::Frame(echo(body))),
+        ClientFrame::Unknown => return Ok(Answer::Frame(unknown(head))),
+        _ => {}
+    }
+    let bridge = envelope.bridge;
+    let id: ConnectionId = envelope.connection_id.into();
+    let outlet = app.pusher.outlet(id.clone(), &bridge.callback_url, false).map_err(forbidden)?;
+    let info = info(id, bridge.read_only, bridge.connected_at, bridge.token_expires_at);
+    Ok(match session.frame(info, outlet, frame, bridge.message_id).await? {
+        Answer::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
+            Answer::Frame(error.answering(head.reference()).into())
+        }
+        answer => answer,
+    })
+}
+
+fn info(id: ConnectionId, read_only: bool, connected_at: i64, token_expires_at: i64) -> ConnectionInfo {
+    let now = i64::try_from(unix_ms()).unwrap_or(i64::MAX);
+    let left = token_expires_at.saturating_mul(1000).saturating_sub(now);
+    let token_lasts = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+    ConnectionInfo { id, read_only, connected_at, token_lasts }
+}
+
+fn echo(body: &[u8]) -> ServerFrame {
+    match Envelope::unwrap_frame(body) {
+        Ok(received) => ServerFrame::Echo { received: received.into(), timestamp: unix_ms() },
+        Err(_) => ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object").into(),
+    }
+}
+
+fn unknown(head: FrameHead) -> ServerFrame {
+    ServerFrame::UnknownCommand {
+        received: head.kind,
+        message: "this type of frame is not known".to_owned(),
+        timestamp: unix_ms(),
+    }
+}
+
+/// Bytes that the Lambda's fields take at least.
+fn envelope_size(envelope: &Envelope) -> usize {
+    serde_json::to_vec(envelope).map_or(0, |json| json.len())
+}
+
+fn forbidden(cause: Forbidden) -> ApiError {
+    ApiError::forbidden(&cause.to_string())
+}

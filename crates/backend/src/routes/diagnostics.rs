@@ -1,0 +1,107 @@
+//! What a browser cannot learn from a refused handshake, and what a client needs to know.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shellbridge_protocol::{ErrorCode, PROTOCOL_VERSION, access::Denied, limits};
+
+use crate::{app::App, routes::bearer};
+
+/// The session that a verdict is asked for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Asked {
+    session_id: Option<String>,
+}
+
+/// `GET /api/diagnostics/websocket`
+pub(crate) async fn websocket(State(app): State<Arc<App>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
+    let token = bearer(&headers);
+    let mut answer = facts(&app);
+    if asked.session_id.is_some() || token.is_some() {
+        let verdict = verdict(&app, asked.session_id.as_deref(), token.unwrap_or_default(), &headers);
+        let (ok, code, message) = match verdict {
+            Ok(()) => (true, None, None),
+            Err((code, message)) => (false, Some(code), Some(message)),
+        };
+        answer["ok"] = ok.into();
+        answer["code"] = code.into();
+        answer["message"] = message.into();
+    }
+    any_origin(Json(answer).into_response())
+}
+
+/// `OPTIONS /api/diagnostics/websocket`
+pub(crate) async fn preflight() -> Response {
+    let mut response = any_origin(StatusCode::NO_CONTENT.into_response());
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+fn any_origin(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the handshake would say. Nothing is told of a session before the token verifies, and a session of somebody
+/// else looks like none.
+fn verdict(app: &App, session: Option<&str>, token: &str, headers: &HeaderMap) -> Result<(), (String, String)> {
+    let coded = |code: ErrorCode| serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let grant = app.access.verify(token, session).map_err(|denied| {
+        let code = match denied {
+            Denied::Expired => coded(ErrorCode::TokenExpired),
+            Denied::Missing => "MISSING_AUTH".to_owned(),
+            Denied::NoSession => coded(ErrorCode::SessionInvalid),
+            _ => coded(ErrorCode::Forbidden),
+        };
+        (code, denied.to_string())
+    })?;
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
+    if !app.origins.as_ref().is_none_or(|origins| origins.allows(origin)) {
+        return Err(("ORIGIN_NOT_ALLOWED".to_owned(), "this page's origin is not in ALLOWED_ORIGINS".to_owned()));
+    }
+    let session = app.store.get(&grant.session_id);
+    if session.is_some_and(|session| grant.opens(&session.status().owner)) {
+        Ok(())
+    } else {
+        Err((coded(ErrorCode::SessionInvalid), "no such session".to_owned()))
+    }
+}
+
+fn facts(app: &App) -> Value {
+    json!({
+        "ok": true,
+        "protocol": PROTOCOL_VERSION,
+        "subprotocol": limits::SUBPROTOCOL,
+        "webSocketUrl": app.config.ws_url,
+        "allowedOrigins": app.origins.as_ref().map(shellbridge_protocol::origin::AllowedOrigins::patterns),
+        "endpoints": { "health": "/health", "ready": "/ready", "sessions": "/api/sessions" },
+        "timeouts": {
+            // API Gateway's quotas for WebSocket APIs.
+            "connectionMaxSeconds": 7200,
+            "idleSeconds": 600,
+            "replyWithinSeconds": limits::REPLY_WITHIN.as_secs(),
+            "resumeGraceSeconds": app.config.resume_grace,
+            "detachedTtlSeconds": app.config.detached_ttl,
+        },
+        "limits": {
+            "clientFrameBytes": limits::MAX_FRAME,
+            "serverFrameBytes": limits::MAX_MESSAGE,
+            "inputWindowBytes": limits::INPUT_WINDOW,
+            "outputWindowBytes": app.config.output_window,
+            "outputBufferBytes": app.config.output_buffer,
+        },
+    })
+}

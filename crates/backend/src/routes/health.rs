@@ -1,0 +1,28 @@
+//! For load balancers and people: whether the process lives, and whether it takes sessions.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Value, json};
+use shellbridge_protocol::bridge::{CONNECT_PATH, DISCONNECT_PATH, MESSAGE_PATH};
+
+use crate::{app::App, unix_ms};
+
+/// `GET /health`: liveness only.
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({
+        "status": "ok",
+        "timestamp": unix_ms(),
+        "websocket": "available",
+        "endpoints": [CONNECT_PATH, MESSAGE_PATH, DISCONNECT_PATH],
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+/// `GET /ready`: 503 with what is not ready.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    if app.store.is_closed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "stopping", "notReady": ["stopping"]})));
+    }
+    (StatusCode::OK, Json(json!({"status": "ready", "sessions": app.store.len()})))
+}

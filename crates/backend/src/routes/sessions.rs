@@ -1,0 +1,297 @@
+//! Sessions as a resource: made by a platform, looked at, extended, shared and ended by their owners.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{FromRequest, Path, Request, State},
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use shellbridge_protocol::{ErrorCode, access::Grant};
+use subtle::ConstantTimeEq;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    routes::bearer,
+    session::{self, Handle, Start},
+    shell::{ShellRequest, ShellSpec},
+    unix_ms,
+};
+
+/// Without `ttlSeconds`, a session lives this long, or `MAX_SESSION_TTL` if that is less.
+const DEFAULT_TTL: u64 = 3600;
+/// Longest user id.
+const MAX_USER_ID: usize = 256;
+
+/// Body of `POST /api/sessions`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Create {
+    user_id: String,
+    #[serde(default)]
+    session_id: Option<String>,
+    #[serde(default)]
+    ttl_seconds: Option<u64>,
+    #[serde(flatten)]
+    shell: ShellRequest,
+}
+
+/// Body of `POST /api/dev/sessions`: the same, all of it optional.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CreateDev {
+    #[serde(default)]
+    user_id: Option<String>,
+    #[serde(default)]
+    session_id: Option<String>,
+    #[serde(default)]
+    ttl_seconds: Option<u64>,
+    #[serde(flatten)]
+    shell: ShellRequest,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Extend {
+    seconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Share {
+    #[serde(default)]
+    ttl_seconds: Option<u64>,
+}
+
+/// JSON with errors in our own form. An empty body is an empty object.
+pub(crate) struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let bytes = axum::body::Bytes::from_request(request, app).await.map_err(|error| {
+            let status = error.into_response().status();
+            ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read")
+        })?;
+        let bytes = if bytes.is_empty() { b"{}".as_slice() } else { &bytes };
+        serde_json::from_slice(bytes).map(Self).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+}
+
+/// Who asks about a session.
+enum Caller {
+    /// The platform, by `ADMIN_TOKEN`.
+    Admin,
+    /// Somebody with a token for it.
+    User(Grant),
+}
+
+/// `POST /api/sessions`
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Body(body): Body<Create>,
+) -> Result<Response, ApiError> {
+    if !is_admin(&app, &headers) {
+        return Err(ApiError::unauthorized("ADMIN_TOKEN is wanted"));
+    }
+    make(&app, body)
+}
+
+/// `POST /api/dev/sessions`
+pub(crate) async fn create_dev(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+    Body(body): Body<CreateDev>,
+) -> Result<Response, ApiError> {
+    if !app.config.dev_sessions {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::Forbidden, "DEV_SESSIONS is off"));
+    }
+    if !is_local(&app, &uri, &headers) {
+        return Err(ApiError::forbidden("only from this machine"));
+    }
+    let CreateDev { user_id, session_id, ttl_seconds, shell } = body;
+    make(&app, Create { user_id: user_id.unwrap_or_else(|| "developer".to_owned()), session_id, ttl_seconds, shell })
+}
+
+/// `GET /api/sessions/{id}`
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    let (session, _) = session_of(&app, &id, &headers)?;
+    let status = session.status();
+    Ok(Json(json!({
+        "sessionId": status.id,
+        "userId": status.owner,
+        "status": status.word(),
+        "connections": status.connections(),
+        "createdAt": status.created_at,
+        "expiresAt": status.expires_at(),
+    })))
+}
+
+/// `GET /api/sessions/{id}/validate`
+pub(crate) async fn validate(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let session = match session_of(&app, &id, &headers) {
+        Ok((session, _)) => session,
+        Err(error) => {
+            let response = error.into_response();
+            if response.status() != StatusCode::NOT_FOUND {
+                return Ok(response);
+            }
+            return Ok((StatusCode::NOT_FOUND, Json(json!({"valid": false, "error": "no such session"}))).into_response());
+        }
+    };
+    let status = session.status();
+    let expires_at = status.expires_at();
+    Ok(Json(json!({
+        "valid": true,
+        "sessionId": status.id,
+        "status": status.word(),
+        "expiresAt": expires_at,
+        "expiresIn": expires_at.saturating_sub(unix_ms()) / 1000,
+    }))
+    .into_response())
+}
+
+/// `DELETE /api/sessions/{id}`: answers when no process of it is left.
+pub(crate) async fn end(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    let (session, caller) = session_of(&app, &id, &headers)?;
+    caller.may_change()?;
+    session.end().await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /api/sessions/{id}/extend`
+pub(crate) async fn extend(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Body(Extend { seconds }): Body<Extend>,
+) -> Result<Json<Value>, ApiError> {
+    let (session, caller) = session_of(&app, &id, &headers)?;
+    caller.may_change()?;
+    let status = session.status();
+    let latest = status.created_at.saturating_add(app.config.max_session_ttl.saturating_mul(1000));
+    let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
+    session.extend(wanted.min(latest)).await?;
+    let expires_at = status.expires_at();
+    Ok(Json(json!({ "expiresAt": expires_at, "token": token(&app, &status.owner, &status.id, false, expires_at) })))
+}
+
+/// `POST /api/sessions/{id}/share`
+pub(crate) async fn share(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Body(Share { ttl_seconds }): Body<Share>,
+) -> Result<Response, ApiError> {
+    let (session, caller) = session_of(&app, &id, &headers)?;
+    caller.may_change()?;
+    if !app.access.can_mint() {
+        let message = "no key to mint tokens with: set JWT_SECRET or JWT_PRIVATE_KEY";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Forbidden, message));
+    }
+    let status = session.status();
+    let wanted = ttl_seconds.map_or(u64::MAX, |ttl| unix_ms().saturating_add(ttl.saturating_mul(1000)));
+    let expires_at = wanted.min(status.expires_at());
+    // A name of its own: the owner's would open the session for more than watching.
+    let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
+    let token = token(&app, &viewer, &status.id, true, expires_at).ok_or_else(ApiError::internal)?;
+    Ok((StatusCode::CREATED, Json(json!({ "token": token, "expiresAt": expires_at }))).into_response())
+}
+
+impl Caller {
+    /// Refuses those who may only watch.
+    fn may_change(&self) -> Result<(), ApiError> {
+        match self {
+            Self::User(grant) if grant.read_only => Err(ApiError::forbidden("this token only allows to watch")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Finds a session for one who may know of it; to others it is not there.
+fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle, Caller), ApiError> {
+    let caller = if is_admin(app, headers) {
+        Caller::Admin
+    } else {
+        Caller::User(app.access.verify(bearer(headers).unwrap_or_default(), Some(id))?)
+    };
+    let session = app.store.get(id).ok_or_else(ApiError::no_session)?;
+    match &caller {
+        Caller::User(grant) if !grant.opens(&session.status().owner) => Err(ApiError::no_session()),
+        _ => Ok((session, caller)),
+    }
+}
+
+fn make(app: &App, body: Create) -> Result<Response, ApiError> {
+    let Create { user_id, session_id, ttl_seconds, shell } = body;
+    if user_id.is_empty() || user_id.len() > MAX_USER_ID {
+        return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
+    }
+    let id = session_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
+        return Err(ApiError::bad_request("sessionId: 1 to 128 of A-Z a-z 0-9 - _ . :"));
+    }
+    let ttl = ttl_seconds.unwrap_or(DEFAULT_TTL).min(app.config.max_session_ttl);
+    if ttl == 0 {
+        return Err(ApiError::bad_request("ttlSeconds: at least 1"));
+    }
+    let spec = ShellSpec::new(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let expires_at = unix_ms().saturating_add(ttl.saturating_mul(1000));
+    let reservation = app.store.reserve(&id)?;
+    let store = app.store.clone();
+    let start = Start { id: id.clone(), owner: user_id.clone(), spec, expires_at };
+    let handle = session::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
+        tracing::error!(%error, session_id = %id, "a shell cannot be started");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "the shell cannot be started")
+    })?;
+    reservation.fill(handle);
+    let body = json!({
+        "sessionId": id,
+        "token": token(app, &user_id, &id, false, expires_at),
+        "webSocketUrl": app.config.ws_url,
+        "expiresAt": expires_at,
+    });
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// A token that ends with the session, `expires_at` in Unix ms.
+fn token(app: &App, user: &str, session: &str, read_only: bool, expires_at: u64) -> Option<String> {
+    app.access.mint(user, session, read_only, i64::try_from(expires_at / 1000).unwrap_or(i64::MAX))
+}
+
+fn is_admin(app: &App, headers: &HeaderMap) -> bool {
+    match (&app.config.admin_token, bearer(headers)) {
+        (Some(admin), Some(token)) if !admin.is_empty() => admin.as_bytes().ct_eq(token.as_bytes()).into(),
+        _ => false,
+    }
+}
+
+/// Whether a request can only have been made by a page or program of this machine: a name that an attacker's DNS
+/// points here is no loopback name, and a page of elsewhere has an Origin that is not allowed.
+fn is_local(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.host()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let loopback = name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
+    loopback && (origin.is_none() || app.origins.as_ref().is_some_and(|origins| origins.allows(origin)))
+}

@@ -1,0 +1,153 @@
+//! The clients of a session: their input streams, and how long the shell is held for those that are lost.
+
+use std::{collections::HashMap, time::Duration};
+
+use shellbridge_protocol::{
+    limits::{INPUT_GAP_AFTER, INPUT_WINDOW, MAX_CLIENTS, PROBE_MAX},
+    stream::{Arrival, Reassembler},
+};
+
+use crate::outlet::ConnectionId;
+
+/// One client, over all of its connections.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) input: Reassembler,
+    /// The connection that speaks for it.
+    pub(super) holder: Option<ConnectionId>,
+    /// Since when it has none, and the output it still needs if the shell is to wait for it.
+    pub(super) gone: Option<Gone>,
+    /// When an open hole is reported, and the wait after that.
+    gap: Option<(Duration, Duration)>,
+}
+
+/// A client without a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gone {
+    pub(super) since: Duration,
+    /// First output byte that it did not acknowledge; none if it left of its own will.
+    pub(super) needs: Option<u64>,
+}
+
+/// At most [`MAX_CLIENTS`] clients by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Clients(HashMap<String, Client>);
+
+impl Client {
+    fn new() -> Self {
+        Self { input: Reassembler::new(INPUT_WINDOW), holder: None, gone: None, gap: None }
+    }
+
+    /// Takes typed bytes and keeps watch over holes.
+    pub(super) fn typed(&mut self, offset: u64, bytes: &[u8], now: Duration) -> Arrival {
+        let arrival = self.input.push(offset, bytes);
+        if !self.input.has_hole() {
+            self.gap = None;
+        } else if self.gap.is_none() || arrival == Arrival::Advanced {
+            self.gap = Some((now + INPUT_GAP_AFTER, INPUT_GAP_AFTER * 2));
+        }
+        arrival
+    }
+
+    /// When to look at its hole again.
+    pub(super) fn gap_at(&self) -> Option<Duration> {
+        self.gap.map(|(due, _)| due)
+    }
+
+    /// Whether a hole has been open for so long that the client should be told. Told again ever more rarely.
+    pub(super) fn gap_due(&mut self, now: Duration) -> bool {
+        match &mut self.gap {
+            Some((due, wait)) if *due <= now => {
+                *due = now + *wait;
+                *wait = (*wait * 2).min(PROBE_MAX);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets what was not written to the shell that ended.
+    pub(super) fn discard_input(&mut self) {
+        self.input.discard();
+        self.gap = None;
+    }
+}
+
+impl Clients {
+    pub(super) fn get(&self, id: &str) -> Option<&Client> {
+        self.0.get(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Client> {
+        self.0.get_mut(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Client)> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut Client)> {
+        self.0.iter_mut()
+    }
+
+    /// The client of this id, made if it is new. None if there are too many and none of them is gone.
+    pub(super) fn enter(&mut self, id: &str) -> Option<&mut Client> {
+        if !self.0.contains_key(id) && self.0.len() >= MAX_CLIENTS {
+            let longest = self.0.iter().filter_map(|(id, client)| Some((client.gone?.since, id))).min()?;
+            let longest = longest.1.clone();
+            self.0.remove(&longest);
+        }
+        Some(self.0.entry(id.to_owned()).or_insert_with(Client::new))
+    }
+
+    /// The first offset that a lost client still needs, of those that the shell waits for.
+    pub(super) fn waited_for(&self, now: Duration, grace: Duration) -> Option<u64> {
+        self.gone(now, grace).map(|(needs, _)| needs).min()
+    }
+
+    /// When the next lost client stops being waited for.
+    pub(super) fn wait_ends(&self, now: Duration, grace: Duration) -> Option<Duration> {
+        self.gone(now, grace).map(|(_, since)| since + grace).min()
+    }
+
+    fn gone(&self, now: Duration, grace: Duration) -> impl Iterator<Item = (u64, Duration)> {
+        self.0
+            .values()
+            .filter_map(|client| client.gone)
+            .filter(move |gone| now < gone.since + grace)
+            .filter_map(|gone| Some((gone.needs?, gone.since)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gone_makes_room_and_nobody_else_does() {
+        let mut clients = Clients::default();
+        for n in 0..MAX_CLIENTS {
+            assert!(clients.enter(&format!("client-{n:02}")).is_some());
+        }
+        assert!(clients.enter("one-too-many").is_none());
+        for (id, since) in [("client-05", 9), ("client-07", 3)] {
+            clients.get_mut(id).unwrap().gone = Some(Gone { since: Duration::from_secs(since), needs: None });
+        }
+        assert!(clients.enter("newcomer").is_some());
+        assert!(clients.get("client-07").is_none() && clients.get("client-05").is_some());
+        assert!(clients.enter("client-05").is_some(), "one that is known needs no room");
+    }
+
+    #[test]
+    fn a_hole_is_reported_after_two_seconds_and_then_more_rarely() {
+        let secs = Duration::from_secs;
+        let mut client = Client::new();
+        client.typed(1, b"b", secs(0));
+        assert!(!client.gap_due(secs(1)));
+        assert!(client.gap_due(secs(2)));
+        assert!(!client.gap_due(secs(5)));
+        assert!(client.gap_due(secs(6)));
+        client.typed(0, b"a", secs(7));
+        assert_eq!(client.gap_at(), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! The `command` frames of a session: one at a time, each id once, the answer to whoever asked last.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ErrorFrame, HistoryEntry, ServerFrame},
+    limits::{
+        COMMAND_RESULT_TTL, COMMAND_TIMEOUT, MAX_COMMAND_QUEUE, MAX_COMMAND_RESULT, MAX_COMMAND_RESULTS,
+        MAX_COMMAND_RESULTS_BYTES, MAX_COMMAND_TIMEOUT, MAX_HISTORY, MAX_MESSAGE,
+    },
+    payload::Payload,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    outlet::ConnectionId,
+    shell::{
+        command::{CommandState, Finished, Running},
+        has_members,
+    },
+    unix_ms,
+};
+
+/// Room for all of an answer but the long text in it.
+const ANSWER_HEAD: usize = 1024;
+
+/// Who waits for an answer: by the request that is still open, else by a push.
+pub(super) struct Asker {
+    pub(super) connection: ConnectionId,
+    pub(super) reply: oneshot::Sender<Option<ServerFrame>>,
+}
+
+/// A command as it was asked for.
+pub(super) struct Request {
+    pub(super) id: String,
+    pub(super) command: String,
+    pub(super) timeout_ms: Option<u64>,
+}
+
+/// All commands of a session.
+pub(super) struct Commands {
+    state: CommandState,
+    queue: VecDeque<(Request, Asker)>,
+    current: Option<(Request, Asker)>,
+    results: VecDeque<Done>,
+    history: VecDeque<HistoryEntry>,
+    /// Process groups in which something may be left.
+    groups: HashSet<i32>,
+}
+
+struct Done {
+    id: String,
+    at: Duration,
+    size: usize,
+    frame: ServerFrame,
+}
+
+/// A frame that answers a command, for whom the request that asked is no longer open.
+pub(super) type Late = (ConnectionId, ServerFrame);
+
+impl Commands {
+    pub(super) fn new(state: CommandState) -> Self {
+        Self {
+            state,
+            queue: VecDeque::new(),
+            current: None,
+            results: VecDeque::new(),
+            history: VecDeque::new(),
+            groups: HashSet::new(),
+        }
+    }
+
+    /// Takes a command. It is answered when it is done, or at once if that was before, or there is no room.
+    pub(super) fn ask(&mut self, request: Request, asker: Asker, now: Duration) {
+        self.results.retain(|done| now < done.at + COMMAND_RESULT_TTL);
+        if let Some(done) = self.results.iter().find(|done| done.id == request.id) {
+            // The asker waits for this very request, so that there is nobody to push to if it is gone.
+            let _ = asker.reply.send(Some(done.frame.clone()));
+            return;
+        }
+        let pending = self.current.iter_mut().chain(self.queue.iter_mut());
+        if let Some((_, waiting)) = pending.into_iter().find_map(|(known, waiting)| (known.id == request.id).then_some(((), waiting))) {
+            // The answer goes to the newest; the older request ends with nothing to say.
+            let _ = std::mem::replace(waiting, asker).reply.send(None);
+            return;
+        }
+        if self.queue.len() >= MAX_COMMAND_QUEUE {
+            let error = ErrorFrame::new(ErrorCode::RateLimited, "too many commands wait");
+            let _ = asker.reply.send(Some(error.answering(Some(request.id)).into()));
+            return;
+        }
+        self.queue.push_back((request, asker));
+    }
+
+    /// Starts the next command, if it is its turn. The time limit goes with it.
+    pub(super) fn start(&mut self, now: Duration) -> Option<Result<(Running, Duration), Late>> {
+        if self.current.is_some() {
+            return None;
+        }
+        let (request, asker) = self.queue.pop_front()?;
+        let timeout = request.timeout_ms.map_or(COMMAND_TIMEOUT, Duration::from_millis).min(MAX_COMMAND_TIMEOUT);
+        let started = Running::start(self.state.clone(), &request.command);
+        self.current = Some((request, asker));
+        match started {
+            Ok(running) => {
+                self.groups.retain(|group| has_members(*group));
+                self.groups.insert(running.group());
+                Some(Ok((running, timeout)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a command cannot be started");
+                let failed = ErrorFrame::new(ErrorCode::CommandFailed, "the command cannot be started");
+                self.answer(failed.into(), now).map(Err)
+            }
+        }
+    }
+
+    /// The current command has ended.
+    pub(super) fn finished(&mut self, finished: std::io::Result<Finished>, now: Duration) -> Option<Late> {
+        let (request, _) = self.current.as_ref()?;
+        let frame = match finished {
+            Err(error) => {
+                tracing::warn!(%error, "a command cannot be waited for");
+                ErrorFrame::new(ErrorCode::CommandFailed, "the command cannot be followed").into()
+            }
+            Ok(finished) => {
+                let entry = HistoryEntry {
+                    command: request.command.clone(),
+                    exit_code: finished.exit.exit_code,
+                    timestamp: unix_ms(),
+                };
+                self.state = finished.state.clone();
+                let frame = result(request, finished);
+                self.remember(entry);
+                frame
+            }
+        };
+        self.answer(frame, now)
+    }
+
+    /// The newest commands run, oldest first.
+    pub(super) fn history(&self) -> ServerFrame {
+        ServerFrame::History { history: self.history.iter().cloned().collect(), timestamp: unix_ms() }
+    }
+
+    /// Empties the history.
+    pub(super) fn clear(&mut self) -> ServerFrame {
+        self.history.clear();
+        ServerFrame::ClearAck { timestamp: unix_ms() }
+    }
+
+    /// Process groups to be ended with the session.
+    pub(super) fn groups(&self) -> impl Iterator<Item = i32> + '_ {
+        // An empty group's number may be somebody else's by now.
+        self.groups.iter().copied().filter(|group| has_members(*group))
+    }
+
+    /// Keeps the answer to the current command, and gives it to whoever waits.
+    fn answer(&mut self, frame: ServerFrame, now: Duration) -> Option<Late> {
+        let (request, asker) = self.current.take()?;
+        let frame = match frame {
+            ServerFrame::Error(error) => error.answering(Some(request.id.clone())).into(),
+            frame => frame,
+        };
+        let size = match &frame {
+            ServerFrame::CommandResult { result, .. } => result.len(),
+            _ => 0,
+        };
+        self.results.push_back(Done { id: request.id, at: now, size, frame: frame.clone() });
+        while self.results.len() > MAX_COMMAND_RESULTS
+            || self.results.iter().map(|done| done.size).sum::<usize>() > MAX_COMMAND_RESULTS_BYTES
+        {
+            self.results.pop_front();
+        }
+        let late = asker.reply.send(Some(frame)).err().flatten()?;
+        Some((asker.connection, late))
+    }
+
+    /// Adds to the history, and keeps it within one frame.
+    fn remember(&mut self, entry: HistoryEntry) {
+        let size = |entry: &HistoryEntry| serde_json::to_string(entry).map_or(0, |json| json.len() + 1);
+        self.history.push_back(entry);
+        while self.history.len() > MAX_HISTORY
+            || self.history.iter().map(size).sum::<usize>() > MAX_MESSAGE - ANSWER_HEAD
+        {
+            self.history.pop_front();
+        }
+    }
+}
+
+/// The frame that says how a command went.
+fn result(request: &Request, finished: Finished) -> ServerFrame {
+    if finished.timed_out {
+        return ErrorFrame::new(ErrorCode::CommandTimeout, "the command was killed at its time limit").into();
+    }
+    let mut text = String::from_utf8_lossy(&finished.output).into_owned();
+    let whole = text.len();
+    text.truncate(text.floor_char_boundary(MAX_COMMAND_RESULT));
+    text.truncate(Payload::fit(text.as_bytes(), MAX_MESSAGE - ANSWER_HEAD));
+    let truncated = finished.truncated || text.len() < whole;
+    ServerFrame::CommandResult {
+        result: text,
+        exit_code: finished.exit.exit_code,
+        timestamp: unix_ms(),
+        id: request.id.clone(),
+        duration_ms: u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX),
+        signal: finished.exit.signal,
+        truncated: truncated.then_some(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::{ShellRequest, ShellSpec};
+
+    fn commands() -> Commands {
+        Commands::new(CommandState::new(&ShellSpec::new(ShellRequest::default()).unwrap()))
+    }
+
+    fn ask(commands: &mut Commands, id: &str, command: &str) -> oneshot::Receiver<Option<ServerFrame>> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { id: id.into(), command: command.into(), timeout_ms: None };
+        commands.ask(request, Asker { connection: "c".into(), reply }, Duration::ZERO);
+        answer
+    }
+
+    async fn run_all(commands: &mut Commands) -> Vec<Late> {
+        let mut late = Vec::new();
+        while let Some(started) = commands.start(Duration::ZERO) {
+            late.extend(match started {
+                Ok((running, timeout)) => commands.finished(running.finish(timeout).await, Duration::ZERO),
+                Err(failed) => Some(failed),
+            });
+        }
+        late
+    }
+
+    fn text(frame: Option<ServerFrame>) -> String {
+        match frame {
+            Some(ServerFrame::CommandResult { result, .. }) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_runs_once_however_often_it_is_asked() {
+        let mut commands = commands();
+        let dir = tempfile::tempdir().unwrap();
+        let command = format!("echo x >> {0}/f; wc -l < {0}/f", dir.path().display());
+        let first = ask(&mut commands, "1", &command);
+        let second = ask(&mut commands, "1", &command);
+        assert!(run_all(&mut commands).await.is_empty());
+        assert_eq!(first.await.unwrap(), None, "the answer moved to the newest asker");
+        assert_eq!(text(second.await.unwrap()).trim(), "1");
+        assert_eq!(text(ask(&mut commands, "1", &command).await.unwrap()).trim(), "1");
+        assert!(run_all(&mut commands).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_asker_who_is_gone_is_answered_by_push() {
+        let mut commands = commands();
+        drop(ask(&mut commands, "1", "echo late"));
+        let late = run_all(&mut commands).await;
+        let [(to, frame)] = late.as_slice() else { panic!("{late:?}") };
+        assert_eq!((&**to, text(Some(frame.clone())).as_str()), ("c", "late\n"));
+    }
+
+    #[tokio::test]
+    async fn sixteen_wait_and_no_more() {
+        let mut commands = commands();
+        let waiting: Vec<_> = (0..MAX_COMMAND_QUEUE).map(|n| ask(&mut commands, &n.to_string(), "true")).collect();
+        let refused = ask(&mut commands, "one too many", "true").await.unwrap();
+        assert!(matches!(refused, Some(ServerFrame::Error(ErrorFrame { code: ErrorCode::RateLimited, .. }))));
+        run_all(&mut commands).await;
+        assert_eq!(waiting.len(), MAX_COMMAND_QUEUE);
+        assert_eq!(commands.results.len(), MAX_COMMAND_RESULTS);
+    }
+
+    #[tokio::test]
+    async fn invalid_utf8_is_replaced_and_every_answer_fits() {
+        let mut commands = commands();
+        let answer = ask(&mut commands, "1", "head -c 100000 /dev/zero | tr '\\0' '\\377'");
+        let control = ask(&mut commands, "2", "head -c 100000 /dev/zero");
+        run_all(&mut commands).await;
+        for answer in [answer, control] {
+            let frame = answer.await.unwrap().unwrap();
+            assert!(serde_json::to_vec(&frame).unwrap().len() <= MAX_MESSAGE);
+            let ServerFrame::CommandResult { result, truncated, .. } = frame else { panic!("no result") };
+            assert!(result.len() <= MAX_COMMAND_RESULT && truncated == Some(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn history_keeps_the_newest_within_a_frame() {
+        let mut commands = commands();
+        for n in 0..MAX_HISTORY + 5 {
+            commands.remember(HistoryEntry { command: format!("c{n}"), exit_code: 0, timestamp: 1 });
+        }
+        assert_eq!(commands.history.len(), MAX_HISTORY);
+        for _ in 0..20 {
+            commands.remember(HistoryEntry { command: "\u{1}".repeat(5_000), exit_code: 0, timestamp: 1 });
+        }
+        assert!(serde_json::to_vec(&commands.history()).unwrap().len() <= MAX_MESSAGE);
+        commands.clear();
+        assert!(matches!(commands.history(), ServerFrame::History { history, .. } if history.is_empty()));
+    }
+}

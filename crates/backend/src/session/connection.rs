@@ -1,0 +1,252 @@
+//! One connection of a session: who it is, where it is in the output, and which frame goes out next.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use shellbridge_protocol::{
+    frame::ServerFrame,
+    limits::MAX_FRAME,
+    payload::Payload,
+    stream::{OutputLog, SendWindow},
+};
+
+use super::Size;
+use crate::{outlet::ConnectionId, screen::Screen};
+
+/// Output frames under way to one connection at once.
+const MAX_IN_FLIGHT: usize = 4;
+/// Room for all of an `output` or `snapshot` frame but its payload.
+const FRAME_HEAD: usize = 256;
+const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
+
+/// Who a connection is, as the Lambda vouches for it.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionInfo {
+    pub(crate) id: ConnectionId,
+    /// May only watch.
+    pub(crate) read_only: bool,
+    /// When it was made, Unix ms by API Gateway's clock.
+    pub(crate) connected_at: i64,
+    /// How much longer its token is good.
+    pub(crate) token_lasts: Duration,
+}
+
+/// A connection as the session sees it.
+pub(super) struct Connection {
+    pub(super) info: ConnectionInfo,
+    /// The newest `seq` seen.
+    pub(super) seq: Option<u64>,
+    /// What it said its terminal is.
+    pub(super) size: Option<Size>,
+    pub(super) attachment: Option<Attachment>,
+    /// Output frames under way.
+    pub(super) in_flight: usize,
+    /// When its last frame came, or it was last seen to exist.
+    pub(super) heard: Duration,
+    /// When its token ends.
+    pub(super) expires: Duration,
+}
+
+/// A connection's place in the byte streams.
+pub(super) struct Attachment {
+    pub(super) client_id: String,
+    pub(super) window: SendWindow,
+    /// Parts still to be sent of the snapshot that the window stands at.
+    pub(super) snapshot: Option<Snapshot>,
+    /// The input offset it was told last.
+    pub(super) told_input: u64,
+    /// When input is acknowledged, if no output does it before.
+    pub(super) input_ack_at: Option<Duration>,
+    /// What `attach` was answered, for its repetitions.
+    pub(super) answered: (u64, Option<u64>),
+    /// Since when it is a window behind, without an acknowledgement.
+    pub(super) behind_since: Option<Duration>,
+    pub(super) exit: ExitFrame,
+}
+
+/// How far the news of the shell's end has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExitFrame {
+    Unsent,
+    InFlight,
+    Delivered,
+}
+
+/// A picture of the screen, kept until it is acknowledged: the same bytes for the same offset.
+pub(super) struct Snapshot {
+    pub(super) offset: u64,
+    frames: Vec<Bytes>,
+    unsent: VecDeque<usize>,
+}
+
+impl Connection {
+    pub(super) const fn new(info: ConnectionInfo, now: Duration) -> Self {
+        let expires = now.saturating_add(info.token_lasts);
+        Self { info, seq: None, size: None, attachment: None, in_flight: 0, heard: now, expires }
+    }
+
+    /// Whether `other` came after this connection, so that it takes over a client id.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        (self.info.connected_at, &self.info.id) < (other.info.connected_at, &other.info.id)
+    }
+
+    /// Notes a `seq`; false if it is not above the last seen, so that the frame has no effect.
+    pub(super) fn is_news(&mut self, seq: Option<u64>) -> bool {
+        let Some(seq) = seq else { return true };
+        let news = self.seq.is_none_or(|last| seq > last);
+        if news {
+            self.seq = Some(seq);
+        }
+        news
+    }
+}
+
+impl Attachment {
+    pub(super) const fn new(client_id: String, offset: u64, window: u64) -> Self {
+        Self {
+            client_id,
+            window: SendWindow::new(offset, window),
+            snapshot: None,
+            told_input: 0,
+            input_ack_at: None,
+            answered: (offset, None),
+            behind_since: None,
+            exit: ExitFrame::Unsent,
+        }
+    }
+
+    /// Puts a snapshot in place of what is gone, if the next byte to send is; says where output goes on.
+    pub(super) fn bridge_gap(&mut self, log: &OutputLog, screen: &Screen, epoch: u64, size: Size) {
+        let needed = self.window.sent();
+        if log.lost(needed) == 0 {
+            // A picture of before is not needed by one who goes on where it has been.
+            if self.snapshot.as_ref().is_some_and(|snapshot| needed < snapshot.offset) {
+                self.snapshot = None;
+            }
+            return;
+        }
+        let snapshot = match self.snapshot.take() {
+            // Its bytes were asked for again, and what follows it is still there.
+            Some(snapshot) if snapshot.offset > needed && log.lost(snapshot.offset) == 0 => snapshot.again(),
+            _ => Snapshot::new(screen, log.end(), log.end() - needed, epoch, size),
+        };
+        self.window.jump(snapshot.offset);
+        self.snapshot = Some(snapshot);
+    }
+
+    /// The next output frame, if one should go now. `input`: the client's input offset, to ride along.
+    ///
+    /// The first bytes after a quiet moment leave at once; while a push is under way, what comes meanwhile is
+    /// gathered into a whole frame.
+    pub(super) fn next_frame(
+        &mut self,
+        in_flight: usize,
+        log: &OutputLog,
+        epoch: u64,
+        input: Option<u64>,
+        now: Duration,
+    ) -> Option<Bytes> {
+        if in_flight >= MAX_IN_FLIGHT {
+            return None;
+        }
+        if let Some(frame) = self.snapshot.as_mut().and_then(Snapshot::next) {
+            return Some(frame);
+        }
+        let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
+        if sendable == 0 || (in_flight > 0 && sendable < PAYLOAD_BUDGET / 2) {
+            return None;
+        }
+        let offset = self.window.sent();
+        let bytes = log.read(offset, sendable.min(PAYLOAD_BUDGET))?;
+        let cut = Payload::fit(&bytes, PAYLOAD_BUDGET);
+        let frame = ServerFrame::Output {
+            epoch,
+            offset,
+            payload: Payload::new(bytes.get(..cut)?),
+            input_offset: self.news_of_input(input),
+        };
+        self.window.advance(offset + cut as u64, now);
+        Some(encode(&frame))
+    }
+
+    /// An empty frame, which the client answers with what it has.
+    pub(super) fn probe(&mut self, epoch: u64, input: Option<u64>) -> Bytes {
+        let input_offset = self.news_of_input(input);
+        encode(&ServerFrame::Output { epoch, offset: self.window.sent(), payload: Payload::new(b""), input_offset })
+    }
+
+    /// Goes back to what the client has: the snapshot it lacks, or the output.
+    pub(super) fn rewound(&mut self) {
+        let acked = self.window.acked();
+        if let Some(snapshot) = self.snapshot.take()
+            && acked < snapshot.offset
+        {
+            self.window.jump(snapshot.offset);
+            self.snapshot = Some(snapshot.again());
+        }
+    }
+
+    /// Drops a snapshot that has arrived.
+    pub(super) fn acknowledged(&mut self) {
+        if self.snapshot.as_ref().is_some_and(|snapshot| self.window.acked() >= snapshot.offset) {
+            self.snapshot = None;
+        }
+    }
+
+    /// The offset to tell, if it is not told already.
+    fn news_of_input(&mut self, input: Option<u64>) -> Option<u64> {
+        let input = input.filter(|input| *input > self.told_input)?;
+        self.told_input = input;
+        self.input_ack_at = None;
+        Some(input)
+    }
+}
+
+impl Snapshot {
+    fn new(screen: &Screen, offset: u64, gap: u64, epoch: u64, size: Size) -> Self {
+        let bytes = screen.snapshot();
+        let mut rest = bytes.as_slice();
+        let mut payloads = Vec::new();
+        loop {
+            let (part, after) = rest.split_at(Payload::fit(rest, PAYLOAD_BUDGET));
+            payloads.push(Payload::new(part));
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let parts = u32::try_from(payloads.len()).unwrap_or(u32::MAX);
+        let frames = (0..).zip(payloads).map(|(part, payload)| {
+            let Size { cols, rows } = size;
+            encode(&ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload })
+        });
+        let frames: Vec<_> = frames.collect();
+        Self { offset, unsent: (0..frames.len()).collect(), frames }
+    }
+
+    /// Whether all parts were sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.frames.get(self.unsent.pop_front()?).cloned()
+    }
+
+    fn again(mut self) -> Self {
+        self.unsent = (0..self.frames.len()).collect();
+        self
+    }
+}
+
+/// A frame as JSON text.
+pub(super) fn encode(frame: &ServerFrame) -> Bytes {
+    match serde_json::to_vec(frame) {
+        Ok(json) => json.into(),
+        Err(error) => {
+            // Infallible: frames hold no maps with keys that are not text, and writing to memory does not fail.
+            tracing::error!(%error, "a frame cannot be written");
+            Bytes::new()
+        }
+    }
+}

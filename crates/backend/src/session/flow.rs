@@ -1,0 +1,174 @@
+//! What is due: output to send, acknowledgements, probes, ends; and whether the shell may be read.
+
+use std::time::Duration;
+
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ErrorFrame, ServerFrame},
+    limits::{CHECK_AFTER, INPUT_ACK_WITHIN},
+};
+
+use super::{
+    connection::{Attachment, Connection, ExitFrame, encode},
+    core::{Core, Effect, PushKind},
+};
+
+/// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
+const INPUT_ACK_AFTER: Duration = INPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
+
+impl Core {
+    /// How many bytes may be read from the shell now. Only clients that may write hold it back: while there are any,
+    /// the one that keeps up best; while there are none, those lost a short time ago.
+    pub(super) fn read_allowance(&self, now: Duration) -> usize {
+        let room = |c: &Connection, a: &Attachment| {
+            let behind = self.log.end().saturating_sub(a.window.acked());
+            (!c.info.read_only && !self.counts_as_lost(a, now))
+                .then(|| self.limits.output_window.saturating_sub(behind))
+        };
+        let best = self.connections.values().filter_map(|c| room(c, c.attachment.as_ref()?)).max();
+        match (best, self.clients.waited_for(now, self.limits.resume_grace)) {
+            (Some(room), _) => usize::try_from(room).unwrap_or(usize::MAX),
+            (None, Some(needs)) => self.log.room_before(needs),
+            (None, None) => usize::MAX,
+        }
+    }
+
+    /// Input that can be written to the shell now: whose, and the bytes.
+    pub(super) fn next_input(&self) -> Option<(String, Vec<u8>)> {
+        self.clients
+            .iter()
+            .map(|(id, client)| (id, client.input.ready().0))
+            .find(|(_, bytes)| !bytes.is_empty())
+            .map(|(id, bytes)| (id.clone(), bytes.iter().copied().take(MAX_WRITE).collect()))
+    }
+
+    /// The shell took `count` bytes of this client's input: now they may be acknowledged.
+    pub(super) fn wrote(&mut self, client_id: &str, count: usize, now: Duration) {
+        let Some(client) = self.clients.get_mut(client_id) else { return };
+        client.input.consume(count);
+        if let Some(holder) = &client.holder
+            && let Some(attachment) = self.connections.get_mut(holder).and_then(|c| c.attachment.as_mut())
+        {
+            attachment.input_ack_at.get_or_insert(now + INPUT_ACK_AFTER);
+        }
+    }
+
+    /// Does what is due, and says when to be called again at the latest.
+    pub(super) fn tick(&mut self, now: Duration) -> Option<Duration> {
+        let mut next = self.clients.wait_ends(now, self.limits.resume_grace);
+        let mut at = |due: Option<Duration>| next = [next, due].into_iter().flatten().min();
+        let ids: Vec<_> = self.connections.keys().cloned().collect();
+        for id in ids {
+            at(self.tick_connection(&id, now));
+        }
+        at(self.tick_gaps(now));
+        if let Some((_, since)) = &self.exit {
+            at(Some(*since + self.limits.resume_grace));
+        }
+        next
+    }
+
+    /// Whether the shell has ended and everybody who may want to knows it.
+    pub(super) fn is_over(&self, now: Duration) -> bool {
+        let Some((_, since)) = &self.exit else { return false };
+        let knows = |connection: &Connection| {
+            connection
+                .attachment
+                .as_ref()
+                .is_some_and(|a| a.exit == ExitFrame::Delivered && a.window.acked() == self.log.end())
+        };
+        let waiting = self.clients.waited_for(now, self.limits.resume_grace).is_some_and(|needs| needs < self.log.end());
+        now >= *since + self.limits.resume_grace || (!waiting && self.connections.values().all(knows))
+    }
+
+    /// A connected client that stays behind without a word for `RESUME_GRACE` holds nobody back.
+    fn counts_as_lost(&self, attachment: &Attachment, now: Duration) -> bool {
+        attachment.behind_since.is_some_and(|since| now >= since + self.limits.resume_grace)
+    }
+
+    fn tick_connection(&mut self, id: &std::sync::Arc<str>, now: Duration) -> Option<Duration> {
+        let Core { limits, epoch, log, screen, size, exit, connections, clients, effects, .. } = self;
+        let connection = connections.get_mut(id)?;
+        if now >= connection.expires {
+            let frame = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
+            self.farewell(id, &frame.into(), now);
+            return None;
+        }
+        if now >= connection.heard + CHECK_AFTER {
+            connection.heard = now;
+            effects.push_back(Effect::Check(id.clone()));
+        }
+        let mut due = connection.expires.min(connection.heard + CHECK_AFTER);
+        let read_only = connection.info.read_only;
+        let Some(attachment) = &mut connection.attachment else { return Some(due) };
+        let input = (!read_only).then(|| clients.get(&attachment.client_id).map_or(0, |c| c.input.consumed()));
+
+        let end = log.end();
+        if attachment.window.sendable(end) > 0 {
+            attachment.bridge_gap(log, screen, *epoch, *size);
+        }
+        while let Some(frame) = attachment.next_frame(connection.in_flight, log, *epoch, input, now) {
+            connection.in_flight += 1;
+            effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Output });
+        }
+        let all_sent = attachment.window.sent() == end && attachment.snapshot.as_ref().is_none_or(super::connection::Snapshot::is_sent);
+        if let Some((exit, _)) = exit
+            && all_sent
+            && attachment.exit == ExitFrame::Unsent
+        {
+            attachment.exit = ExitFrame::InFlight;
+            let frame = encode(&ServerFrame::Exit { epoch: *epoch, offset: end, exit: exit.clone() });
+            effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Exit });
+        }
+        if attachment.input_ack_at.is_some_and(|due| due <= now) {
+            attachment.input_ack_at = None;
+            if let Some(input_offset) = input.filter(|input| *input > attachment.told_input) {
+                attachment.told_input = input_offset;
+                let client_id = attachment.client_id.clone();
+                let frame = encode(&ServerFrame::InputAck { epoch: *epoch, client_id, input_offset });
+                effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Other });
+            }
+        }
+        // Lost are only frames of which the end is known: asked is who is stopped, or has a picture or the end to get.
+        let window = &mut attachment.window;
+        let waits = window.is_stopped(end)
+            || attachment.snapshot.is_some()
+            || (exit.is_some() && window.sent() == end && window.acked() < end);
+        let probe_at = window.probe_at(waits, now);
+        if window.probe(now) {
+            let frame = attachment.probe(*epoch, input);
+            effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Other });
+        }
+        if attachment.window.is_behind(end) {
+            let since = *attachment.behind_since.get_or_insert(now);
+            if now < since + limits.resume_grace {
+                due = due.min(since + limits.resume_grace);
+            }
+        } else {
+            attachment.behind_since = None;
+        }
+        [Some(due), probe_at.filter(|at| *at > now), attachment.input_ack_at].into_iter().flatten().min()
+    }
+
+    /// Tells clients of holes in their input that stay open.
+    fn tick_gaps(&mut self, now: Duration) -> Option<Duration> {
+        let mut told = Vec::new();
+        let mut next: Option<Duration> = None;
+        for (_, client) in self.clients.iter_mut() {
+            let Some(holder) = client.holder.clone() else { continue };
+            if client.gap_due(now) {
+                told.push((holder, client.input.next()));
+            }
+            next = [next, client.gap_at()].into_iter().flatten().min();
+        }
+        for (to, input_offset) in told {
+            let mut error = ErrorFrame::new(ErrorCode::InputGap, "input is missing; send again from inputOffset");
+            error.input_offset = Some(input_offset);
+            self.push(&to, &error.answering(Some("input".to_owned())).into());
+        }
+        next
+    }
+}
+
+/// Bytes of one write to the PTY, whose own buffer holds no more than a page.
+const MAX_WRITE: usize = 4096;

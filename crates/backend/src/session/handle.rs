@@ -1,0 +1,186 @@
+//! What the rest of the backend holds of a session.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use shellbridge_protocol::{
+    frame::{ClientFrame, ServerFrame},
+    limits::REPLY_WITHIN,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::ConnectionInfo;
+use crate::outlet::Outlet;
+
+/// What is known of a session from outside its task.
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// Its name.
+    pub(crate) id: String,
+    /// Its owner's `sub`.
+    pub(crate) owner: String,
+    /// When it was made, Unix ms.
+    pub(crate) created_at: u64,
+    /// When it ends, Unix ms.
+    pub(super) expires_at: AtomicU64,
+    pub(super) connections: AtomicUsize,
+    pub(super) exited: AtomicBool,
+    pub(super) ended: AtomicBool,
+}
+
+/// A way to a session's task. Cheap to clone; the task does not live longer for it.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(super) status: Arc<Status>,
+    pub(super) inbox: mpsc::Sender<Message>,
+}
+
+/// What is said to a session's task.
+pub(super) enum Message {
+    Connect { info: ConnectionInfo, outlet: Arc<dyn Outlet>, reply: oneshot::Sender<bool> },
+    Disconnect { id: Arc<str> },
+    Frame { info: ConnectionInfo, outlet: Arc<dyn Outlet>, frame: Incoming, reply: oneshot::Sender<Option<ServerFrame>> },
+    Extended,
+    Drain,
+    End,
+}
+
+/// A client's frame with what only the bridge knows of it.
+pub(super) struct Incoming {
+    pub(super) frame: ClientFrame,
+    /// For a `command` without an id.
+    pub(super) message_id: String,
+}
+
+/// A frame's answer.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// To be posted to the connection.
+    Frame(ServerFrame),
+    /// Nothing, or something that is pushed later.
+    Nothing,
+}
+
+/// Why a session's task could not be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unreachable {
+    /// It has ended.
+    #[error("the session has ended")]
+    Ended,
+    /// It has more to do than it can.
+    #[error("the session is busy")]
+    Busy,
+    /// It has as many connections as it may.
+    #[error("the session has too many connections")]
+    Full,
+}
+
+impl Status {
+    /// When it ends, Unix ms.
+    pub(crate) fn expires_at(&self) -> u64 {
+        self.expires_at.load(Ordering::Relaxed)
+    }
+
+    /// How many connections it has.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes nothing more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// `active`, `detached` (nobody is connected) or `exited` (the shell has ended).
+    pub(crate) fn word(&self) -> &'static str {
+        match (self.exited.load(Ordering::Relaxed), self.connections()) {
+            (true, _) => "exited",
+            (false, 0) => "detached",
+            (false, _) => "active",
+        }
+    }
+}
+
+impl Handle {
+    /// What is known without asking.
+    pub(crate) fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// A connection was made.
+    pub(crate) async fn connect(&self, info: ConnectionInfo, outlet: Arc<dyn Outlet>) -> Result<(), Unreachable> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Connect { info, outlet, reply }).await?;
+        match answer.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Unreachable::Full),
+            Err(_) => Err(Unreachable::Ended),
+        }
+    }
+
+    /// A connection is gone.
+    pub(crate) async fn disconnect(&self, id: Arc<str>) -> Result<(), Unreachable> {
+        self.tell(Message::Disconnect { id }).await
+    }
+
+    /// A frame came. What is not answered within [`REPLY_WITHIN`] is pushed.
+    pub(crate) async fn frame(
+        &self,
+        info: ConnectionInfo,
+        outlet: Arc<dyn Outlet>,
+        frame: ClientFrame,
+        message_id: String,
+    ) -> Result<Answer, Unreachable> {
+        let (reply, mut answer) = oneshot::channel();
+        self.tell(Message::Frame { info, outlet, frame: Incoming { frame, message_id }, reply }).await?;
+        let answer = match tokio::time::timeout(REPLY_WITHIN, &mut answer).await {
+            Ok(answer) => answer.map_err(|_| Unreachable::Ended)?,
+            Err(_) => {
+                // From here on the task pushes; what it answered in this very moment is still ours.
+                answer.close();
+                answer.try_recv().ok().flatten()
+            }
+        };
+        Ok(answer.map_or(Answer::Nothing, Answer::Frame))
+    }
+
+    /// Lets it live until `expires_at`, Unix ms.
+    pub(crate) async fn extend(&self, expires_at: u64) -> Result<(), Unreachable> {
+        self.status.expires_at.fetch_max(expires_at, Ordering::Relaxed);
+        self.tell(Message::Extended).await
+    }
+
+    /// Tells its connections that the backend is stopping.
+    pub(crate) async fn drain(&self) -> Result<(), Unreachable> {
+        self.tell(Message::Drain).await
+    }
+
+    /// Ends it, and waits until nothing of it is left.
+    pub(crate) async fn end(&self) {
+        // Ended already is as good.
+        let _ = self.inbox.send(Message::End).await;
+        self.inbox.closed().await;
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), Unreachable> {
+        match tokio::time::timeout(REPLY_WITHIN / 2, self.inbox.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Unreachable::Ended),
+            Err(_) => Err(Unreachable::Busy),
+        }
+    }
+}
+
+/// The answer to a frame, as text.
+impl Answer {
+    /// The frame as JSON, if there is one.
+    pub(crate) fn json(&self) -> Option<Bytes> {
+        match self {
+            Self::Frame(frame) => Some(super::connection::encode(frame)),
+            Self::Nothing => None,
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The task of a session: owns the PTY, the pushes and the running command, and does what `core` decides.
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use shellbridge_protocol::{
+    ErrorCode, PROTOCOL_VERSION,
+    frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+use tracing::Instrument;
+
+use super::{
+    Limits,
+    commands::{Asker, Commands, Request},
+    connection::ConnectionInfo,
+    core::{Core, Effect, PushKind},
+    handle::{Handle, Incoming, Message, Status},
+};
+use crate::{
+    outlet::{ConnectionId, Outlet, Sent},
+    shell::{
+        self, ShellSpec,
+        command::{CommandState, Finished},
+        pty::{Shell, exit_of},
+    },
+    unix_ms,
+};
+
+/// Messages that may wait for a session.
+const INBOX: usize = 256;
+/// Bytes of one read from the PTY; the kernel gives at most a page.
+const READ: usize = 16 * 1024;
+/// After the shell's end, its output is complete when nothing came for this long, although something that it left
+/// behind may still hold the terminal open.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long before its end a session says so.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(300);
+/// How long last words may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What is the same for all sessions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    /// `DETACHED_TTL`: how long a session lives without a connection.
+    pub(crate) detached_ttl: Duration,
+    /// `SHELL_RESTART`.
+    pub(crate) shell_restart: bool,
+}
+
+/// What a session is started with.
+pub(crate) struct Start {
+    pub(crate) id: String,
+    pub(crate) owner: String,
+    pub(crate) spec: ShellSpec,
+    /// Unix ms.
+    pub(crate) expires_at: u64,
+}
+
+/// Starts a shell and the task around it. `ended` is called when the session takes nothing more.
+///
+/// # Errors
+/// When the shell cannot be started.
+pub(crate) fn spawn(
+    settings: Settings,
+    start: Start,
+    ended: impl FnOnce(&Status) + Send + 'static,
+) -> Result<Handle, pty_process::Error> {
+    let created_at = unix_ms();
+    let core = Core::new(settings.limits, created_at);
+    let shell = Shell::start(&start.spec, core.size)?;
+    let (inbox, mut messages) = mpsc::channel(INBOX);
+    let status = Arc::new(Status {
+        id: start.id,
+        owner: start.owner,
+        created_at,
+        expires_at: AtomicU64::new(start.expires_at),
+        connections: AtomicUsize::new(0),
+        exited: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+    });
+    let span = tracing::info_span!("session", session_id = %status.id);
+    let task = Task {
+        settings,
+        status: status.clone(),
+        started: Instant::now(),
+        leaders: HashSet::from([shell.pid()]),
+        commands: Commands::new(CommandState::new(&start.spec)),
+        spec: start.spec,
+        core,
+        shell,
+        tty: Tty::Open,
+        outlets: HashMap::new(),
+        pushes: JoinSet::new(),
+        command: None,
+        detached_since: Some(Instant::now()),
+        told_expiry: false,
+    };
+    let handle = Handle { status: status.clone(), inbox };
+    let run = async move {
+        tracing::info!("session started");
+        let task = task.run(&mut messages).await;
+        status.ended.store(true, Ordering::Release);
+        ended(&status);
+        task.end().await;
+        tracing::info!("session ended");
+        // Only now is the channel closed: nothing of the session is left.
+        drop(messages);
+    };
+    tokio::spawn(run.instrument(span));
+    Ok(handle)
+}
+
+/// How far the reading of the PTY has got.
+enum Tty {
+    /// It is read as the flow of output allows.
+    Open,
+    /// The shell has ended; what it wrote before is still being read.
+    Draining(Exit),
+    /// Nothing more will come.
+    Closed,
+}
+
+struct Task {
+    settings: Settings,
+    status: Arc<Status>,
+    started: Instant,
+    spec: ShellSpec,
+    core: Core,
+    shell: Shell,
+    tty: Tty,
+    outlets: HashMap<ConnectionId, Arc<dyn Outlet>>,
+    pushes: JoinSet<(ConnectionId, Done)>,
+    commands: Commands,
+    command: Option<JoinHandle<std::io::Result<Finished>>>,
+    /// Pids of shells that were started, to find what they started.
+    leaders: HashSet<i32>,
+    detached_since: Option<Instant>,
+    told_expiry: bool,
+}
+
+/// The end of something that concerned a connection.
+enum Done {
+    Pushed(PushKind, Sent),
+    Checked(bool),
+    Closed,
+}
+
+/// What happened next.
+enum Event {
+    Message(Option<Message>),
+    Read(std::io::Result<usize>),
+    Wrote(String, std::io::Result<usize>),
+    Quiet,
+    Exited(Exit),
+    Done(ConnectionId, Done),
+    Command(std::io::Result<Finished>),
+    Timer,
+}
+
+impl Task {
+    /// Runs until the session is over.
+    async fn run(mut self, inbox: &mut mpsc::Receiver<Message>) -> Self {
+        let mut buffer = vec![0; READ];
+        loop {
+            let Some(due) = self.due() else { break };
+            let event = self.next(inbox, &mut buffer, due).await;
+            let now = self.now();
+            match event {
+                Event::Message(None | Some(Message::End)) => break,
+                Event::Message(Some(message)) => self.message(message, now),
+                Event::Read(Ok(count @ 1..)) => self.core.output(buffer.get(..count).unwrap_or_default()),
+                // EIO: the last process that had the terminal open is gone.
+                Event::Read(_) | Event::Quiet => self.tty_closed(now),
+                Event::Wrote(client, Ok(count)) => self.core.wrote(&client, count, now),
+                Event::Wrote(client, Err(error)) => {
+                    tracing::debug!(%error, "the shell takes no input");
+                    self.core.wrote(&client, usize::MAX, now);
+                }
+                Event::Exited(exit) => {
+                    tracing::info!(exit_code = exit.exit_code, "shell ended");
+                    self.tty = match self.tty {
+                        Tty::Closed => {
+                            self.core.exited(exit, now);
+                            Tty::Closed
+                        }
+                        _ => Tty::Draining(exit),
+                    };
+                }
+                Event::Done(id, done) => self.done(&id, done, now),
+                Event::Command(finished) => {
+                    self.command = None;
+                    if let Some((to, frame)) = self.commands.finished(finished, now) {
+                        self.core.push(&to, &frame);
+                    }
+                }
+                Event::Timer => {}
+            }
+        }
+        self
+    }
+
+    /// Does what is due; says until when there is nothing to do, or none if the session is over.
+    fn due(&mut self) -> Option<Instant> {
+        let now = self.now();
+        while self.command.is_none() {
+            match self.commands.start(now) {
+                None => break,
+                Some(Ok((running, timeout))) => self.command = Some(tokio::spawn(running.finish(timeout))),
+                Some(Err((to, frame))) => self.core.push(&to, &frame),
+            }
+        }
+        if self.core.is_over(now) {
+            if !self.settings.shell_restart || !self.restart(now) {
+                return None;
+            }
+        }
+        let remaining = Duration::from_millis(self.status.expires_at().saturating_sub(unix_ms()));
+        if remaining.is_zero() {
+            let expired = ErrorFrame::new(ErrorCode::SessionExpired, "the session's time is over").into();
+            let all: Vec<_> = self.core.connections.keys().cloned().collect();
+            for id in all {
+                self.core.farewell(&id, &expired, now);
+            }
+            self.perform();
+            return None;
+        }
+        if remaining <= EXPIRY_NOTICE && !self.told_expiry && !self.core.connections.is_empty() {
+            self.told_expiry = true;
+            self.core.notify(NoticeCode::SessionExpiring, "the session's time is nearly over");
+        }
+        let mut wait = if remaining > EXPIRY_NOTICE { remaining - EXPIRY_NOTICE } else { remaining };
+        if let Some(due) = self.core.tick(now) {
+            wait = wait.min(due.saturating_sub(now));
+        }
+        self.perform();
+        let connections = self.core.connections.len();
+        self.status.connections.store(connections, Ordering::Relaxed);
+        self.status.exited.store(self.core.exit.is_some(), Ordering::Relaxed);
+        if connections > 0 {
+            self.detached_since = None;
+        } else {
+            let left = (*self.detached_since.get_or_insert_with(Instant::now) + self.settings.detached_ttl)
+                .saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            wait = wait.min(left);
+        }
+        Some(Instant::now() + wait)
+    }
+
+    /// Waits for what happens next.
+    async fn next(&mut self, inbox: &mut mpsc::Receiver<Message>, buffer: &mut [u8], due: Instant) -> Event {
+        let reading = !matches!(self.tty, Tty::Closed);
+        let draining = matches!(self.tty, Tty::Draining(_));
+        let allowance = if reading { self.core.read_allowance(self.now()).min(buffer.len()) } else { 0 };
+        let input = self.core.next_input().filter(|_| matches!(self.tty, Tty::Open));
+        let write = async {
+            match &input {
+                Some((client, bytes)) => Event::Wrote(client.clone(), self.shell.writer.write(bytes).await),
+                None => pending().await,
+            }
+        };
+        let command = async {
+            match &mut self.command {
+                Some(running) => match running.await {
+                    Ok(finished) => Event::Command(finished),
+                    Err(error) => Event::Command(Err(std::io::Error::other(error))),
+                },
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            message = inbox.recv() => Event::Message(message),
+            event = write => event,
+            read = self.shell.reader.read(buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => Event::Read(read),
+            () = tokio::time::sleep(QUIET), if draining && allowance > 0 => Event::Quiet,
+            status = self.shell.child.wait(), if !draining && self.core.exit.is_none() => Event::Exited(exit_of(status)),
+            Some(done) = self.pushes.join_next() => match done {
+                Ok((id, done)) => Event::Done(id, done),
+                Err(error) => {
+                    tracing::error!(%error, "a push was lost");
+                    Event::Timer
+                }
+            },
+            event = command => event,
+            () = tokio::time::sleep_until(due) => Event::Timer,
+        }
+    }
+
+    fn message(&mut self, message: Message, now: Duration) {
+        match message {
+            Message::Connect { info, outlet, reply } => {
+                let id = info.id.clone();
+                let read_only = info.read_only;
+                let known = self.core.connections.contains_key(&id);
+                let taken = self.core.connect(info, now);
+                if taken {
+                    self.outlets.insert(id.clone(), outlet);
+                    if !known {
+                        self.greet(&id, read_only);
+                    }
+                }
+                // The request may have been given up; the connection stands all the same.
+                let _ = reply.send(taken);
+            }
+            Message::Disconnect { id } => {
+                self.core.disconnect(&id, now);
+                self.outlets.remove(&id);
+            }
+            Message::Frame { info, outlet, frame, reply } => self.frame(info, outlet, frame, reply, now),
+            Message::Extended => self.told_expiry = false,
+            Message::Drain => self.core.notify(NoticeCode::Draining, "the backend is stopping"),
+            Message::End => {}
+        }
+    }
+
+    fn frame(
+        &mut self,
+        info: ConnectionInfo,
+        outlet: Arc<dyn Outlet>,
+        Incoming { frame, message_id }: Incoming,
+        reply: oneshot::Sender<Option<ServerFrame>>,
+        now: Duration,
+    ) {
+        let id = info.id.clone();
+        let read_only = info.read_only;
+        let refuse = |code, message: &str| Some(ErrorFrame::new(code, message).into());
+        if !self.core.connections.contains_key(&id) {
+            if self.core.was_dropped(&id) && !matches!(frame, ClientFrame::Attach { .. }) {
+                let _ = reply.send(refuse(ErrorCode::NotAttached, "attach first"));
+                return;
+            }
+            if !self.core.connect(info, now) {
+                let _ = reply.send(refuse(ErrorCode::RateLimited, "the session has too many connections"));
+                return;
+            }
+            self.outlets.insert(id.clone(), outlet);
+        }
+        let answer = match frame {
+            ClientFrame::Command { .. } | ClientFrame::Clear if read_only => {
+                refuse(ErrorCode::ReadOnly, "this connection may only watch")
+            }
+            ClientFrame::Command { command, id: name, timeout_ms } => {
+                let request = Request { id: name.unwrap_or(message_id), command, timeout_ms };
+                self.commands.ask(request, Asker { connection: id, reply }, now);
+                return;
+            }
+            ClientFrame::History => Some(self.commands.history()),
+            ClientFrame::Clear => Some(self.commands.clear()),
+            frame => self.core.frame(&id, frame, now),
+        };
+        // A request that was given up is asked again by the client.
+        let _ = reply.send(answer);
+    }
+
+    fn greet(&mut self, id: &ConnectionId, read_only: bool) {
+        let greeting = ServerFrame::Connected {
+            message: "connected to the session's shell".to_owned(),
+            session_id: self.status.id.clone(),
+            connection_id: id.to_string(),
+            timestamp: unix_ms(),
+            protocol: PROTOCOL_VERSION,
+            read_only,
+        };
+        self.core.push(id, &greeting);
+    }
+
+    /// Starts what `core` wants done.
+    fn perform(&mut self) {
+        while let Some(effect) = self.core.effects.pop_front() {
+            match effect {
+                Effect::Push { to, frame, kind } => {
+                    let Some(outlet) = self.outlets.get(&to).cloned() else { continue };
+                    self.pushes.spawn(async move { (to, Done::Pushed(kind, outlet.send(frame).await)) });
+                }
+                Effect::Close(id, last) => {
+                    let Some(outlet) = self.outlets.remove(&id) else { continue };
+                    self.pushes.spawn(async move {
+                        close(outlet, last).await;
+                        (id, Done::Closed)
+                    });
+                }
+                Effect::Check(id) => {
+                    let Some(outlet) = self.outlets.get(&id).cloned() else { continue };
+                    self.pushes.spawn(async move { (id, Done::Checked(outlet.exists().await)) });
+                }
+                Effect::Resize(size) => self.shell.resize(size),
+            }
+        }
+    }
+
+    fn done(&mut self, id: &ConnectionId, done: Done, now: Duration) {
+        match done {
+            Done::Pushed(kind, sent) => self.core.pushed(id, kind, sent, now),
+            Done::Checked(exists) => self.core.checked(id, exists, now),
+            Done::Closed => {}
+        }
+    }
+
+    fn tty_closed(&mut self, now: Duration) {
+        if let Tty::Draining(exit) = std::mem::replace(&mut self.tty, Tty::Closed) {
+            self.core.exited(exit, now);
+        }
+    }
+
+    /// Puts a new shell in place of the one that ended.
+    fn restart(&mut self, now: Duration) -> bool {
+        match Shell::start(&self.spec, self.core.size) {
+            Ok(shell) => {
+                tokio::spawn(shell::end_all(std::mem::take(&mut self.leaders)));
+                self.leaders.insert(shell.pid());
+                self.shell = shell;
+                self.tty = Tty::Open;
+                self.core.restarted(unix_ms(), now);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the shell cannot be started anew");
+                false
+            }
+        }
+    }
+
+    /// Leaves nothing behind: connections told and closed, processes ended, descriptors closed.
+    async fn end(mut self) {
+        let outlets = std::mem::take(&mut self.outlets);
+        let goodbye = async {
+            // What is under way first: an answer, a last error.
+            while self.pushes.join_next().await.is_some() {}
+            let mut closing = JoinSet::new();
+            for (_, outlet) in outlets {
+                closing.spawn(close(outlet, None));
+            }
+            closing.join_all().await;
+        };
+        if tokio::time::timeout(FAREWELL, goodbye).await.is_err() {
+            tracing::warn!("connections could not be told of the session's end in time");
+        }
+        let Self { shell, mut leaders, commands, command, .. } = self;
+        leaders.extend(commands.groups());
+        if let Some(running) = command {
+            running.abort();
+        }
+        // Closing the terminal is the hangup that shells know; the rest is for those that do not care.
+        let Shell { reader, writer, mut child, .. } = shell;
+        drop((reader, writer));
+        shell::end_all(leaders).await;
+        // Its status is of no interest now, but nobody else would reap it.
+        let _ = child.wait().await;
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>) {
+    if let Some(frame) = last {
+        // It is closed next, delivered or not.
+        let _ = tokio::time::timeout(FAREWELL, outlet.send(frame)).await;
+    }
+    outlet.close().await;
+}

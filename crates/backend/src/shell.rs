@@ -1,0 +1,10 @@
+//! Shells: how one is started, what it may know, and how nothing of it is left.
+
+pub(crate) mod command;
+mod environment;
+mod process;
+pub(crate) mod pty;
+
+pub(crate) use environment::{ShellRequest, ShellSpec};
+pub(crate) use process::{end_all, has_members};
+pub use process::keep_secrets;

@@ -1,0 +1,151 @@
+//! What a shell is started with: built from nothing, so that no setting of the backend is in it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Uid, User};
+use serde::Deserialize;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const TERM: &str = "xterm-256color";
+/// Variables of a session, and bytes of them: far below what the kernel takes (128 KiB a string, 2 MiB in all).
+const MAX_VARIABLES: usize = 256;
+const MAX_BYTES: usize = 64 * 1024;
+
+/// How to start the shell of a session.
+#[derive(Debug, Clone)]
+pub(crate) struct ShellSpec {
+    /// The program.
+    pub(crate) shell: PathBuf,
+    /// Where it starts.
+    pub(crate) cwd: PathBuf,
+    /// All of its environment.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// What the caller of `POST /api/sessions` may choose.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct ShellRequest {
+    /// Variables added to the shell's environment. Never given back.
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    /// Absolute path of the shell; by default the user's own.
+    #[serde(default)]
+    pub(crate) shell: Option<PathBuf>,
+    /// Where it starts; by default the user's home.
+    #[serde(default)]
+    pub(crate) cwd: Option<PathBuf>,
+}
+
+/// Why a shell cannot be started as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadShell {
+    #[error("shell: not the absolute path of a file")]
+    Shell,
+    #[error("cwd: not the absolute path of a directory")]
+    Cwd,
+    #[error("env: {0:?} is not a variable's name")]
+    Name(String),
+    #[error("env: a value holds a NUL")]
+    Nul,
+    #[error("env: at most {MAX_VARIABLES} variables and {MAX_BYTES} bytes")]
+    Large,
+}
+
+impl ShellSpec {
+    /// The user's shell, changed as asked.
+    pub(crate) fn new(request: ShellRequest) -> Result<Self, BadShell> {
+        let ShellRequest { env: extra, shell, cwd } = request;
+        check(&extra)?;
+        let user = User::from_uid(Uid::current()).ok().flatten();
+        let home = user.as_ref().map_or_else(|| PathBuf::from("/"), |user| user.dir.clone());
+        let shell = match shell {
+            Some(shell) if shell.is_absolute() && shell.is_file() => shell,
+            Some(_) => return Err(BadShell::Shell),
+            None => user.as_ref().map(|user| user.shell.clone()).filter(|shell| usable(shell)).unwrap_or_else(fallback),
+        };
+        let cwd = match cwd {
+            Some(cwd) if cwd.is_absolute() && cwd.is_dir() => cwd,
+            Some(_) => return Err(BadShell::Cwd),
+            None => Some(home.clone()).filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/")),
+        };
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut env: BTreeMap<String, String> = [
+            ("TERM", TERM.to_owned()),
+            ("LANG", "C.UTF-8".to_owned()),
+            ("PATH", PATH.to_owned()),
+            ("HOME", text(&home)),
+            ("USER", user.map_or_else(|| Uid::current().to_string(), |user| user.name)),
+            ("SHELL", text(&shell)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        env.extend(extra);
+        Ok(Self { shell, cwd, env })
+    }
+}
+
+/// A login shell that lets people in; `nologin` and `false` do not.
+fn usable(shell: &Path) -> bool {
+    shell.is_file() && !matches!(shell.file_name().and_then(|name| name.to_str()), Some("nologin" | "false"))
+}
+
+fn fallback() -> PathBuf {
+    let bash = PathBuf::from("/bin/bash");
+    if bash.is_file() { bash } else { PathBuf::from("/bin/sh") }
+}
+
+fn check(env: &BTreeMap<String, String>) -> Result<(), BadShell> {
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if env.len() > MAX_VARIABLES || bytes > MAX_BYTES {
+        return Err(BadShell::Large);
+    }
+    for (name, value) in env {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        if name.is_empty() || !name.bytes().all(plain) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(BadShell::Name(name.chars().take(64).collect()));
+        }
+        if value.contains('\0') {
+            return Err(BadShell::Nul);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_built_from_nothing() {
+        let spec = ShellSpec::new(ShellRequest::default()).unwrap();
+        let names: Vec<_> = spec.env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HOME", "LANG", "PATH", "SHELL", "TERM", "USER"]);
+        assert!(spec.shell.is_file() && spec.cwd.is_dir());
+    }
+
+    #[test]
+    fn a_session_may_add_variables_but_no_nonsense() {
+        let with = |name: &str, value: &str| {
+            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            ShellSpec::new(ShellRequest { env, ..ShellRequest::default() })
+        };
+        assert_eq!(with("AWS_REGION", "eu-west-1").unwrap().env["AWS_REGION"], "eu-west-1");
+        for (name, value) in [("", "x"), ("A=B", "x"), ("1A", "x"), ("A B", "x"), ("A\0", "x"), ("A", "x\0y")] {
+            assert!(with(name, value).is_err(), "{name:?}");
+        }
+        assert_eq!(with("A", &"x".repeat(MAX_BYTES)).unwrap_err(), BadShell::Large);
+    }
+
+    #[test]
+    fn paths_are_absolute_and_there() {
+        for bad in ["sh", "/no/such/shell", "/tmp"] {
+            let request = ShellRequest { shell: Some(bad.into()), ..ShellRequest::default() };
+            assert_eq!(ShellSpec::new(request).unwrap_err(), BadShell::Shell);
+        }
+        let request = ShellRequest { cwd: Some("/no/such/dir".into()), ..ShellRequest::default() };
+        assert_eq!(ShellSpec::new(request).unwrap_err(), BadShell::Cwd);
+    }
+}

@@ -1,0 +1,151 @@
+//! Processes: how they end, how all of a session's are ended, and what they cannot see.
+
+use std::{collections::HashSet, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rustix::{
+    process::{DumpableBehavior, set_dumpable_behavior},
+    thread::{CapabilitySet, remove_capability_from_bounding_set},
+};
+use shellbridge_protocol::frame::Exit;
+
+/// How long processes have between SIGHUP and SIGKILL.
+const HANGUP_GRACE: Duration = Duration::from_millis(500);
+/// Rounds of SIGKILL against processes that fork meanwhile.
+const KILL_ROUNDS: usize = 10;
+
+/// Keeps the backend's memory and environment from the shells that it starts.
+///
+/// A process that is not dumpable owns its `/proc` files as root, so that a shell of the same user cannot read
+/// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with `CAP_SYS_PTRACE`; it is taken
+/// from the bounding set, which every child inherits. What root can do beyond that needs a container's limits.
+///
+/// Must be called before any thread is started: the bounding set belongs to a thread.
+///
+/// # Errors
+/// When the kernel refuses to make the process non-dumpable.
+pub fn keep_secrets() -> std::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    for capability in [CapabilitySet::SYS_PTRACE, CapabilitySet::SYS_RAWIO, CapabilitySet::SYS_MODULE] {
+        // Not being root, there is nothing to remove and no right to remove it.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    Ok(())
+}
+
+/// An exit status as the wire has it.
+pub(super) fn exit(status: ExitStatus) -> Exit {
+    match status.signal() {
+        Some(signal) => Exit { exit_code: 128 + signal, signal: Some(signal_name(signal)) },
+        None => Exit { exit_code: status.code().unwrap_or(-1), signal: None },
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| format!("SIG{signal}"), |signal| signal.as_str().to_owned())
+}
+
+/// Ends every process of a session: first politely, as a terminal that hangs up, then for good.
+///
+/// `leaders` are the pids of the shells and command groups that were started. What they started is found by POSIX
+/// session, process group and parent.
+pub(crate) async fn end_all(leaders: HashSet<i32>) {
+    signal_all(&leaders, Signal::SIGHUP);
+    signal_all(&leaders, Signal::SIGCONT);
+    let deadline = tokio::time::Instant::now() + HANGUP_GRACE;
+    while !members(&leaders).is_empty() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..KILL_ROUNDS {
+        if signal_all(&leaders, Signal::SIGKILL) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sends a signal to all members and says how many there were.
+pub(crate) fn signal_all(leaders: &HashSet<i32>, signal: Signal) -> usize {
+    let members = members(leaders);
+    for pid in &members {
+        // It may have ended meanwhile.
+        let _ = kill(Pid::from_raw(*pid), signal);
+    }
+    members.len()
+}
+
+/// Whether a process is in a session or group of `leader`.
+pub(crate) fn has_members(leader: i32) -> bool {
+    !members(&HashSet::from([leader])).is_empty()
+}
+
+/// Living processes that belong to `leaders`.
+fn members(leaders: &HashSet<i32>) -> Vec<i32> {
+    let all: Vec<Stat> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Stat::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
+        .collect();
+    let mut mine: HashSet<i32> = HashSet::new();
+    loop {
+        let before = mine.len();
+        mine.extend(
+            all.iter()
+                .filter(|stat| {
+                    leaders.contains(&stat.session)
+                        || leaders.contains(&stat.group)
+                        || leaders.contains(&stat.pid)
+                        || mine.contains(&stat.parent)
+                })
+                .map(|stat| stat.pid)
+                .collect::<Vec<_>>(),
+        );
+        if mine.len() == before {
+            break;
+        }
+    }
+    all.into_iter().filter(|stat| mine.contains(&stat.pid) && stat.state != b'Z').map(|stat| stat.pid).collect()
+}
+
+/// The fields of `/proc/PID/stat` that say whose a process is (proc_pid_stat(5)).
+struct Stat {
+    pid: i32,
+    state: u8,
+    parent: i32,
+    group: i32,
+    session: i32,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may hold anything.
+        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let mut number = || fields.next()?.parse().ok();
+        Some(Self { pid, state, parent: number()?, group: number()?, session: number()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_statuses_read_as_in_a_shell() {
+        assert_eq!(exit(ExitStatus::from_raw(3 << 8)), Exit { exit_code: 3, signal: None });
+        assert_eq!(exit(ExitStatus::from_raw(9)), Exit { exit_code: 137, signal: Some("SIGKILL".into()) });
+        assert_eq!(exit(ExitStatus::from_raw(15)).signal.as_deref(), Some("SIGTERM"));
+        assert_eq!(exit(ExitStatus::from_raw(2)).signal.as_deref(), Some("SIGINT"));
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_name_whatever_that_is() {
+        let me = Stat::read(std::process::id().cast_signed()).unwrap();
+        assert!(me.parent > 0 && me.session >= 0);
+        assert!(Stat::read(-1).is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! An interactive shell on a PTY of its own.
+
+use pty_process::{OwnedReadPty, OwnedWritePty};
+use shellbridge_protocol::frame::Exit;
+use tokio::process::Child;
+
+use super::{environment::ShellSpec, process};
+use crate::session::Size;
+
+/// A running shell: the two ends of its PTY, and its process.
+pub(crate) struct Shell {
+    pub(crate) reader: OwnedReadPty,
+    pub(crate) writer: OwnedWritePty,
+    /// The shell itself; what it started may outlive it.
+    pub(crate) child: Child,
+    pid: i32,
+}
+
+impl Shell {
+    /// Starts the shell as a login shell of a new POSIX session, with nothing of the backend's environment.
+    pub(crate) fn start(spec: &ShellSpec, size: Size) -> Result<Self, pty_process::Error> {
+        let (pty, pts) = pty_process::open()?;
+        pty.resize(pty_process::Size::new(size.rows, size.cols))?;
+        let name = spec.shell.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let child = pty_process::Command::new(&spec.shell)
+            // A leading dash makes it a login shell, as after `ssh`.
+            .arg0(format!("-{name}"))
+            .env_clear()
+            .envs(&spec.env)
+            .current_dir(&spec.cwd)
+            .kill_on_drop(true)
+            .spawn(pts)?;
+        let pid = child.id().map_or(0, u32::cast_signed);
+        let (reader, writer) = pty.into_split();
+        Ok(Self { reader, writer, child, pid })
+    }
+
+    /// Its pid, which is also the id of its POSIX session.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Tells the programs on the PTY how large the terminal is.
+    pub(crate) fn resize(&self, size: Size) {
+        if let Err(error) = self.writer.resize(pty_process::Size::new(size.rows, size.cols)) {
+            tracing::warn!(%error, "the terminal cannot be resized");
+        }
+    }
+}
+
+/// How a shell ended, from what waiting for it gave.
+pub(crate) fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
+    status.map_or_else(
+        |error| {
+            tracing::error!(%error, "a shell cannot be waited for");
+            Exit { exit_code: -1, signal: None }
+        },
+        process::exit,
+    )
+}

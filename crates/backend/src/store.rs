@@ -1,0 +1,143 @@
+//! Where sessions are found by their ids. They live in this process: one instance serves all of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::session::{Handle, Status};
+
+/// Sessions of one process: far more than it has memory and descriptors for.
+const MAX_SESSIONS: usize = 10_000;
+
+/// All sessions. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Store(Arc<Mutex<Sessions>>);
+
+#[derive(Default)]
+struct Sessions {
+    by_id: HashMap<String, Option<Handle>>,
+    /// The backend is stopping.
+    closed: bool,
+}
+
+/// Why a session cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// There is one of this id.
+    #[error("a session of this id exists")]
+    Taken,
+    /// There are too many.
+    #[error("too many sessions")]
+    Full,
+    /// The backend is stopping.
+    #[error("the backend is stopping")]
+    Closed,
+}
+
+/// An id for a session that is being made. Given back when dropped.
+pub(crate) struct Reservation {
+    store: Store,
+    id: Option<String>,
+}
+
+impl Store {
+    /// The session of this id.
+    pub(crate) fn get(&self, id: &str) -> Option<Handle> {
+        self.lock().by_id.get(id)?.clone()
+    }
+
+    /// Keeps an id for a session that is being made.
+    pub(crate) fn reserve(&self, id: &str) -> Result<Reservation, Refused> {
+        let mut sessions = self.lock();
+        if sessions.closed {
+            return Err(Refused::Closed);
+        }
+        if sessions.by_id.contains_key(id) {
+            return Err(Refused::Taken);
+        }
+        if sessions.by_id.len() >= MAX_SESSIONS {
+            return Err(Refused::Full);
+        }
+        sessions.by_id.insert(id.to_owned(), None);
+        Ok(Reservation { store: self.clone(), id: Some(id.to_owned()) })
+    }
+
+    /// Forgets a session that has ended.
+    pub(crate) fn ended(&self, status: &Status) {
+        let mut sessions = self.lock();
+        let same = |handle: &Option<Handle>| handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status));
+        if sessions.by_id.get(&status.id).is_some_and(same) {
+            sessions.by_id.remove(&status.id);
+        }
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().by_id.len()
+    }
+
+    /// Takes no more sessions, and gives back those there are.
+    pub(crate) fn close(&self) -> Vec<Handle> {
+        let mut sessions = self.lock();
+        sessions.closed = true;
+        sessions.by_id.values().flatten().cloned().collect()
+    }
+
+    /// Whether the backend is stopping.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        // Nothing that holds the lock can panic half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reservation {
+    /// Puts the session in its place.
+    pub(crate) fn fill(mut self, handle: Handle) {
+        let Some(id) = self.id.take() else { return };
+        let mut sessions = self.store.lock();
+        if handle.status().has_ended() {
+            // So quickly that it could not be forgotten.
+            sessions.by_id.remove(&id);
+        } else {
+            sessions.by_id.insert(id, Some(handle));
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.store.lock().by_id.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_given_once_and_comes_back_when_nothing_came_of_it() {
+        let store = Store::default();
+        let first = store.reserve("a").unwrap();
+        assert_eq!(store.reserve("a").err(), Some(Refused::Taken));
+        assert!(store.get("a").is_none());
+        drop(first);
+        assert!(store.reserve("a").is_ok());
+    }
+
+    #[test]
+    fn there_is_an_end_to_sessions() {
+        let store = Store::default();
+        let all: Vec<_> = (0..MAX_SESSIONS).map(|n| store.reserve(&n.to_string()).unwrap()).collect();
+        assert_eq!(store.reserve("one too many").err(), Some(Refused::Full));
+        drop(all);
+        store.close();
+        assert_eq!(store.reserve("a").err(), Some(Refused::Closed));
+    }
+}
