@@ -52,9 +52,9 @@ export class TerminalClient extends Emitter<ClientEvents> {
     super();
     this.#options = { ...options };
     const sink: OutputSink = {
-      write: (bytes, done) => {
+      write: (bytes, done, end) => {
         this.emit("output", bytes);
-        if (this.#sink) this.#sink.write(bytes, done);
+        if (this.#sink) this.#sink.write(bytes, done, end);
         else done();
       },
       reset: (cols, rows, parts, done) => {

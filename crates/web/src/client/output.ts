@@ -3,7 +3,8 @@ import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits";
 
 /** Where output goes: a terminal. Both calls say `done` when the bytes are on the screen: that is the credit. */
 export interface OutputSink {
-  write(bytes: Uint8Array, done: () => void): void;
+  /** `end`: the stream's offset behind these bytes. */
+  write(bytes: Uint8Array, done: () => void, end: number): void;
   /** Resets the terminal to `cols`×`rows`, then writes the parts in order. */
   reset(cols: number, rows: number, parts: Uint8Array[], done: () => void): void;
 }
@@ -127,12 +128,13 @@ export class OutputReceiver {
     const generation = this.#generation;
     this.next += bytes.length;
     this.#writing += bytes.length;
-    this.sink().write(bytes, () => {
+    const done = () => {
       if (generation !== this.#generation) return;
       this.#writing -= bytes.length;
       this.consumed += bytes.length;
       this.onConsumed();
-    });
+    };
+    this.sink().write(bytes, done, this.next);
   }
 
   #hold(offset: number, bytes: Uint8Array): Verdict {

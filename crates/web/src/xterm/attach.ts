@@ -81,11 +81,18 @@ export function attachTerminal(client: TerminalClient, terminal: Terminal, optio
     }, RESIZE_DEBOUNCE);
   };
 
-  const write = (bytes: Uint8Array, done: () => void): void => {
-    replay.received(bytes.length);
+  const write = (bytes: Uint8Array, done: () => void, end: number): void => {
+    const muted = replay.old(bytes.length, end);
+    if (muted > 0) terminal.write(bytes.subarray(0, muted), () => replay.parsed(end - bytes.length + muted));
+    if (muted === bytes.length) return terminal.write("", done);
+    writeLive(bytes.subarray(muted), done, end);
+  };
+
+  const writeLive = (bytes: Uint8Array, done: () => void, end: number): void => {
     const ahead = document.visibilityState === "hidden" && unparsed + bytes.length <= HIDDEN_CREDIT;
     if (ahead) unparsed += bytes.length;
     terminal.write(bytes, () => {
+      replay.parsed(end);
       if (ahead) unparsed -= bytes.length;
       else done();
     });
@@ -95,6 +102,7 @@ export function attachTerminal(client: TerminalClient, terminal: Terminal, optio
   client.sink = {
     write,
     reset(cols, rows, parts, done) {
+      replay.pictured();
       picturing = true;
       // Whatever is still being parsed belongs to the old screen: first let it through.
       terminal.write("", () => {

@@ -1,13 +1,16 @@
 // Keeps a terminal from answering old questions. After a reload the session's output comes again, and with it every
 // query that programs once sent (device attributes, cursor position, colours). They were answered then; a second
 // answer would be typed into the shell.
+//
+// What this tab saw before the reload is known to the byte: its offset is kept in sessionStorage. In a tab that comes
+// to an older shell, what comes in one go at the start counts as old.
 import type { IDisposable, Terminal } from "@xterm/xterm";
 import type { TerminalClient } from "../client";
 import { OUTPUT_BUFFER_MAX } from "./limits";
 
-/** A shell this young may still wait for its answers. */
+/** A shell this young, and not seen before, may still wait for its answers. */
 const YOUNG = 5_000;
-/** The replay is over when nothing came for so long. */
+/** Without a known end, the replay is over when nothing came for so long. */
 const QUIET = 200;
 
 export class ReplayMute {
@@ -15,18 +18,25 @@ export class ReplayMute {
   active = false;
   #seen = false;
   #serverClock: number | undefined;
-  #bytes = 0;
+  #epoch = 0;
+  #until: number | undefined; // where old output ends, if that is known
+  #parsed = 0;
   #quiet: ReturnType<typeof setTimeout> | undefined;
   #handlers: IDisposable[] = [];
   #off: () => void;
 
-  constructor(client: TerminalClient, terminal: Terminal) {
+  constructor(
+    private readonly client: TerminalClient,
+    terminal: Terminal,
+  ) {
     this.#off = client.on("frame", (frame) => {
       if (frame.type === "connected") this.#serverClock = frame.timestamp;
-      if (frame.type !== "attached" || this.#seen) return;
+      if (frame.type !== "attached" && frame.type !== "output") return; // either may be first
+      this.#epoch = frame.epoch;
+      if (!this.#seen) this.#begin(frame.epoch, frame.type === "attached" && frame.gap !== undefined);
       this.#seen = true; // Later ones go on where this terminal is.
-      if (frame.outputOffset === 0 && frame.gap === undefined) this.#begin(frame.epoch);
     });
+    addEventListener("pagehide", this.#remember);
     const mute = () => this.active;
     const { parser } = terminal;
     for (const id of [
@@ -48,23 +58,57 @@ export class ReplayMute {
     this.#handlers.push(parser.registerDcsHandler({ intermediates: "$", final: "q" }, mute));
   }
 
-  received(bytes: number): void {
+  /** How many of these bytes, which end at `end`, are old. */
+  old(length: number, end: number): number {
+    if (!this.active) return 0;
+    const until = this.#until ?? OUTPUT_BUFFER_MAX;
+    return Math.max(0, Math.min(length, length - (end - until)));
+  }
+
+  /** Everything before `offset` went through the parser. */
+  parsed(offset: number): void {
+    this.#parsed = offset;
     if (!this.active) return;
-    this.#bytes += bytes;
-    if (this.#bytes > OUTPUT_BUFFER_MAX) this.#end();
-    else this.#wait();
+    if (this.#until === undefined) this.#wait();
+    else if (offset >= this.#until) this.#end();
+  }
+
+  /** A picture of the screen has no questions, and what follows it was seen by nobody. */
+  pictured(): void {
+    if (this.#until === undefined) this.#end();
   }
 
   dispose(): void {
     this.#off();
     this.#end();
+    removeEventListener("pagehide", this.#remember);
     for (const handler of this.#handlers) handler.dispose();
   }
 
-  #begin(epoch: number): void {
-    if ((this.#serverClock ?? Date.now()) - epoch < YOUNG) return;
-    this.active = true;
-    this.#wait();
+  get #key(): string {
+    return `shellbridge.seen.${this.client.sessionId}`;
+  }
+
+  #remember = (): void => {
+    try {
+      sessionStorage.setItem(this.#key, `${this.#epoch}:${this.#parsed}`);
+    } catch {
+      // Then the rule for tabs that come later holds.
+    }
+  };
+
+  #begin(epoch: number, gap: boolean): void {
+    let stored: string | null = null;
+    try {
+      stored = sessionStorage.getItem(this.#key);
+    } catch {
+      // As above.
+    }
+    const [knownEpoch, offset] = (stored ?? "").split(":").map(Number);
+    if (knownEpoch === epoch) this.#until = offset;
+    else if (gap || (this.#serverClock ?? Date.now()) - epoch < YOUNG) return;
+    this.active = this.#until !== 0;
+    if (this.#until === undefined) this.#wait();
   }
 
   #wait(): void {

@@ -1,0 +1,107 @@
+// What every test has: a stack, a page that must not complain, and a terminal to type into and to read.
+import { mkdirSync } from "node:fs";
+import { test as base, expect, type Page } from "@playwright/test";
+import { Stack } from "./stack";
+
+export { expect };
+
+/** What the browser itself says of a cut or refused connection; no page can keep it quiet. */
+const BROWSER_OWN = /^WebSocket connection to |^Failed to load resource/;
+
+export class Shell {
+  constructor(
+    readonly page: Page,
+    private readonly stack: Stack,
+  ) {}
+
+  /** Opens a session of a known shell, and waits for its prompt. */
+  async open(more: Parameters<Stack["session"]>[0] = {}): Promise<{ sessionId: string; token: string; hash: string }> {
+    const session = await this.stack.session(more);
+    await this.page.goto(`${this.stack.page}/${session.hash}`);
+    await this.connected();
+    await this.prompt();
+    return session;
+  }
+
+  async connected(): Promise<void> {
+    await this.state("connected");
+  }
+
+  async state(state: string): Promise<void> {
+    await expect.poll(() => this.page.evaluate(() => window.__shellbridge?.client?.status.state)).toBe(state);
+  }
+
+  /** The rows on the screen, without empty ones at the end. */
+  async screen(): Promise<string[]> {
+    const rows = await this.page.evaluate(() => window.__shellbridge.screen());
+    while (rows.length > 0 && rows.at(-1) === "") rows.pop();
+    return rows;
+  }
+
+  /** The last row is an empty prompt. */
+  async prompt(): Promise<void> {
+    await expect.poll(async () => (await this.screen()).at(-1)).toBe("$");
+  }
+
+  async shows(text: string | RegExp): Promise<void> {
+    if (typeof text === "string") await expect.poll(async () => (await this.screen()).join("\n")).toContain(text);
+    else await expect.poll(async () => (await this.screen()).join("\n")).toMatch(text);
+  }
+
+  async type(text: string, delay = 0): Promise<void> {
+    await this.page.keyboard.type(text, { delay });
+  }
+
+  /** Types a line, and Enter. */
+  async run(line: string): Promise<void> {
+    await this.type(`${line}`);
+    await this.page.keyboard.press("Enter");
+  }
+
+  /** For people to look at: test-results/NAME.png. */
+  async picture(name: string): Promise<void> {
+    mkdirSync("test-results", { recursive: true });
+    await this.page.screenshot({ path: `test-results/${name}.png`, animations: "disabled" });
+  }
+}
+
+export const test = base.extend<{ shell: Shell; complaints: string[]; calmAfter: undefined }, { stack: Stack }>({
+  stack: [
+    // biome-ignore lint/correctness/noEmptyPattern: Playwright wants a pattern here.
+    async ({}, use) => {
+      const stack = await Stack.start();
+      await use(stack);
+      await stack.stop();
+    },
+    { scope: "worker", timeout: 60_000 },
+  ],
+  calmAfter: [
+    async ({ stack }, use) => {
+      await use(undefined);
+      await stack.calm();
+    },
+    { auto: true },
+  ],
+  complaints: [
+    async ({ page, stack }, use) => {
+      const complaints: string[] = [];
+      const own = [stack.page, stack.websocket.replace(/^ws/, "http")].map((url) => new URL(url).host);
+      page.on("console", (message) => {
+        const bad = message.type() === "error" || message.type() === "warning";
+        if (bad && !BROWSER_OWN.test(message.text())) complaints.push(`${message.type()}: ${message.text()}`);
+      });
+      page.on("pageerror", (error) => complaints.push(`uncaught: ${error.message}`));
+      page.on("request", (request) => {
+        const { protocol, host } = new URL(request.url());
+        if (/^http/.test(protocol) && !own.includes(host)) complaints.push(`request to another host: ${request.url()}`);
+      });
+      page.on("websocket", (socket) => {
+        if (!own.includes(new URL(socket.url()).host)) complaints.push(`socket to another host: ${socket.url()}`);
+      });
+      await use(complaints);
+      expect(complaints, "the page's console and its requests").toEqual([]);
+    },
+    { auto: true },
+  ],
+  shell: async ({ page, stack }, use) => use(new Shell(page, stack)),
+});
