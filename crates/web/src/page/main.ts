@@ -29,7 +29,7 @@ const inspect = {
     const { active } = terminal.buffer;
     return Array.from(
       { length: terminal.rows },
-      (_, row) => active.getLine(active.baseY + row)?.translateToString(true) ?? "",
+      (_, row) => active.getLine(active.baseY + row)?.translateToString().trimEnd() ?? "",
     );
   },
 };
