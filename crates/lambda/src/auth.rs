@@ -116,7 +116,7 @@ fn keys(config: &Config, aws: &Aws) -> Result<Keys, ConfigError> {
     match set {
         (Some(secret), None, None, None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_secret(secret)?))),
         (None, Some(name), None, None) => {
-            Ok(Keys::Secret(Secret::stored(name, aws.clone(), config.limits.aws, |secret| {
+            Ok(Keys::Secret(Secret::stored(name, aws.clone(), config.limits, |secret| {
                 Ok(TokenKeys::from_secret(secret)?)
             })))
         }

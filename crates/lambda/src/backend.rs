@@ -99,7 +99,7 @@ impl Backend {
         let keys = match (&config.bridge_secret, &config.bridge_secret_arn) {
             (Some(secret), None) => Secret::set(BridgeKeys::parse(secret)?),
             (None, Some(name)) => {
-                Secret::stored(name, aws.clone(), config.limits.aws, |secret| Ok(BridgeKeys::parse(secret)?))
+                Secret::stored(name, aws.clone(), config.limits, |secret| Ok(BridgeKeys::parse(secret)?))
             }
             (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
             _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),

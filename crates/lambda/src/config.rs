@@ -89,6 +89,8 @@ pub struct Limits {
     pub aws: Duration,
     /// For a JWK set to arrive, lookup of its host included.
     pub jwks: Duration,
+    /// Between two readings of a stored secret, however many signatures fail.
+    pub reread: Duration,
 }
 
 impl Default for Limits {
@@ -101,6 +103,7 @@ impl Default for Limits {
             aws_attempt: Duration::from_millis(1_500),
             aws: Duration::from_secs(4),
             jwks: Duration::from_secs(3),
+            reread: Duration::from_mins(1),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Secrets: from the environment, or from where they are kept, read when first needed and again when they
 //! seem to have been changed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
 
-use crate::{aws::Aws, config::ConfigError};
-
-/// A stored secret is read again at most this often, however many signatures fail.
-const REREAD_AFTER: Duration = Duration::from_mins(1);
+use crate::{
+    aws::Aws,
+    config::{ConfigError, Limits},
+};
 
 /// A secret in the form it is used in.
 pub(crate) struct Secret<T> {
@@ -23,7 +23,7 @@ pub(crate) struct Secret<T> {
 struct Stored<T> {
     parameter: String,
     aws: Aws,
-    within: Duration,
+    limits: Limits,
     parse: fn(&str) -> Result<T, ConfigError>,
 }
 
@@ -44,10 +44,10 @@ impl<T> Secret<T> {
     pub(crate) fn stored(
         name: &str,
         aws: Aws,
-        within: Duration,
+        limits: Limits,
         parse: fn(&str) -> Result<T, ConfigError>,
     ) -> Self {
-        let stored = Stored { parameter: parameter(name), aws, within, parse };
+        let stored = Stored { parameter: parameter(name), aws, limits, parse };
         Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read: None }) }
     }
 
@@ -64,7 +64,7 @@ impl<T> Secret<T> {
     pub(crate) async fn changed(&self) -> Option<Arc<T>> {
         let stored = self.stored.as_ref()?;
         let mut state = self.state.lock().await;
-        if state.read.is_some_and(|read| read.elapsed() < REREAD_AFTER) {
+        if state.read.is_some_and(|read| read.elapsed() < stored.limits.reread) {
             return None;
         }
         state.read(stored).await
@@ -75,7 +75,7 @@ impl<T> State<T> {
     /// Reads it; `None` when that fails or it is what it was.
     async fn read(&mut self, stored: &Stored<T>) -> Option<Arc<T>> {
         self.read = Some(Instant::now());
-        let text = match timeout(stored.within, fetch(stored)).await {
+        let text = match timeout(stored.limits.aws, fetch(stored)).await {
             Ok(Ok(text)) => text,
             Ok(Err(error)) => {
                 tracing::error!(parameter = stored.parameter, error, "a secret cannot be read");

@@ -1,0 +1,214 @@
+//! The backend stopped, hung, slow, and answering garbage.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shellbridge_lambda::Limits;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+use crate::{
+    bed::{Bed, connect_event, good_backend, message_event, posts, token},
+    fake::Fake,
+};
+
+const PING: &str = r#"{"type":"ping","id":"p1"}"#;
+
+/// The one error frame for a frame sent now, and how long it took.
+async fn failure(bed: &Bed) -> (Value, Duration) {
+    let started = Instant::now();
+    let mut answers = bed.answers(PING).await;
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    (answers.remove(0), started.elapsed())
+}
+
+fn assert_unavailable(error: &Value) {
+    assert_eq!((&error["type"], &error["code"]), (&"error".into(), &"BACKEND_UNAVAILABLE".into()));
+    assert_eq!((&error["retryable"], &error["ref"]), (&true.into(), &"p1".into()));
+}
+
+/// A bed whose backend is at an address of its own, connected before that backend went away.
+async fn without_backend() -> (Bed, std::net::SocketAddr) {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let bed = Bed::with(|config| config.backend_url = Some(format!("http://{address}"))).await;
+    put_record(&bed).await;
+    (bed, address)
+}
+
+/// Puts the record that `$connect` would have.
+async fn put_record(bed: &Bed) {
+    use aws_sdk_dynamodb::types::AttributeValue::{Bool, N, S};
+    bed.dynamo
+        .put_item()
+        .table_name(crate::bed::TABLE)
+        .item("connectionId", S(crate::bed::CONNECTION.into()))
+        .item("sessionId", S("session-1".into()))
+        .item("userId", S("ann".into()))
+        .item("readOnly", Bool(false))
+        .item("connectedAt", N("1701245041796".into()))
+        .item("tokenExpiresAt", N((crate::bed::now() + 60).to_string()))
+        .item("expiresAt", N((crate::bed::now() + 60).to_string()))
+        .item("callbackUrl", S("https://x".into()))
+        .send()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_backend_fails_frames_at_once_and_they_work_within_1_s_of_its_return() {
+    let (bed, address) = without_backend().await;
+    let (error, took) = failure(&bed).await;
+    assert_unavailable(&error);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // Three tries a frame: the second frame opens the circuit, and the third meets it open.
+    failure(&bed).await;
+    let (error, took) = failure(&bed).await;
+    assert_unavailable(&error);
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    assert_eq!(bed.items().await.len(), 1, "the connection stays");
+
+    Fake::start_on(TcpListener::bind(address).await.unwrap(), good_backend);
+    let back = Instant::now();
+    while bed.answers(PING).await[0]["type"] != "pong" {
+        assert!(back.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_backend_refuses_handshakes_with_503() {
+    let (bed, _) = without_backend().await;
+    bed.dynamo
+        .delete_item()
+        .table_name(crate::bed::TABLE)
+        .key("connectionId", aws_sdk_dynamodb::types::AttributeValue::S(crate::bed::CONNECTION.into()))
+        .send()
+        .await
+        .unwrap();
+    let response = bed.handle(connect_event(&token(&serde_json::json!({})))).await;
+    assert_eq!(response.status_code, 503);
+    assert!(bed.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_hung_backend_is_a_timeout_within_the_limit_and_does_not_open_the_circuit() {
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", hung.local_addr().unwrap());
+    // Accepts and never answers.
+    tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok(stream) = hung.accept().await {
+            taken.push(stream);
+        }
+    });
+    let bed = Bed::with(|config| {
+        config.backend_url = Some(url);
+        config.limits = Limits { backend: Duration::from_millis(100), ..config.limits };
+    })
+    .await;
+    put_record(&bed).await;
+    for _ in 0..7 {
+        let (error, took) = failure(&bed).await;
+        assert_eq!((&error["code"], &error["retryable"]), (&"BACKEND_TIMEOUT".into(), &true.into()));
+        assert!((Duration::from_millis(100)..Duration::from_millis(600)).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn regression_no_timeout_on_any_call() {
+    // The default limits are longer than this invocation lives; its own deadline counts.
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", hung.local_addr().unwrap());
+    let bed = Bed::with(|config| {
+        config.backend_url = Some(url);
+        config.limits = Limits::default();
+    })
+    .await;
+    put_record(&bed).await;
+    let started = Instant::now();
+    bed.handle_within(message_event(PING), Duration::from_secs(2)).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(posts(&bed.connections.taken())[0]["code"], "BACKEND_TIMEOUT");
+    drop(hung);
+}
+
+#[tokio::test]
+async fn garbage_is_unavailable_and_never_reaches_the_client() {
+    for (status, body) in [
+        (200, "<html>secret words</html>"),
+        (200, "\"secret words\""),
+        (200, "[\"secret words\"]"),
+        (200, "{\"secret words\":"),
+        (200, ""),
+        (201, "secret words"),
+        (302, "secret words"),
+        (404, "secret words"),
+        (404, "{\"secret\":\"words\"}"),
+        (500, "secret words"),
+        (418, "secret words"),
+    ] {
+        let bed = Bed::new().await;
+        bed.connected().await;
+        bed.backend.next([(status, body)]);
+        let (error, took) = failure(&bed).await;
+        assert_unavailable(&error);
+        assert!(!error.to_string().contains("secret"));
+        assert!(took < Duration::from_secs(2));
+        assert_eq!(bed.backend.taken().len(), 1);
+        assert_eq!(bed.items().await.len(), 1, "the connection stays");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_at_all_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await;
+        }
+    });
+    let bed = Bed::with(|config| config.backend_url = Some(url)).await;
+    put_record(&bed).await;
+    let (error, took) = failure(&bed).await;
+    assert_unavailable(&error);
+    assert!(took < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn statuses_become_codes() {
+    for (status, body, code, retryable, asked) in [
+        (429, "", "RATE_LIMITED", true, 1),
+        (413, "", "TOO_LARGE", false, 1),
+        (504, "", "BACKEND_TIMEOUT", true, 1),
+        (502, "", "BACKEND_UNAVAILABLE", true, 3),
+        (503, "{}", "BACKEND_UNAVAILABLE", true, 3),
+        (401, "", "INTERNAL", false, 2),
+        (403, r#"{"type":"error","code":"FORBIDDEN"}"#, "FORBIDDEN", false, 1),
+        (500, r#"{"type":"error","code":"INTERNAL"}"#, "INTERNAL", false, 1),
+        (500, r#"{"type":"error","code":"FROM_THE_FUTURE"}"#, "INTERNAL", false, 1),
+    ] {
+        let bed = Bed::new().await;
+        bed.connected().await;
+        bed.backend.always(move |_| (status, body.to_owned()));
+        let (error, took) = failure(&bed).await;
+        assert_eq!((&error["code"], &error["retryable"]), (&code.into(), &retryable.into()), "{status}");
+        let all = bed.backend.taken();
+        assert_eq!(all.len(), asked, "{status}");
+        assert!(took < Duration::from_secs(2));
+        let mut tokens: Vec<_> = all.iter().map(|asked| asked.header("authorization").to_owned()).collect();
+        tokens.dedup();
+        assert_eq!(tokens.len(), asked, "each try has a token of its own");
+        assert!(all.iter().all(|asked| asked.body == all[0].body), "and the same message id");
+    }
+}
+
+#[tokio::test]
+async fn a_passing_failure_is_not_noticed() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.backend.next([(503, ""), (502, "")]);
+    assert_eq!(bed.answers(PING).await[0]["type"], "pong");
+    bed.backend.next([(401, "")]);
+    assert_eq!(bed.answers(PING).await[0]["type"], "pong");
+}

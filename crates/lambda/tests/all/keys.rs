@@ -1,0 +1,253 @@
+//! Where keys come from: PEM, JWK sets, stored secrets; and settings that are refused.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use serde_json::{Value, json};
+use shellbridge_lambda::{App, Aws, Config, Limits};
+
+use crate::{
+    bed::*,
+    fake::{Asked, Fake},
+};
+
+const RSA: (&str, &str) = (
+    include_str!("../../../protocol/src/access/keys/rsa.pem"),
+    include_str!("../../../protocol/src/access/keys/rsa.pub.pem"),
+);
+const ED: &str = include_str!("../../../protocol/src/access/keys/ed.pem");
+const EC: &str = include_str!("../../../protocol/src/access/keys/ec.pem");
+
+#[tokio::test]
+async fn regression_hs256_and_rs256_accepted_with_one_key() {
+    let bed = Bed::with(|config| {
+        config.jwt_secret = None;
+        config.jwt_public_key = Some(RSA.1.to_owned());
+    })
+    .await;
+    // The public key, which everybody knows, as an HMAC secret.
+    let confused = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), RSA.1);
+    assert_eq!(bed.handle(connect_event(&confused)).await.status_code, 401);
+    let key = EncodingKey::from_rsa_pem(RSA.0.as_bytes()).unwrap();
+    let good = jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims(&json!({})), &key).unwrap();
+    assert_eq!(bed.handle(connect_event(&good)).await.status_code, 200);
+}
+
+#[tokio::test]
+async fn regression_unsigned_tokens_in_development() {
+    // There is no development mode: the same process that takes a signed token refuses an unsigned one,
+    // whatever the environment calls itself, and without a key it does not start.
+    let none = Config { jwt_secret: None, backend_url: Some("http://localhost".into()), ..config() };
+    assert!(App::new(none, Aws::from_environment()).is_err());
+    let bed = Bed::new().await;
+    let signed = token(&json!({}));
+    let claims = signed.split('.').nth(1).unwrap();
+    for unsigned in [format!("eyJhbGciOiJub25lIn0.{claims}."), format!("eyJhbGciOiJIUzI1NiJ9.{claims}.")] {
+        assert_eq!(bed.handle(connect_event(&unsigned)).await.status_code, 401);
+    }
+}
+
+fn jwk(pem: &EncodingKey, algorithm: Algorithm, kid: &str) -> Value {
+    let mut jwk = Jwk::from_encoding_key(pem, algorithm).unwrap();
+    jwk.common.key_id = Some(kid.to_owned());
+    json!(jwk)
+}
+
+fn token_by(key: &EncodingKey, algorithm: Algorithm, kid: &str) -> String {
+    let mut header = Header::new(algorithm);
+    header.kid = Some(kid.to_owned());
+    jsonwebtoken::encode(&header, &claims(&json!({})), key).unwrap()
+}
+
+async fn with_jwks(url: &str, allow_private: bool) -> Bed {
+    Bed::with(|config| {
+        config.jwt_secret = None;
+        config.jwks_url = Some(url.to_owned());
+        config.jwks_allow_private = allow_private;
+        config.limits = Limits { jwks: std::time::Duration::from_millis(300), ..config.limits };
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_key_set_is_fetched_once_and_unknown_kids_do_not_hammer_its_source() {
+    let ed = EncodingKey::from_ed_pem(ED.as_bytes()).unwrap();
+    let ec = EncodingKey::from_ec_pem(EC.as_bytes()).unwrap();
+    let set = json!({"keys":[jwk(&ed, Algorithm::EdDSA, "a"), jwk(&ec, Algorithm::ES256, "b")]}).to_string();
+    let source = Fake::start(move |_| (200, set.clone())).await;
+    let bed = with_jwks(&format!("{}/keys.json", source.url), true).await;
+    for (key, algorithm, kid, status) in [
+        (&ed, Algorithm::EdDSA, "a", 200),
+        (&ec, Algorithm::ES256, "b", 200),
+        (&ed, Algorithm::EdDSA, "b", 401),
+        (&ed, Algorithm::EdDSA, "unknown", 401),
+        (&ed, Algorithm::EdDSA, "unknown", 401),
+    ] {
+        let token = token_by(key, algorithm, kid);
+        assert_eq!(bed.handle(connect_event(&token)).await.status_code, status, "{kid}");
+    }
+    let asked = source.taken();
+    assert_eq!(asked.len(), 1, "the first fetch was less than 30 s ago");
+    assert_eq!(asked[0].path, "/keys.json");
+}
+
+#[tokio::test]
+async fn a_key_set_from_a_private_address_is_not_asked_for() {
+    let source = Fake::start(|_| (200, "{}".to_owned())).await;
+    let port = source.url.rsplit(':').next().unwrap();
+    for host in ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "[::ffff:127.0.0.1]", "169.254.169.254"] {
+        let bed = with_jwks(&format!("https://{host}:{port}/"), false).await;
+        assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503, "{host}");
+    }
+    assert!(source.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_set_that_is_garbage_huge_or_elsewhere_opens_nothing() {
+    let target = Fake::start(|_| (200, "{}".to_owned())).await;
+    for answer in [
+        (200, "<html>".to_owned()),
+        (500, "{}".to_owned()),
+        (302, String::new()),
+        (200, format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(300_000))),
+    ] {
+        let source = Fake::start(move |_| answer.clone()).await;
+        let bed = with_jwks(&source.url, true).await;
+        assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503);
+        assert!(bed.items().await.is_empty());
+    }
+    assert!(target.taken().is_empty());
+}
+
+/// Parameter Store with the given parameters.
+async fn parameter_store(parameters: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
+    Fake::start(move |asked: &Asked| {
+        assert_eq!(asked.header("x-amz-target"), "AmazonSSM.GetParameter");
+        let asked = asked.json();
+        assert_eq!(asked["WithDecryption"], true);
+        let name = asked["Name"].as_str().unwrap();
+        match parameters(name) {
+            Some(value) => {
+                (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
+            }
+            None => (400, json!({"__type":"ParameterNotFound","message":"no"}).to_string()),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() {
+    let store = parameter_store(|name| match name {
+        "/jwt" => Some(JWT_SECRET.to_owned()),
+        "/aws/reference/secretsmanager/bridge" => Some(format!("{BRIDGE_SECRET}\n")),
+        _ => None,
+    })
+    .await;
+    let mut endpoints = Endpoints::default();
+    endpoints.0.insert("SSM", store.url.clone());
+    let bed = Bed::with_endpoints(endpoints, |config| {
+        config.jwt_secret = None;
+        config.jwt_secret_arn = Some("/jwt".to_owned());
+        config.bridge_secret = None;
+        config.bridge_secret_arn =
+            Some("arn:aws:secretsmanager:us-east-1:123456789012:secret:bridge-a1B2c3".to_owned());
+        config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+    })
+    .await;
+    assert!(store.taken().is_empty(), "nothing at start");
+    bed.connected().await;
+    bed.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(store.taken().len(), 2, "each once");
+
+    let new = "new-secret-new-secret-new-secret-";
+    store.always(move |asked| {
+        let name = asked.json()["Name"].clone();
+        let value = if name == "/jwt" { new } else { BRIDGE_SECRET };
+        (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
+    });
+    let rotated = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), new);
+    assert_eq!(bed.handle(connect_event(&rotated)).await.status_code, 200);
+    assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 401);
+}
+
+#[tokio::test]
+async fn a_bridge_secret_rotated_first_at_the_backend_is_read_again_after_its_401() {
+    let old = "old-bridge-old-bridge-old-bridge-old-";
+    let store = parameter_store(move |_| Some(old.to_owned())).await;
+    let mut endpoints = Endpoints::default();
+    endpoints.0.insert("SSM", store.url.clone());
+    let bed = Bed::with_endpoints(endpoints, |config| {
+        config.bridge_secret = None;
+        config.bridge_secret_arn = Some("/bridge".to_owned());
+        config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+    })
+    .await;
+    store.next([(200, r#"{"Parameter":{"Value":"old-bridge-old-bridge-old-bridge-old-"}}"#)]);
+    store.always(|_| (200, json!({"Parameter":{"Value":BRIDGE_SECRET}}).to_string()));
+    assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 200);
+    assert_eq!(bed.backend.taken().len(), 2);
+}
+
+#[tokio::test]
+async fn failed_signatures_do_not_hammer_the_store() {
+    let store = parameter_store(|_| Some(JWT_SECRET.to_owned())).await;
+    let mut endpoints = Endpoints::default();
+    endpoints.0.insert("SSM", store.url.clone());
+    let bed = Bed::with_endpoints(endpoints, |config| {
+        config.jwt_secret = None;
+        config.jwt_secret_arn = Some("/jwt".to_owned());
+    })
+    .await;
+    let foreign = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), "x");
+    for _ in 0..5 {
+        assert_eq!(bed.handle(connect_event(&foreign)).await.status_code, 401);
+    }
+    assert_eq!(store.taken().len(), 1);
+}
+
+#[tokio::test]
+async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
+    let store = parameter_store(|_| None).await;
+    for setting in ["jwt", "bridge"] {
+        let mut endpoints = Endpoints::default();
+        endpoints.0.insert("SSM", store.url.clone());
+        let bed = Bed::with_endpoints(endpoints, |config| {
+            if setting == "jwt" {
+                config.jwt_secret = None;
+                config.jwt_secret_arn = Some("/jwt".to_owned());
+            } else {
+                config.bridge_secret = None;
+                config.bridge_secret_arn = Some("/bridge".to_owned());
+            }
+        })
+        .await;
+        assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503);
+        assert!(bed.items().await.is_empty() && bed.backend.taken().is_empty());
+    }
+}
+
+#[test]
+fn settings_that_it_must_not_run_with_are_refused() {
+    let good = || Config { backend_url: Some("https://backend.example".into()), ..config() };
+    assert!(App::new(good(), Aws::from_environment()).is_ok());
+    for (wrong, config) in [
+        ("BACKEND_URL", Config { backend_url: None, ..good() }),
+        ("BACKEND_URL", Config { backend_url: Some("backend.example".into()), ..good() }),
+        ("BACKEND_URL", Config { backend_url: Some("ftp://backend.example".into()), ..good() }),
+        ("BRIDGE_SECRET", Config { bridge_secret: None, ..good() }),
+        ("BRIDGE_SECRET", Config { bridge_secret: Some("short".into()), ..good() }),
+        ("BRIDGE_SECRET", Config { bridge_secret_arn: Some("/b".into()), ..good() }),
+        ("JWT_SECRET", Config { jwt_secret: None, ..good() }),
+        ("JWT_SECRET", Config { jwt_secret: Some("short".into()), ..good() }),
+        ("JWT_SECRET", Config { jwt_secret: Some(BRIDGE_SECRET.into()), ..good() }),
+        ("JWT_SECRET", Config { jwt_public_key: Some(RSA.1.into()), ..good() }),
+        ("JWT_PUBLIC_KEY", Config { jwt_secret: None, jwt_public_key: Some("x".into()), ..good() }),
+        ("JWKS_URL", Config { jwt_secret: None, jwks_url: Some("http://keys.example".into()), ..good() }),
+        ("JWKS_URL", Config { jwt_secret: None, jwks_url: Some("keys.example".into()), ..good() }),
+        ("ALLOWED_ORIGINS", Config { allowed_origins: None, ..good() }),
+        ("ALLOWED_ORIGINS", Config { allowed_origins: Some("app.example".into()), ..good() }),
+    ] {
+        let error = App::new(config, Aws::from_environment()).err().expect(wrong).to_string();
+        assert!(error.contains(wrong), "{wrong}: {error}");
+        assert!(!error.contains(BRIDGE_SECRET) && !error.contains(JWT_SECRET));
+    }
+}

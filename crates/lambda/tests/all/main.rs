@@ -1,0 +1,18 @@
+//! The function against a real `DynamoDB` API, a real HTTP backend and a real `@connections`, from recorded
+//! API Gateway events.
+#![allow(
+    unreachable_pub,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test program: nothing is public, and tests fail by panicking"
+)]
+
+mod backend_failures;
+mod bed;
+mod connect;
+mod disconnect;
+mod fake;
+mod keys;
+mod message;
+mod process;
+mod wrong_ways;

@@ -1,0 +1,228 @@
+//! `$default`.
+
+use serde_json::{Value, json};
+
+use crate::bed::*;
+
+#[tokio::test]
+async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.backend.next([(200, "{\"type\":\"pong\",  \"timestamp\":1.50}")]);
+    let response = bed.send(r#"{"type":"ping","timestamp":7,"sessionId":"evil"}"#).await;
+    assert_eq!(serde_json::to_value(&response).unwrap(), json!({"statusCode":200}));
+
+    let asked = bed.backend.taken();
+    assert_eq!(asked.len(), 1);
+    let mut body = asked[0].json();
+    assert!(body["timestamp"].as_i64().unwrap() / 1_000 - now() <= 1);
+    body["timestamp"] = 0.into();
+    let bridge = body["bridge"].take();
+    assert_eq!(
+        body,
+        json!({"type":"ping","timestamp":0,"connectionId":CONNECTION,"sessionId":"session-1","userId":"ann",
+            "bridge":null})
+    );
+    assert_eq!(bridge["messageId"], "PJqCFfHyKRcCHlw=");
+    assert_eq!(bridge["clientTimestamp"], 7);
+    assert_eq!(bridge["callbackUrl"], bed.connections.url);
+    assert_eq!(bridge["readOnly"], false);
+
+    let posted = bed.connections.taken();
+    assert_eq!(posted.len(), 1);
+    let path = percent_encoding::percent_decode_str(&posted[0].path).decode_utf8().unwrap();
+    assert_eq!(path, format!("/@connections/{CONNECTION}"));
+    assert_eq!(posted[0].body, "{\"type\":\"pong\",  \"timestamp\":1.50}");
+}
+
+#[tokio::test]
+async fn nothing_to_say_posts_nothing() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.backend.next([(204, "")]);
+    assert_eq!(bed.answers(r#"{"type":"ack","outputOffset":1}"#).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn regression_event_headers_read_where_message_events_have_none() {
+    for event in [
+        include_str!("../events/message.json"),
+        include_str!("../events/message-2019.json"),
+        include_str!("../events/message-authorizer.json"),
+    ] {
+        let bed = Bed::new().await;
+        bed.connected().await;
+        let mut event: Value = serde_json::from_str(event).unwrap();
+        event["body"] = r#"{"type":"ping"}"#.into();
+        event["requestContext"]["routeKey"] = "ping".into();
+        assert_eq!(bed.handle(event).await.status_code, 200);
+        assert_eq!(posts(&bed.connections.taken()), [json!({"type":"pong","timestamp":1})]);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_wrapped_is_answered_here() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    let large = format!(r#"{{"type":"input","data":"{}"}}"#, "x".repeat(32_768));
+    for (frame, code, reference) in [
+        ("hello", "BAD_FRAME", Value::Null),
+        ("", "BAD_FRAME", Value::Null),
+        ("[1]", "BAD_FRAME", Value::Null),
+        ("null", "BAD_FRAME", Value::Null),
+        ("{\"type\":\"ping\"", "BAD_FRAME", Value::Null),
+        (large.as_str(), "TOO_LARGE", "input".into()),
+    ] {
+        let answers = bed.answers(frame).await;
+        assert_eq!(answers.len(), 1);
+        assert_eq!((&answers[0]["type"], &answers[0]["code"]), (&"error".into(), &code.into()));
+        assert_eq!((&answers[0]["ref"], &answers[0]["retryable"]), (&reference, &false.into()));
+    }
+    assert!(bed.backend.taken().is_empty());
+    assert_eq!(bed.items().await.len(), 1, "the connection lives on");
+    let fits = format!(r#"{{"type":"input","data":"{}"}}"#, "x".repeat(32_768 - 26));
+    assert_eq!(fits.len(), 32_768);
+    assert_eq!(bed.answers(&fits).await[0]["type"], "pong");
+}
+
+#[tokio::test]
+async fn a_frame_without_a_body_or_in_base64_is_no_panic() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    for (body, base64, answer) in [
+        (Value::Null, false, "error"),
+        ("eyJ0eXBlIjoicGluZyJ9".into(), true, "pong"),
+        ("!".into(), true, "error"),
+        ("/w==".into(), true, "error"),
+    ] {
+        let mut event = message_event("");
+        event["body"] = body;
+        event["isBase64Encoded"] = base64.into();
+        assert_eq!(bed.handle(event).await.status_code, 200);
+        assert_eq!(posts(&bed.connections.taken())[0]["type"], answer);
+    }
+}
+
+#[tokio::test]
+async fn the_record_is_read_once_per_connection_and_process() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.dynamo.delete_table().table_name(TABLE).send().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(bed.answers(r#"{"type":"ping"}"#).await[0]["type"], "pong");
+    }
+}
+
+#[tokio::test]
+async fn no_record_is_session_invalid_and_absence_is_not_remembered() {
+    let bed = Bed::new().await;
+    bed.send(r#"{"type":"ping"}"#).await;
+    let asked = bed.connections.taken();
+    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["POST", "DELETE"]);
+    let error = asked[0].json();
+    assert_eq!((&error["code"], &error["retryable"]), (&"SESSION_INVALID".into(), &true.into()));
+    assert_eq!(error["ref"], "ping");
+    assert!(bed.backend.taken().is_empty());
+
+    bed.connected().await;
+    assert_eq!(bed.answers(r#"{"type":"ping"}"#).await[0]["type"], "pong");
+}
+
+#[tokio::test]
+async fn an_unreadable_table_is_retryable_and_the_connection_stays() {
+    let bed = Bed::new().await;
+    bed.dynamo.delete_table().table_name(TABLE).send().await.unwrap();
+    bed.send(r#"{"type":"ping"}"#).await;
+    let asked = bed.connections.taken();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].json()["code"], "BACKEND_UNAVAILABLE");
+    assert_eq!(asked[0].json()["retryable"], true);
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_ends_the_connection() {
+    let bed = Bed::new().await;
+    // In time at the handshake thanks to the leeway, and past it at the first frame.
+    let event = connect_event(&token(&json!({"exp":now() - 5})));
+    assert_eq!(bed.handle(event).await.status_code, 200);
+    bed.backend.taken();
+    bed.send(r#"{"type":"input","id":"i7"}"#).await;
+    let asked = bed.connections.taken();
+    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["POST", "DELETE"]);
+    assert_eq!((&asked[0].json()["code"], &asked[0].json()["ref"]), (&"TOKEN_EXPIRED".into(), &"i7".into()));
+    assert!(bed.backend.taken().is_empty() && bed.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_session_that_ended_ends_the_connection() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.backend.next([(
+        404,
+        r#"{"type":"error","code":"SESSION_INVALID","message":"raw words","retryable":false}"#,
+    )]);
+    bed.send(r#"{"type":"ping"}"#).await;
+    let asked = bed.connections.taken();
+    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["POST", "DELETE"]);
+    let error = asked[0].json();
+    assert_eq!((&error["code"], &error["retryable"]), (&"SESSION_INVALID".into(), &false.into()));
+    assert!(!error["message"].as_str().unwrap().contains("raw"));
+    assert!(bed.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn regression_410_deletes_the_connection_posted_to_and_no_other() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    let mut other = connect_event(&token(&json!({})));
+    other["requestContext"]["connectionId"] = "Other0fHsqRcCHk=".into();
+    assert_eq!(bed.handle(other).await.status_code, 200);
+    bed.connections.next([(410, "")]);
+    bed.send(r#"{"type":"ping"}"#).await;
+    let items = bed.items().await;
+    assert_eq!(items.len(), 1);
+    assert_eq!(items[0]["connectionId"].as_s().unwrap(), "Other0fHsqRcCHk=");
+    assert_eq!(bed.connections.taken().len(), 1, "a 410 is not tried again");
+}
+
+#[tokio::test]
+async fn a_push_is_tried_again_on_429_and_5xx_and_not_on_4xx() {
+    for (failures, tries) in [(vec![429, 500, 503], 4), (vec![403], 1), (vec![400], 1)] {
+        let bed = Bed::new().await;
+        bed.connected().await;
+        bed.connections.next(failures.into_iter().map(|status| (status, "")));
+        bed.send(r#"{"type":"ping"}"#).await;
+        let asked = bed.connections.taken();
+        assert_eq!(asked.len(), tries);
+        assert!(asked.iter().all(|asked| asked.json()["type"] == "pong"));
+        assert_eq!(bed.items().await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_said_to_be() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.connections.next([(413, r#"{"message":"too large"}"#)]);
+    let answers = bed.answers(r#"{"type":"history"}"#).await;
+    assert_eq!((&answers[1]["code"], &answers[1]["ref"]), (&"TOO_LARGE".into(), &"history".into()));
+
+    let frame = |size: usize| format!(r#"{{"type":"history","x":"{}"}}"#, "x".repeat(size - 25));
+    bed.backend.always(move |_| (200, frame(131_072)));
+    assert_eq!(bed.answers(r#"{"type":"history"}"#).await[0]["type"], "history");
+    bed.backend.always(move |_| (200, frame(131_073)));
+    assert_eq!(bed.answers(r#"{"type":"history"}"#).await[0]["code"], "TOO_LARGE");
+}
+
+#[tokio::test]
+async fn a_push_that_hangs_ends_with_the_limit() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.connections.always(|_| (503, String::new()));
+    let started = std::time::Instant::now();
+    assert_eq!(bed.send(r#"{"type":"ping"}"#).await.status_code, 200);
+    assert!(started.elapsed() < std::time::Duration::from_secs(2));
+}
