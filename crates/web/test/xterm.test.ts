@@ -36,7 +36,11 @@ async function start(options: Parameters<typeof attachTerminal>[2] = {}, frame: 
 }
 
 const parsed = () => vi.advanceTimersByTimeAsync(30);
-const row = (n: number) => terminal.buffer.active.getLine(terminal.buffer.active.baseY + n)?.translateToString().trimEnd();
+const row = (n: number) =>
+  terminal.buffer.active
+    .getLine(terminal.buffer.active.baseY + n)
+    ?.translateToString()
+    .trimEnd();
 const typed = () =>
   socket()
     .of("input")

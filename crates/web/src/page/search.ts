@@ -2,15 +2,15 @@
 import type { ISearchOptions } from "@xterm/addon-search";
 import { h, iconButton } from "./dom";
 import type { Tab } from "./tab";
+import { dark } from "./themes";
 
-const options: ISearchOptions = {
-  decorations: {
-    matchBackground: "#6b5a1e",
-    matchOverviewRuler: "#c9a227",
-    activeMatchBackground: "#b8860b",
-    activeMatchColorOverviewRuler: "#f0c040",
-  },
-};
+/** Colours under text: dark enough, or light enough, to read it on. */
+const options = (): ISearchOptions => ({
+  decorations: dark()
+    ? { matchBackground: "#4a401c", activeMatchBackground: "#7a5f12", ...RULER }
+    : { matchBackground: "#fdeeb8", activeMatchBackground: "#ffd766", ...RULER },
+});
+const RULER = { matchOverviewRuler: "#c9a227", activeMatchColorOverviewRuler: "#e0b020" };
 
 export class SearchBar {
   #input = h("input", {
@@ -76,7 +76,7 @@ export class SearchBar {
     if (!text) {
       search.clearDecorations();
       this.#count.textContent = "";
-    } else if (next) search.findNext(text, options);
-    else search.findPrevious(text, { ...options, incremental });
+    } else if (next) search.findNext(text, options());
+    else search.findPrevious(text, { ...options(), incremental });
   }
 }

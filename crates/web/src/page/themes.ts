@@ -2,13 +2,13 @@
 import type { ITheme } from "@xterm/xterm";
 import { change, follow, settings } from "./settings";
 
-const dark: ITheme = {
+const DARK: ITheme = {
   background: "#0f1216",
   foreground: "#dfe3e8",
   cursor: "#7fb2ff",
   cursorAccent: "#0f1216",
   selectionBackground: "#2f4a73",
-  selectionInactiveBackground: "#28323f",
+  selectionInactiveBackground: "#2a3f5f",
   overviewRulerBorder: "#00000000",
   scrollbarSliderBackground: "#9aa4b033",
   scrollbarSliderHoverBackground: "#9aa4b055",
@@ -31,13 +31,13 @@ const dark: ITheme = {
   brightWhite: "#ffffff",
 };
 
-const light: ITheme = {
+const LIGHT: ITheme = {
   background: "#fdfdfc",
   foreground: "#22272e",
   cursor: "#1f5fc4",
   cursorAccent: "#fdfdfc",
   selectionBackground: "#c5dafb",
-  selectionInactiveBackground: "#e3e7ec",
+  selectionInactiveBackground: "#d3e1f7",
   overviewRulerBorder: "#00000000",
   scrollbarSliderBackground: "#59626d33",
   scrollbarSliderHoverBackground: "#59626d55",
@@ -62,17 +62,18 @@ const light: ITheme = {
 
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 
-const resolved = (): "dark" | "light" => {
+/** Whether it is dark, by choice or by the system's. */
+export const dark = (): boolean => {
   const { theme } = settings();
-  return theme === "system" ? (prefersDark.matches ? "dark" : "light") : theme;
+  return theme === "system" ? prefersDark.matches : theme === "dark";
 };
 
-export const terminalTheme = (): ITheme => (resolved() === "dark" ? dark : light);
+export const terminalTheme = (): ITheme => (dark() ? DARK : LIGHT);
 
 /** Keeps the page in the chosen theme; “system” follows the system. */
 export function applyThemes(): void {
   const apply = () => {
-    document.documentElement.dataset.theme = resolved();
+    document.documentElement.dataset.theme = dark() ? "dark" : "light";
   };
   follow(apply);
   prefersDark.addEventListener("change", () => change({}));
