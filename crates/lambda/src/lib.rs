@@ -18,7 +18,7 @@ mod metrics;
 mod reply;
 mod secrets;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, io::Write};
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use lambda_runtime::LambdaEvent;
@@ -44,18 +44,18 @@ pub struct App {
 }
 
 impl App {
-    /// Checks the settings and lays out the parts; does no I/O.
+    /// Checks the settings and lays out the parts; does no I/O. `out` takes one line an invocation.
     ///
     /// # Errors
     /// Settings that the function must not run with.
-    pub fn new(config: Config, aws: Aws) -> Result<Self, ConfigError> {
+    pub fn new(config: Config, aws: Aws, out: impl Write + Send + 'static) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Self {
             auth: auth::Auth::new(&config, &aws)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
             backend: backend::Backend::new(&config, &aws)?,
             reply: reply::Reply::new(aws, config.limits),
-            metrics: metrics::Metrics::default(),
+            metrics: metrics::Metrics::new(out),
             config,
         })
     }

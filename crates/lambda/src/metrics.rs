@@ -2,7 +2,10 @@
 
 use std::{
     io::Write,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,23 +69,29 @@ impl Tally {
     }
 }
 
-/// Writes tallies to stdout, whence the Lambda service takes logs and `CloudWatch` the metrics in them.
-#[derive(Debug, Default)]
+/// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
 pub(crate) struct Metrics {
+    out: Mutex<Box<dyn Write + Send>>,
     warm: AtomicBool,
 }
 
 impl Metrics {
+    pub(crate) fn new(out: impl Write + Send + 'static) -> Self {
+        Self { out: Mutex::new(Box::new(out)), warm: AtomicBool::new(false) }
+    }
+
     pub(crate) fn emit(&self, tally: &Tally) {
         let cold = !self.warm.swap(true, Ordering::Relaxed);
-        // A log that cannot be written must not fail the frame.
-        let _ = writeln!(std::io::stdout().lock(), "{}", line(tally, cold));
+        // One write a line, so that none is mixed into another. A line that cannot be written must not fail
+        // the frame.
+        let line = format!("{}\n", line(tally, cold));
+        let _ = self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
     }
 }
 
 fn line(tally: &Tally, cold: bool) -> Value {
     let mut metrics = Map::new();
-    let ms = |duration: Duration| json!(duration.as_secs_f64() * 1_000.0);
+    let ms = |duration: Duration| json!((duration.as_secs_f64() * 1e6).round() / 1e3);
     metrics.insert("DurationMs".into(), ms(tally.started.elapsed()));
     match tally.route {
         Some(Route::Connect) if tally.outcome == "ok" => metrics.insert("Connects".into(), json!(1)),

@@ -1,6 +1,10 @@
 //! The test bed: the function with everything that it talks to.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::{
@@ -33,6 +37,29 @@ pub struct Bed {
     pub backend: Fake,
     pub connections: Fake,
     pub dynamo: Client,
+    pub log: Log,
+}
+
+/// What the function wrote.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// The lines so far, forgotten by this.
+    pub fn lines(&self) -> Vec<Value> {
+        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }
 
 /// Endpoints by service id, as `AWS_ENDPOINT_URL_*` would give them.
@@ -144,8 +171,9 @@ impl Bed {
         config.backend_url = Some(backend.url.clone());
         config.callback_endpoint = Some(connections.url.clone());
         change(&mut config);
-        let app = App::new(config, Aws::with(sdk)).unwrap();
-        Self { app, backend, connections, dynamo }
+        let log = Log::default();
+        let app = App::new(config, Aws::with(sdk), log.clone()).unwrap();
+        Self { app, backend, connections, dynamo, log }
     }
 
     pub async fn handle(&self, event: Value) -> Response {

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, Method, Uri},
     response::{IntoResponse, Response},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ type Answer = Arc<dyn Fn(&Asked) -> (u16, String) + Send + Sync>;
 #[derive(Clone)]
 pub struct Fake {
     pub url: String,
-    asked: Arc<watch::Sender<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     /// Answers to the next requests, before `otherwise` counts.
     next: Arc<Mutex<VecDeque<(u16, String)>>>,
     otherwise: Arc<Mutex<Answer>>,
@@ -55,7 +55,7 @@ impl Fake {
     ) -> Self {
         let fake = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
-            asked: Arc::new(watch::Sender::new(Vec::new())),
+            asked: Arc::default(),
             next: Arc::default(),
             otherwise: Arc::new(Mutex::new(Arc::new(otherwise))),
         };
@@ -71,7 +71,7 @@ impl Fake {
         let next = self.next.lock().unwrap().pop_front();
         let otherwise = self.otherwise.lock().unwrap().clone();
         let (status, body) = next.unwrap_or_else(|| otherwise(&asked));
-        self.asked.send_modify(|all| all.push(asked));
+        self.asked.lock().unwrap().push(asked);
         (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response()
     }
 
@@ -88,13 +88,6 @@ impl Fake {
 
     /// All requests so far, forgotten by this.
     pub fn taken(&self) -> Vec<Asked> {
-        self.asked.send_replace(Vec::new())
-    }
-
-    /// Waits for a request that `fits`.
-    pub async fn asked(&self, fits: impl Fn(&Asked) -> bool) -> Asked {
-        let mut all = self.asked.subscribe();
-        let all = all.wait_for(|all| all.iter().any(&fits)).await.unwrap();
-        all.iter().find(|asked| fits(asked)).unwrap().clone()
+        std::mem::take(&mut *self.asked.lock().unwrap())
     }
 }

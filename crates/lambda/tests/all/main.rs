@@ -14,5 +14,7 @@ mod disconnect;
 mod fake;
 mod keys;
 mod message;
+mod metrics;
 mod process;
+mod runtime_api;
 mod wrong_ways;

@@ -1,1 +1,175 @@
+//! The real process, set up by environment variables alone, behind a Lambda Runtime API.
 
+use std::{collections::HashMap, os::unix::fs::MetadataExt, process::Stdio};
+
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::{bed::*, fake::Fake, runtime_api::RuntimeApi};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_websocket-handler");
+
+struct Function {
+    process: Child,
+    api: RuntimeApi,
+    backend: Fake,
+    connections: Fake,
+    dynamo: aws_sdk_dynamodb::Client,
+}
+
+async fn start(log_level: &str) -> Function {
+    let (api, backend, connections) = (RuntimeApi::start().await, backend().await, connections().await);
+    let url = dynamo().await;
+    let dynamo =
+        aws_sdk_dynamodb::Client::new(&sdk_config(Endpoints(HashMap::from([("DynamoDB", url.clone())]))));
+    make_table(&dynamo).await;
+    let process = Command::new(BINARY)
+        .env_clear()
+        .envs(runtime_environment(&api.address))
+        .envs([
+            ("AWS_ENDPOINT_URL_DYNAMODB", url.as_str()),
+            ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &connections.url),
+            ("BACKEND_URL", &backend.url),
+            ("LOG_LEVEL", log_level),
+            // As templates leave them.
+            ("JWT_SECRET_ARN", ""),
+            ("JWKS_URL", ""),
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    Function { process, api, backend, connections, dynamo }
+}
+
+fn runtime_environment(api: &str) -> HashMap<&'static str, String> {
+    HashMap::from([
+        ("AWS_LAMBDA_RUNTIME_API", api.to_owned()),
+        ("AWS_LAMBDA_FUNCTION_NAME", "f".to_owned()),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256".to_owned()),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "a".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "the-aws-secret".to_owned()),
+        ("AWS_SESSION_TOKEN", "the-aws-session-token".to_owned()),
+        ("JWT_SECRET", JWT_SECRET.to_owned()),
+        ("BRIDGE_SECRET", BRIDGE_SECRET.to_owned()),
+        ("ALLOWED_ORIGINS", "https://app.example".to_owned()),
+    ])
+}
+
+#[tokio::test]
+async fn regression_tokens_and_commands_in_the_logs() {
+    const TYPED: &str = "hunter2-typed";
+    // The worst case: everything logged that can be.
+    let mut function = start("trace").await;
+    let api = &function.api;
+    let good = token(&json!({}));
+    let bad = token(&json!({"exp":1}));
+    let mut handshakes = Vec::new();
+    for token in [&good, &bad] {
+        let event = with_query(connect_event(""), &[("sessionId", "session-1")]);
+        handshakes.push(with_header(event.clone(), "Authorization", &[&format!("Bearer {token}")]));
+        handshakes.push(with_header(
+            event,
+            "Sec-WebSocket-Protocol",
+            &["shellbridge.v1", &format!("bearer.{token}")],
+        ));
+        handshakes.push(with_header(connect_event(token), "X-A", &["a\r\nb"]));
+        handshakes.push(connect_event(token));
+    }
+    let statuses = [200, 200, 400, 200, 401, 401, 400, 401];
+    for (event, status) in handshakes.into_iter().zip(statuses) {
+        assert_eq!(api.invoke(event).await["statusCode"], status);
+    }
+    let frame = json!({"type":"command","command":TYPED}).to_string();
+    for (status, body) in [
+        (200, "{\"raw\":\"backend-words\"}"),
+        (204, ""),
+        (200, "backend-words"),
+        (401, "backend-words"),
+        (404, "backend-words"),
+        (500, "backend-words"),
+        (503, "backend-words"),
+        (429, "backend-words"),
+    ] {
+        function.backend.next([(status, body)]);
+        assert_eq!(api.invoke(message_event(&frame)).await["statusCode"], 200);
+    }
+    for status in [400, 403, 413, 429, 500, 410] {
+        function.connections.next([(status, "{\"message\":\"gateway-words\"}")]);
+        api.invoke(message_event(&frame)).await;
+    }
+    api.invoke(message_event(TYPED)).await;
+    let mut malformed = message_event(TYPED);
+    malformed["requestContext"]["connectedAt"] = TYPED.into();
+    assert_eq!(api.invoke(malformed).await["statusCode"], 400);
+    function.dynamo.delete_table().table_name(TABLE).send().await.unwrap();
+    assert_eq!(api.invoke(connect_event(&good)).await["statusCode"], 503);
+    api.invoke(message_event(&frame)).await;
+    assert_eq!(api.invoke(disconnect_event()).await["statusCode"], 200);
+
+    function.process.start_kill().unwrap();
+    let output = function.process.wait_with_output().await.unwrap();
+    let log = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(log.lines().count() >= 30, "{log}");
+    let signatures: Vec<String> = function
+        .backend
+        .taken()
+        .iter()
+        .map(|asked| asked.header("authorization").rsplit('.').next().unwrap().to_owned())
+        .collect();
+    let secrets =
+        [JWT_SECRET, BRIDGE_SECRET, TYPED, "the-aws-secret", "the-aws-session-token", "-words", "token="];
+    let tokens = [&good, &bad].map(|token| token.rsplit('.').next().unwrap());
+    for secret in secrets.into_iter().chain(tokens).chain(signatures.iter().map(String::as_str)) {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
+        let ids = if line["span"].is_object() { &line["span"] } else { &line };
+        let known =
+            ids["request_id"].is_string() && (ids["connection_id"].is_string() || line["Route"] == "none");
+        assert!(known, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn its_environment_is_closed_to_others() {
+    // /proc/PID of a process that may not be dumped belongs to root, whoever runs it.
+    let api = RuntimeApi::start().await;
+    let directory = std::env::temp_dir().join(format!("shellbridge-lambda-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let binary = directory.join("websocket-handler");
+    std::fs::copy(BINARY, &binary).unwrap();
+    let mut command = Command::new(&binary);
+    command.env_clear().envs(runtime_environment(&api.address)).env("BACKEND_URL", "http://127.0.0.1:9");
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(65_534);
+    }
+    let process = command.kill_on_drop(true).spawn().unwrap();
+    api.ready().await;
+    let environment = format!("/proc/{}/environ", process.id().unwrap());
+    assert_eq!(std::fs::metadata(environment).unwrap().uid(), 0);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test]
+async fn without_keys_it_does_not_start_and_says_why_without_saying_secrets() {
+    for (without, says) in [
+        ("JWT_SECRET", "JWT_SECRET"),
+        ("BRIDGE_SECRET", "BRIDGE_SECRET"),
+        ("ALLOWED_ORIGINS", "ALLOWED_ORIGINS"),
+        ("BACKEND_URL", "BACKEND_URL"),
+    ] {
+        let mut environment = runtime_environment("127.0.0.1:9");
+        environment.insert("BACKEND_URL", "http://127.0.0.1:9".to_owned());
+        environment.remove(without);
+        let output = Command::new(BINARY).env_clear().envs(environment).output().await.unwrap();
+        assert!(!output.status.success(), "{without}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains(says), "{said}");
+        assert!(!said.contains(JWT_SECRET) && !said.contains(BRIDGE_SECRET), "{said}");
+    }
+}

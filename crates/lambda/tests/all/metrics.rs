@@ -1,0 +1,76 @@
+//! The line an invocation.
+
+use serde_json::{Value, json};
+
+use crate::bed::*;
+
+#[tokio::test]
+async fn each_invocation_writes_one_line_with_ids_outcome_and_metrics() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.send(r#"{"type":"ping"}"#).await;
+    bed.handle(disconnect_event()).await;
+    bed.handle(connect_event("bad")).await;
+    let lines = bed.log.lines();
+    let told: Vec<_> = lines.iter().map(|line| (&line["Route"], &line["Outcome"])).collect();
+    assert_eq!(
+        told,
+        [
+            (&json!("$connect"), &json!("ok")),
+            (&json!("$default"), &json!("ok")),
+            (&json!("$disconnect"), &json!("ok")),
+            (&json!("$connect"), &json!("token_malformed")),
+        ]
+    );
+    for line in &lines {
+        assert_eq!((&line["request_id"], &line["connection_id"]), (&"request-1".into(), &CONNECTION.into()));
+        assert!(line["DurationMs"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!((&lines[1]["session_id"], &lines[3]["session_id"]), (&"session-1".into(), &Value::Null));
+    assert_eq!((&lines[0]["ColdStarts"], &lines[1]["ColdStarts"]), (&1.into(), &Value::Null));
+    assert_eq!((&lines[0]["Connects"], &lines[3]["Refusals"]), (&1.into(), &1.into()));
+    let frame = &lines[1];
+    assert_eq!(
+        (&frame["Frames"], &frame["BytesIn"], &frame["BytesOut"]),
+        (&1.into(), &15.into(), &29.into())
+    );
+    assert!(frame["BackendMs"].is_f64() && frame["PushMs"].is_f64());
+    assert_eq!(frame["Retries"], Value::Null);
+}
+
+#[tokio::test]
+async fn repeats_of_both_kinds_are_counted() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.log.lines();
+    bed.backend.next([(503, "")]);
+    bed.connections.next([(500, ""), (429, "")]);
+    bed.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(bed.log.lines()[0]["Retries"], 3);
+}
+
+/// The embedded metric format's rules (`CloudWatch` User Guide, "Specification: Embedded metric format").
+#[tokio::test]
+async fn the_metrics_are_in_the_embedded_metric_format() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    bed.send(r#"{"type":"ping"}"#).await;
+    bed.handle(json!({})).await;
+    for line in bed.log.lines() {
+        assert!(line["_aws"]["Timestamp"].as_i64().unwrap() / 1_000 - now() <= 1);
+        let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+        assert_eq!(directives.len(), 2);
+        for directive in directives {
+            assert_eq!(directive["Namespace"], "Shellbridge");
+            for dimension in
+                directive["Dimensions"].as_array().unwrap().iter().flat_map(|set| set.as_array().unwrap())
+            {
+                assert!(line[dimension.as_str().unwrap()].is_string(), "{dimension} in {line}");
+            }
+            for metric in directive["Metrics"].as_array().unwrap() {
+                assert!(line[metric["Name"].as_str().unwrap()].is_number(), "{metric} in {line}");
+                assert!(["Count", "Milliseconds", "Bytes"].contains(&metric["Unit"].as_str().unwrap()));
+            }
+        }
+    }
+}
