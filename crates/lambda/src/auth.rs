@@ -1,5 +1,7 @@
 //! Who may connect: the token, its keys, and the page's origin.
 
+use std::time::Duration;
+
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use http::HeaderMap;
 use shellbridge_protocol::{
@@ -7,20 +9,27 @@ use shellbridge_protocol::{
     limits::SUBPROTOCOL,
     origin::AllowedOrigins,
 };
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
     aws::Aws,
     config::{Config, ConfigError},
+    deadline::Deadline,
     jwks::Jwks,
     secrets::Secret,
 };
+
+/// Time kept free to answer the handshake.
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// Checks handshakes.
 pub(crate) struct Auth {
     keys: Keys,
     rules: ClaimRules,
     origins: AllowedOrigins,
+    /// For the keys to be fetched.
+    within: Duration,
 }
 
 enum Keys {
@@ -70,14 +79,17 @@ impl Refused {
 impl Auth {
     pub(crate) fn new(config: &Config, aws: &Aws) -> Result<Self, ConfigError> {
         let origins = AllowedOrigins::parse(config.allowed_origins.as_deref().unwrap_or_default())?;
-        Ok(Self { keys: keys(config, aws)?, rules: config.claim_rules(), origins })
+        let within = config.limits.aws.max(config.limits.jwks);
+        Ok(Self { keys: keys(config, aws)?, rules: config.claim_rules(), origins, within })
     }
 
     /// Verifies the handshake's token, then its origin. `now` is Unix seconds.
-    pub(crate) async fn admit(&self, event: &Event, now: i64) -> Result<Grant, Refused> {
+    pub(crate) async fn admit(&self, event: &Event, now: i64, deadline: Deadline) -> Result<Grant, Refused> {
         let session = event.query_string_parameters.first("sessionId");
         let token = token(event).ok_or(Refused::Token(Denied::Missing))?;
-        let grant = self.verify(&token, session, now).await?;
+        let within = deadline.within(self.within, ANSWER);
+        let verdict = timeout(within, self.verify(&token, session, now)).await;
+        let grant = verdict.unwrap_or(Err(Refused::NoKeys))?;
         if self.allows_origin(headers(event)) { Ok(grant) } else { Err(Refused::Origin) }
     }
 

@@ -37,7 +37,7 @@ impl App {
     }
 
     async fn admit(&self, event: &Event, invocation: &Invocation, tally: &mut Tally) -> Result<(), Refusal> {
-        let grant = self.auth.admit(event, now_ms() / 1_000).await;
+        let grant = self.auth.admit(event, now_ms() / 1_000, invocation.deadline).await;
         let grant = grant.map_err(|refused| (refused.status(), refused.cause()))?;
         tally.is_about(&grant.session_id);
         let request = ConnectRequest {

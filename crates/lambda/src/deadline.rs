@@ -54,10 +54,10 @@ mod tests {
         let in_5_s = u64::try_from(since_epoch().as_millis()).unwrap() + 5_000;
         let deadline = Deadline::new(in_5_s);
         assert_eq!(deadline.within(Duration::from_secs(1), Duration::ZERO), Duration::from_secs(1));
-        let all = deadline.within(Duration::from_secs(60), Duration::ZERO);
+        let all = deadline.within(Duration::from_mins(1), Duration::ZERO);
         assert!((Duration::from_millis(4_700)..=Duration::from_millis(4_800)).contains(&all), "{all:?}");
         assert!(
-            deadline.within(Duration::from_secs(60), Duration::from_secs(2)) <= Duration::from_millis(2_800)
+            deadline.within(Duration::from_mins(1), Duration::from_secs(2)) <= Duration::from_millis(2_800)
         );
         tokio::time::advance(Duration::from_secs(6)).await;
         assert_eq!(deadline.within(Duration::from_secs(1), Duration::ZERO), Duration::ZERO);

@@ -143,12 +143,7 @@ pub fn config() -> Config {
         stage: None,
         callback_endpoint: None,
         log_level: tracing::Level::INFO,
-        limits: Limits {
-            backend_connect: Duration::from_millis(300),
-            backend: Duration::from_millis(600),
-            push: Duration::from_millis(600),
-            ..Limits::default()
-        },
+        limits: Limits::default(),
     }
 }
 
@@ -161,11 +156,21 @@ impl Bed {
         Self::with_endpoints(Endpoints::default(), change).await
     }
 
+    /// `hung` takes connections and never answers.
+    pub async fn with_hung_dynamo(hung: &str) -> Self {
+        Self::over(Endpoints(HashMap::from([("DynamoDB", hung.to_owned())])), |_| {}).await
+    }
+
     pub async fn with_endpoints(mut endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
-        endpoints.0.entry("DynamoDB").or_insert(dynamo().await);
+        endpoints.0.insert("DynamoDB", dynamo().await);
+        let bed = Self::over(endpoints, change).await;
+        make_table(&bed.dynamo).await;
+        bed
+    }
+
+    async fn over(endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
         let sdk = sdk_config(endpoints);
         let dynamo = Client::new(&sdk);
-        make_table(&dynamo).await;
         let (backend, connections) = (backend().await, connections().await);
         let mut config = config();
         config.backend_url = Some(backend.url.clone());
@@ -183,7 +188,7 @@ impl Bed {
     pub async fn handle_within(&self, event: Value, time: Duration) -> Response {
         let payload = serde_json::value::to_raw_value(&event).unwrap();
         let mut context = Context::default();
-        context.request_id = "request-1".to_owned();
+        "request-1".clone_into(&mut context.request_id);
         context.xray_trace_id = Some("Root=1-2-3".to_owned());
         let deadline = std::time::SystemTime::now() + time;
         context.deadline =

@@ -2,6 +2,8 @@
 //! API Gateway events.
 #![allow(
     unreachable_pub,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a test program: nothing is public, and tests fail by panicking"

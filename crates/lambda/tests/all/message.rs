@@ -218,8 +218,8 @@ async fn an_answer_that_is_too_large_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn a_push_that_hangs_ends_with_the_limit() {
-    let bed = Bed::new().await;
+async fn pushes_that_keep_failing_end_with_the_limit() {
+    let bed = Bed::with(|config| config.limits.push = std::time::Duration::from_millis(300)).await;
     bed.connected().await;
     bed.connections.always(|_| (503, String::new()));
     let started = std::time::Instant::now();
