@@ -10,13 +10,14 @@ import { change, settings } from "./settings";
 import { sharePanel } from "./share";
 import { StatusLine } from "./status";
 import { Tab } from "./tab";
+import { TabStrip, tabName } from "./tabstrip";
 import { toast, toastRegion } from "./toast";
 import { TouchKeys } from "./touch";
 
 export class App {
   tabs: Tab[] = [];
   #active: Tab | undefined;
-  #strip = h("div", { class: "tabs", attrs: { role: "tablist", "aria-label": "Terminals" } });
+  #strip = new TabStrip({ show: (tab, stay) => this.show(tab, stay), close: (tab) => this.close(tab) });
   #panes = h("div", { class: "panes" });
   #banner = h("div", { class: "banner", hidden: true, attrs: { role: "alert" } });
   #drawer = new Drawer(() => this.focus());
@@ -36,7 +37,7 @@ export class App {
     const bar = h(
       "header",
       { class: "bar" },
-      this.#strip,
+      this.#strip.element,
       iconButton("plus", "New session", () => void this.add()),
       h("span", { class: "space" }),
       iconButton("run", "Run a command", () => this.#panel(commandPanel(() => this.#active))),
@@ -85,14 +86,16 @@ export class App {
     }
   }
 
-  show(tab: Tab | undefined): void {
+  /** `stay`: the focus is to remain among the tabs. */
+  show(tab: Tab | undefined, stay = false): void {
     this.#active = tab;
     this.#search.close();
     for (const other of this.tabs) other.pane.hidden = other !== tab;
     this.#draw();
     this.#remember();
     tab?.binding.refit();
-    this.focus();
+    if (tab && stay) this.#strip.focus(tab);
+    else this.focus();
   }
 
   close(tab: Tab): void {
@@ -150,10 +153,10 @@ export class App {
 
   #draw(): void {
     const tab = this.#active;
-    this.#strip.replaceChildren(...this.tabs.map((each, i) => this.#tabButton(each, i)));
+    this.#strip.draw(this.tabs, tab);
     this.#status.element.hidden = !tab;
     this.#status.show(tab);
-    const name = tab ? name_(tab, this.tabs.indexOf(tab)) : "";
+    const name = tab ? tabName(tab, this.tabs.indexOf(tab)) : "";
     document.title = name ? `${name} · Shellbridge` : "Shellbridge";
     if (!tab) return;
     const { state, error } = tab.client.status;
@@ -167,45 +170,6 @@ export class App {
     } else if (error?.code === "SESSION_INVALID" || error?.code === "SESSION_EXPIRED") {
       this.#say("This session has ended", error.message, [again]);
     } else this.#say("Not connected", error?.message ?? "", [retry]);
-  }
-
-  #tabButton(tab: Tab, index: number): HTMLElement {
-    const selected = tab === this.#active;
-    const name = name_(tab, index);
-    const { id } = tab.pane;
-    const button = h(
-      "button",
-      {
-        type: "button",
-        class: "tab",
-        title: name,
-        tabIndex: selected ? 0 : -1,
-        attrs: {
-          role: "tab",
-          "aria-selected": String(selected),
-          "aria-controls": id,
-          "data-state": tab.client.status.state,
-        },
-        onclick: () => this.show(tab),
-        onauxclick: (event) => event.button === 1 && this.close(tab),
-        onkeydown: (event) => {
-          const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
-          if (event.key === "Delete") this.close(tab);
-          else if (step) this.show(this.tabs[(index + step + this.tabs.length) % this.tabs.length]);
-        },
-      },
-      h("span", { class: "dot" }),
-      h("span", { class: "name" }, name),
-    );
-    const close = iconButton("close", `Close ${name}`, () => this.close(tab));
-    close.tabIndex = selected ? 0 : -1;
-    tab.pane.setAttribute("aria-label", name);
-    return h(
-      "div",
-      { class: selected ? "tab-box selected" : "tab-box", attrs: { role: "presentation" } },
-      button,
-      close,
-    );
   }
 
   async #replace(tab: Tab): Promise<void> {
@@ -270,6 +234,7 @@ export class App {
           { label: "Diagnostics", disabled: none, run: () => this.#panel(diagnosticsPanel(() => this.#active, copy)) },
           { label: "Reconnect", disabled: none, run: () => tab?.client.reconnect() },
           { label: "New session", run: () => void this.add() },
+          { label: "Close session’s tab", disabled: none, run: () => tab && this.close(tab) },
         ],
       },
       {
@@ -339,8 +304,6 @@ export class App {
     run();
   }
 }
-
-const name_ = (tab: Tab, index: number) => tab.title || `Terminal ${index + 1}`;
 
 async function copy(text: string): Promise<boolean> {
   try {

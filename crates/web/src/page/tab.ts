@@ -42,6 +42,7 @@ export class Tab {
   #off: (() => void)[] = [];
   #observer = new ResizeObserver(() => this.binding?.refit());
   #usedAt = Date.now();
+  #renewedAt = 0;
   #size: { cols: number; rows: number } | undefined;
 
   constructor(
@@ -121,7 +122,8 @@ export class Tab {
         this.exit = undefined;
         void this.#learnExpiry();
       }
-      if (status.error?.code === "SESSION_INVALID" || status.error?.code === "SESSION_EXPIRED") void this.#renewed();
+      const gone = status.error?.code === "SESSION_INVALID" || status.error?.code === "SESSION_EXPIRED";
+      if (gone && !status.readOnly) void this.#renewed();
       changed();
     });
     client.on("roundTrip", (ms) => {
@@ -176,6 +178,8 @@ export class Tab {
 
   /** The server knows this session no more: where it gives new ones to anybody, have one. */
   async #renewed(): Promise<void> {
+    if (Date.now() - this.#renewedAt < 10_000) return; // Not one after the other.
+    this.#renewedAt = Date.now();
     try {
       await this.replace();
       toast("The session ended. This is a new one.");
