@@ -142,7 +142,8 @@ async fn its_environment_is_closed_to_others() {
     let directory = std::env::temp_dir().join(format!("shellbridge-lambda-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let binary = directory.join("websocket-handler");
-    std::fs::copy(BINARY, &binary).unwrap();
+    // Not by this process: a test that forks meanwhile would hold the copy open for writing (ETXTBSY).
+    assert!(Command::new("cp").arg(BINARY).arg(&binary).status().await.unwrap().success());
     let mut command = Command::new(&binary);
     command.env_clear().envs(runtime_environment(&api.address)).env("BACKEND_URL", "http://127.0.0.1:9");
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
