@@ -2,7 +2,8 @@
 //!
 //! dynoxide 3.2 has no hook for requests and keeps its router to itself, so the count is taken from the bytes on
 //! their way: a relay in front looks for `X-Amz-Target` headers. A JSON body cannot hold one after a line break,
-//! since JSON escapes line breaks in strings.
+//! since JSON escapes line breaks in strings. The relay also hangs up on requests with an `Origin`: dynoxide allows
+//! every web page, and no page has any business with the table.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ pub const TABLE: &str = "WebSocketConnections";
 /// How often expired items go. AWS takes up to days; nothing may rely on it.
 const SWEEP: Duration = Duration::from_mins(1);
 const TARGET: &[u8] = b"\r\nx-amz-target: DynamoDB_20120810.";
+const ORIGIN: &[u8] = b"\r\norigin:";
 
 /// Creates the table and serves `DynamoDB` on a listener until dropped.
 pub async fn serve(listener: TcpListener, counters: Arc<Counters>) -> anyhow::Result<()> {
@@ -85,9 +87,10 @@ async fn relay(client: TcpStream, address: std::net::SocketAddr, counters: &Coun
     let (server_read, server_write) = server.into_split();
     let mut scanner = Scanner::default();
     tokio::try_join!(
-        copy(client_read, server_write, |bytes| scanner
-            .scan(bytes, |operation| counters.dynamodb.increment(operation))),
-        copy(server_read, client_write, |_| ()),
+        copy(client_read, server_write, |bytes| {
+            scanner.scan(bytes, |operation| counters.dynamodb.increment(operation))
+        }),
+        copy(server_read, client_write, |_| Ok(())),
     )?;
     Ok(())
 }
@@ -95,7 +98,7 @@ async fn relay(client: TcpStream, address: std::net::SocketAddr, counters: &Coun
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut see: impl FnMut(&[u8]),
+    mut see: impl FnMut(&[u8]) -> Result<(), FromAPage>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -104,41 +107,75 @@ async fn copy(
         if bytes.is_empty() {
             return to.shutdown().await;
         }
-        see(bytes);
+        see(bytes).map_err(io::Error::other)?;
         to.write_all(bytes).await?;
     }
 }
 
+/// A request that a web page made.
+#[derive(Debug, thiserror::Error)]
+#[error("a request with an Origin")]
+struct FromAPage;
+
 /// Finds the operations in a stream of requests, however it is cut into pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scanner {
-    /// Bytes of `TARGET` matched so far.
-    matched: usize,
+    target: Pattern,
+    origin: Pattern,
     /// The operation's name while it is being read.
     name: Option<String>,
 }
 
+impl Default for Scanner {
+    fn default() -> Self {
+        Self { target: Pattern::new(TARGET), origin: Pattern::new(ORIGIN), name: None }
+    }
+}
+
 impl Scanner {
-    fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(&str)) {
+    fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(&str)) -> Result<(), FromAPage> {
         for &byte in bytes {
+            if self.origin.ends_with(byte) {
+                return Err(FromAPage);
+            }
             if let Some(name) = &mut self.name {
                 if byte.is_ascii_alphanumeric() && name.len() < 64 {
                     name.push(char::from(byte));
-                } else {
-                    found(name);
-                    self.name = None;
-                    self.matched = usize::from(byte == b'\r');
+                    continue;
                 }
-            } else if TARGET.get(self.matched).is_some_and(|expected| expected.eq_ignore_ascii_case(&byte)) {
-                self.matched += 1;
-                if self.matched == TARGET.len() {
-                    self.name = Some(String::new());
-                    self.matched = 0;
-                }
-            } else {
-                self.matched = usize::from(byte == b'\r');
+                found(name);
+                self.name = None;
+            }
+            if self.target.ends_with(byte) {
+                self.name = Some(String::new());
             }
         }
+        Ok(())
+    }
+}
+
+/// Text to be found in a stream, in any case; it starts with the only carriage return in it.
+#[derive(Debug)]
+struct Pattern {
+    text: &'static [u8],
+    matched: usize,
+}
+
+impl Pattern {
+    fn new(text: &'static [u8]) -> Self {
+        Self { text, matched: 0 }
+    }
+
+    /// Takes a byte; says whether it completed the text.
+    fn ends_with(&mut self, byte: u8) -> bool {
+        let expected =
+            self.text.get(self.matched).is_some_and(|expected| expected.eq_ignore_ascii_case(&byte));
+        self.matched = if expected { self.matched + 1 } else { usize::from(byte == b'\r') };
+        let complete = self.matched == self.text.len();
+        if complete {
+            self.matched = 0;
+        }
+        complete
     }
 }
 
@@ -157,10 +194,24 @@ mod tests {
         for size in 1..stream.len() {
             let (mut scanner, mut seen) = (Scanner::default(), Vec::new());
             for piece in stream.as_bytes().chunks(size) {
-                scanner.scan(piece, |name| seen.push(name.to_owned()));
+                scanner.scan(piece, |name| seen.push(name.to_owned())).unwrap();
             }
             assert_eq!(seen, ["GetItem", "PutItem", "GetItem"], "pieces of {size}");
         }
+    }
+
+    #[test]
+    fn pages_are_noticed() {
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nORIGIN: https://evil.example\r\n\r\n";
+        for size in 1..request.len() {
+            let mut scanner = Scanner::default();
+            assert!(
+                request.chunks(size).any(|piece| scanner.scan(piece, |_| ()).is_err()),
+                "pieces of {size}"
+            );
+        }
+        let body = b"POST / HTTP/1.1\r\n\r\n{\"\\r\\norigin:\":1}";
+        assert!(Scanner::default().scan(body, |_| ()).is_ok());
     }
 
     #[test]

@@ -76,7 +76,7 @@ async fn call(
     if !ConnectionId::is_well_formed(id) {
         return Err(Failure::InvalidConnectionId);
     }
-    let connection = || gateway.connections.get(id).ok_or(Failure::Gone);
+    let connection = || gateway.connections.get(id).filter(|open| !open.is_ending()).ok_or(Failure::Gone);
     match *request.method() {
         Method::POST => {
             let body = Limited::new(request.into_body(), gateway.limits.max_message).collect().await;

@@ -61,11 +61,10 @@ impl Environment {
         self.backend.retain(|(name, _)| name != "PORT");
         self.backend.push(("PORT".to_owned(), port.to_string()));
         self.shared.retain(|(name, _)| name != "ALLOWED_ORIGINS");
-        if unset("FRONTEND_URL") {
-            default(&mut self.shared, "ALLOWED_ORIGINS", || {
-                format!("http://127.0.0.1:{port},http://localhost:{port}")
-            });
-        }
+        // The backend takes `FRONTEND_URL` as well, the function does not.
+        let origins = env::var("FRONTEND_URL").ok().filter(|url| !url.is_empty());
+        let origins = origins.unwrap_or_else(|| format!("http://127.0.0.1:{port},http://localhost:{port}"));
+        default(&mut self.shared, "ALLOWED_ORIGINS", || origins);
     }
 
     /// Where the function finds the backend.

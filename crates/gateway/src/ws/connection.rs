@@ -111,6 +111,11 @@ impl Connection {
         self.outbox.end(end);
     }
 
+    /// Whether its end was asked for: to `@connections` it is gone.
+    pub fn is_ending(&self) -> bool {
+        self.outbox.ending().is_some()
+    }
+
     /// When the last message went either way, Unix milliseconds.
     pub fn last_active_at(&self) -> u64 {
         self.last_active.load(Relaxed)
@@ -161,11 +166,8 @@ pub(super) async fn run(
         Finish::Reset => stream.get_ref().reset_on_drop(),
         Finish::Told(..) => close(&mut stream, None).await,
         Finish::Close(code, reason) => {
-            close(
-                &mut stream,
-                Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) }),
-            )
-            .await;
+            let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
+            close(&mut stream, Some(frame)).await;
         }
     }
 }
@@ -238,9 +240,7 @@ impl Driver<'_> {
             self.cut_at = self.gateway.faults.cut_age().map(|age| from + age);
         }
         let limits = &self.gateway.limits;
-        let idle_for =
-            Duration::from_millis(clock::now_ms().saturating_sub(self.connection.last_active_at()));
-        let idle_at = Instant::now() + limits.idle_timeout.saturating_sub(idle_for);
+        let idle_at = Instant::now() + self.idle_left();
         let next = idle_at.min(self.opened + limits.max_duration);
         let next = self.cut_at.map_or(next, |cut| cut.min(next));
         self.end_at.map_or(next, |end| end.min(next))

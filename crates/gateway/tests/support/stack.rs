@@ -170,6 +170,11 @@ impl Stack {
         Self::with_function(&example("scripted_function")).flag("--route-responses", "$default")
     }
 
+    /// The whole stack: the real backend and the real Lambda, which must be built.
+    pub fn whole() -> StackBuilder {
+        Self::with_function(&sibling("websocket-handler")).flag("--backend", sibling("backend"))
+    }
+
     /// A stack around a function.
     pub fn with_function(program: &Path) -> StackBuilder {
         Self::empty().flag("--function", program)
