@@ -54,14 +54,17 @@ impl Access {
                 let key = EncodingKey::from_secret(secret.as_bytes());
                 (TokenKeys::from_secret(secret)?, Some((Algorithm::HS256, key)))
             }
-            (None, Some(pem)) => (TokenKeys::from_pem(pem)?, config.jwt_private_key.as_deref().map(private_key).transpose()?),
+            (None, Some(pem)) => {
+                (TokenKeys::from_pem(pem)?, config.jwt_private_key.as_deref().map(private_key).transpose()?)
+            }
             _ => return Err(AccessError::OneKey),
         };
         let rules = ClaimRules { issuer: config.jwt_issuer.clone(), audience: config.jwt_audience.clone() };
         let access = Self { keys, rules, mint };
         // A private key of another pair would mint tokens that nobody takes.
         if access.mint.is_some() {
-            let token = access.mint("user", "session", false, unix_secs() + 60).ok_or(AccessError::PrivateKey)?;
+            let token =
+                access.mint("user", "session", false, unix_secs() + 60).ok_or(AccessError::PrivateKey)?;
             access.verify(&token, Some("session")).map_err(|_| AccessError::PrivateKey)?;
         }
         Ok(access)

@@ -108,7 +108,8 @@ async fn ending(stop: impl Future<Output = ()>) {
 /// Tells all clients, then ends all sessions. Takes no new ones from the start.
 async fn drain(store: &Store) {
     let sessions = store.close();
-    let told: JoinSet<_> = sessions.iter().cloned().map(|session| async move { session.drain().await }).collect();
+    let told: JoinSet<_> =
+        sessions.iter().cloned().map(|session| async move { session.drain().await }).collect();
     told.join_all().await;
     if sessions.iter().any(|session| session.status().connections() > 0) {
         tokio::time::sleep(DRAIN).await;

@@ -94,7 +94,10 @@ impl Config {
         if self.dev_sessions && !self.bind.is_loopback() {
             return Err(ConfigError::DevSessions);
         }
-        let shared = self.jwt_secret.as_ref().is_some_and(|jwt| self.bridge_secret.split(',').any(|key| key.trim() == jwt));
+        let shared = self
+            .jwt_secret
+            .as_ref()
+            .is_some_and(|jwt| self.bridge_secret.split(',').any(|key| key.trim() == jwt));
         if shared {
             return Err(ConfigError::SameSecret);
         }

@@ -138,7 +138,11 @@ fn write_line(out: &mut String, line: &Line) {
     let mut pen = Pen::default();
     let cells = line.cells();
     let blank = |cell: &&avt::Cell| cell.char() == ' ' && cell.pen().is_default();
-    let used = if line.is_wrapped() { cells.len() } else { cells.len() - cells.iter().rev().take_while(blank).count() };
+    let used = if line.is_wrapped() {
+        cells.len()
+    } else {
+        cells.len() - cells.iter().rev().take_while(blank).count()
+    };
     for cell in cells.iter().take(used).filter(|cell| cell.width() > 0) {
         if *cell.pen() != pen {
             pen = *cell.pen();

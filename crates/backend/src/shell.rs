@@ -6,5 +6,5 @@ mod process;
 pub(crate) mod pty;
 
 pub(crate) use environment::{ShellRequest, ShellSpec};
-pub(crate) use process::{end_all, has_members};
 pub use process::keep_secrets;
+pub(crate) use process::{end_all, has_members};

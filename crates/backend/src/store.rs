@@ -66,7 +66,9 @@ impl Store {
     /// Forgets a session that has ended.
     pub(crate) fn ended(&self, status: &Status) {
         let mut sessions = self.lock();
-        let same = |handle: &Option<Handle>| handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status));
+        let same = |handle: &Option<Handle>| {
+            handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status))
+        };
         if sessions.by_id.get(&status.id).is_some_and(same) {
             sessions.by_id.remove(&status.id);
         }

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod bridge;
 pub mod callback;
+pub mod client;
 pub mod error;
 pub mod frame;
 pub mod limits;

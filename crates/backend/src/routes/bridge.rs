@@ -47,7 +47,11 @@ impl FromRequest<Arc<App>> for Signed {
         let refused = || ApiError::unauthorized("not signed by the Lambda");
         let path = request.uri().path().to_owned();
         let token = bearer(request.headers()).ok_or_else(refused)?.to_owned();
-        let connection = request.headers().get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok()).ok_or_else(refused)?;
+        let connection = request
+            .headers()
+            .get(CONNECTION_ID_HEADER)
+            .and_then(|id| id.to_str().ok())
+            .ok_or_else(refused)?;
         let connection = connection.to_owned();
         let body = Bytes::from_request(request, app).await.map_err(|error| {
             let status = error.into_response().status();
@@ -127,7 +131,9 @@ fn adoptable(envelope: &Envelope, session: &Status) -> bool {
 async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) -> Result<Answer, ApiError> {
     // What the Lambda adds is not the client's.
     if body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
-        return Ok(Answer::Frame(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into()));
+        return Ok(Answer::Frame(
+            ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into(),
+        ));
     }
     let (frame, head) = match ClientFrame::parse(body) {
         Ok(parsed) => parsed,

@@ -22,7 +22,11 @@ pub(crate) struct Asked {
 }
 
 /// `GET /api/diagnostics/websocket`
-pub(crate) async fn websocket(State(app): State<Arc<App>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
+pub(crate) async fn websocket(
+    State(app): State<Arc<App>>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
     let token = bearer(&headers);
     let mut answer = facts(&app);
     if asked.session_id.is_some() || token.is_some() {
@@ -57,8 +61,15 @@ fn any_origin(mut response: Response) -> Response {
 
 /// What the handshake would say. Nothing is told of a session before the token verifies, and a session of somebody
 /// else looks like none.
-fn verdict(app: &App, session: Option<&str>, token: &str, headers: &HeaderMap) -> Result<(), (String, String)> {
-    let coded = |code: ErrorCode| serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+fn verdict(
+    app: &App,
+    session: Option<&str>,
+    token: &str,
+    headers: &HeaderMap,
+) -> Result<(), (String, String)> {
+    let coded = |code: ErrorCode| {
+        serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    };
     let grant = app.access.verify(token, session).map_err(|denied| {
         let code = match denied {
             Denied::Expired => coded(ErrorCode::TokenExpired),
@@ -70,7 +81,10 @@ fn verdict(app: &App, session: Option<&str>, token: &str, headers: &HeaderMap) -
     })?;
     let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     if !app.origins.as_ref().is_none_or(|origins| origins.allows(origin)) {
-        return Err(("ORIGIN_NOT_ALLOWED".to_owned(), "this page's origin is not in ALLOWED_ORIGINS".to_owned()));
+        return Err((
+            "ORIGIN_NOT_ALLOWED".to_owned(),
+            "this page's origin is not in ALLOWED_ORIGINS".to_owned(),
+        ));
     }
     let session = app.store.get(&grant.session_id);
     if session.is_some_and(|session| grant.opens(&session.status().owner)) {

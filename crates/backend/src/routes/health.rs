@@ -22,7 +22,10 @@ pub(crate) async fn health() -> Json<Value> {
 /// `GET /ready`: 503 with what is not ready.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     if app.store.is_closed() {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "stopping", "notReady": ["stopping"]})));
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({"status": "stopping", "notReady": ["stopping"]})),
+        );
     }
     (StatusCode::OK, Json(json!({"status": "ready", "sessions": app.store.len()})))
 }

@@ -10,8 +10,11 @@ pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Respo
     if method != Method::GET && method != Method::HEAD {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let Some(asset) = shellbridge_web::asset(uri.path()) else { return StatusCode::NOT_FOUND.into_response() };
-    let says = |name, what: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what));
+    let Some(asset) = shellbridge_web::asset(uri.path()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let says =
+        |name, what: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what));
     let cache = if asset.immutable { "public, max-age=31536000, immutable" } else { "no-cache" };
     let about = [
         (header::CONTENT_TYPE, asset.content_type.to_owned()),

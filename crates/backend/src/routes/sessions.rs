@@ -116,7 +116,10 @@ pub(crate) async fn create_dev(
         return Err(ApiError::forbidden("only from this machine"));
     }
     let CreateDev { user_id, session_id, ttl_seconds, shell } = body;
-    make(&app, Create { user_id: user_id.unwrap_or_else(|| "developer".to_owned()), session_id, ttl_seconds, shell })
+    make(
+        &app,
+        Create { user_id: user_id.unwrap_or_else(|| "developer".to_owned()), session_id, ttl_seconds, shell },
+    )
 }
 
 /// `GET /api/sessions/{id}`
@@ -150,7 +153,8 @@ pub(crate) async fn validate(
             if response.status() != StatusCode::NOT_FOUND {
                 return Ok(response);
             }
-            return Ok((StatusCode::NOT_FOUND, Json(json!({"valid": false, "error": "no such session"}))).into_response());
+            return Ok((StatusCode::NOT_FOUND, Json(json!({"valid": false, "error": "no such session"})))
+                .into_response());
         }
     };
     let status = session.status();
@@ -191,7 +195,9 @@ pub(crate) async fn extend(
     let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
     session.extend(wanted.min(latest)).await?;
     let expires_at = status.expires_at();
-    Ok(Json(json!({ "expiresAt": expires_at, "token": token(&app, &status.owner, &status.id, false, expires_at) })))
+    Ok(Json(
+        json!({ "expiresAt": expires_at, "token": token(&app, &status.owner, &status.id, false, expires_at) }),
+    ))
 }
 
 /// `POST /api/sessions/{id}/share`
@@ -220,7 +226,9 @@ impl Caller {
     /// Refuses those who may only watch.
     fn may_change(&self) -> Result<(), ApiError> {
         match self {
-            Self::User(grant) if grant.read_only => Err(ApiError::forbidden("this token only allows to watch")),
+            Self::User(grant) if grant.read_only => {
+                Err(ApiError::forbidden("this token only allows to watch"))
+            }
             _ => Ok(()),
         }
     }
@@ -288,10 +296,16 @@ fn is_admin(app: &App, headers: &HeaderMap) -> bool {
 /// Whether a request can only have been made by a page or program of this machine: a name that an attacker's DNS
 /// points here is no loopback name, and a page of elsewhere has an Origin that is not allowed.
 fn is_local(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.host()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .or_else(|| uri.host())
+        .unwrap_or_default();
+    let name =
+        host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let loopback = name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    let loopback =
+        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
     let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     loopback && (origin.is_none() || app.origins.as_ref().is_some_and(|origins| origins.allows(origin)))
 }

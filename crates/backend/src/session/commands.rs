@@ -83,7 +83,9 @@ impl Commands {
             return;
         }
         let pending = self.current.iter_mut().chain(self.queue.iter_mut());
-        if let Some((_, waiting)) = pending.into_iter().find_map(|(known, waiting)| (known.id == request.id).then_some(((), waiting))) {
+        if let Some((_, waiting)) =
+            pending.into_iter().find_map(|(known, waiting)| (known.id == request.id).then_some(((), waiting)))
+        {
             // The answer goes to the newest; the older request ends with nothing to say.
             let _ = std::mem::replace(waiting, asker).reply.send(None);
             return;
@@ -102,7 +104,8 @@ impl Commands {
             return None;
         }
         let (request, asker) = self.queue.pop_front()?;
-        let timeout = request.timeout_ms.map_or(COMMAND_TIMEOUT, Duration::from_millis).min(MAX_COMMAND_TIMEOUT);
+        let timeout =
+            request.timeout_ms.map_or(COMMAND_TIMEOUT, Duration::from_millis).min(MAX_COMMAND_TIMEOUT);
         let started = Running::start(self.state.clone(), &request.command);
         self.current = Some((request, asker));
         match started {
@@ -273,7 +276,8 @@ mod tests {
     #[tokio::test]
     async fn sixteen_wait_and_no_more() {
         let mut commands = commands();
-        let waiting: Vec<_> = (0..MAX_COMMAND_QUEUE).map(|n| ask(&mut commands, &n.to_string(), "true")).collect();
+        let waiting: Vec<_> =
+            (0..MAX_COMMAND_QUEUE).map(|n| ask(&mut commands, &n.to_string(), "true")).collect();
         let refused = ask(&mut commands, "one too many", "true").await.unwrap();
         assert!(matches!(refused, Some(ServerFrame::Error(ErrorFrame { code: ErrorCode::RateLimited, .. }))));
         run_all(&mut commands).await;

@@ -172,7 +172,12 @@ impl Attachment {
     /// An empty frame, which the client answers with what it has.
     pub(super) fn probe(&mut self, epoch: u64, input: Option<u64>) -> Bytes {
         let input_offset = self.news_of_input(input);
-        encode(&ServerFrame::Output { epoch, offset: self.window.sent(), payload: Payload::new(b""), input_offset })
+        encode(&ServerFrame::Output {
+            epoch,
+            offset: self.window.sent(),
+            payload: Payload::new(b""),
+            input_offset,
+        })
     }
 
     /// Goes back to what the client has: the snapshot it lacks, or the output.

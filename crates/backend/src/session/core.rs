@@ -134,8 +134,15 @@ impl Core {
     }
 
     /// A frame of a connection that is known. The answer goes back the way it came.
-    pub(super) fn frame(&mut self, id: &ConnectionId, frame: ClientFrame, now: Duration) -> Option<ServerFrame> {
-        let Some(connection) = self.connections.get_mut(id) else { return error(ErrorCode::NotAttached, "attach first") };
+    pub(super) fn frame(
+        &mut self,
+        id: &ConnectionId,
+        frame: ClientFrame,
+        now: Duration,
+    ) -> Option<ServerFrame> {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return error(ErrorCode::NotAttached, "attach first");
+        };
         connection.heard = now;
         let read_only = connection.info.read_only;
         match frame {
@@ -239,7 +246,8 @@ impl Core {
         }
         let window = self.limits.output_window;
         let connection = self.connections.get_mut(id)?;
-        let attachment = connection.attachment.get_or_insert_with(|| Attachment::new(client_id, from, window));
+        let attachment =
+            connection.attachment.get_or_insert_with(|| Attachment::new(client_id, from, window));
         attachment.window.reset(from);
         attachment.behind_since = None;
         attachment.told_input = input;
@@ -295,7 +303,11 @@ impl Core {
             // Its acknowledgement was lost: said at once, by the way the frame came.
             let attachment = self.connections.get_mut(id)?.attachment.as_mut()?;
             attachment.told_input = consumed;
-            return Some(ServerFrame::InputAck { epoch: self.epoch, client_id: client_id.to_owned(), input_offset: consumed });
+            return Some(ServerFrame::InputAck {
+                epoch: self.epoch,
+                client_id: client_id.to_owned(),
+                input_offset: consumed,
+            });
         }
         None
     }
@@ -304,7 +316,9 @@ impl Core {
         if epoch.is_some_and(|epoch| epoch != self.epoch) {
             return;
         }
-        let Some(attachment) = self.connections.get_mut(id).and_then(|c| c.attachment.as_mut()) else { return };
+        let Some(attachment) = self.connections.get_mut(id).and_then(|c| c.attachment.as_mut()) else {
+            return;
+        };
         match attachment.window.ack(offset, now) {
             Acked::Progress => {
                 attachment.acknowledged();
@@ -385,7 +399,8 @@ impl Core {
 
     /// Takes a connection out of the streams. Its client is gone, and not waited for.
     fn detach(&mut self, id: &ConnectionId, now: Duration) {
-        if let Some(attachment) = self.connections.get_mut(id).and_then(|connection| connection.attachment.take())
+        if let Some(attachment) =
+            self.connections.get_mut(id).and_then(|connection| connection.attachment.take())
             && let Some(client) = self.clients.get_mut(&attachment.client_id)
             && client.holder.as_ref() == Some(id)
         {
@@ -424,7 +439,11 @@ impl Core {
         let news = encode(&self.resize_ack());
         for (to, connection) in &self.connections {
             if connection.attachment.is_some() {
-                self.effects.push_back(Effect::Push { to: to.clone(), frame: news.clone(), kind: PushKind::Other });
+                self.effects.push_back(Effect::Push {
+                    to: to.clone(),
+                    frame: news.clone(),
+                    kind: PushKind::Other,
+                });
             }
         }
     }

@@ -77,7 +77,10 @@ impl Core {
                 .as_ref()
                 .is_some_and(|a| a.exit == ExitFrame::Delivered && a.window.acked() == self.log.end())
         };
-        let waiting = self.clients.waited_for(now, self.limits.resume_grace).is_some_and(|needs| needs < self.log.end());
+        let waiting = self
+            .clients
+            .waited_for(now, self.limits.resume_grace)
+            .is_some_and(|needs| needs < self.log.end());
         now >= *since + self.limits.resume_grace || (!waiting && self.connections.values().all(knows))
     }
 
@@ -101,7 +104,8 @@ impl Core {
         let mut due = connection.expires.min(connection.heard + CHECK_AFTER);
         let read_only = connection.info.read_only;
         let Some(attachment) = &mut connection.attachment else { return Some(due) };
-        let input = (!read_only).then(|| clients.get(&attachment.client_id).map_or(0, |c| c.input.consumed()));
+        let input =
+            (!read_only).then(|| clients.get(&attachment.client_id).map_or(0, |c| c.input.consumed()));
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
@@ -111,7 +115,8 @@ impl Core {
             connection.in_flight += 1;
             effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Output });
         }
-        let all_sent = attachment.window.sent() == end && attachment.snapshot.as_ref().is_none_or(super::connection::Snapshot::is_sent);
+        let all_sent = attachment.window.sent() == end
+            && attachment.snapshot.as_ref().is_none_or(super::connection::Snapshot::is_sent);
         if let Some((exit, _)) = exit
             && all_sent
             && attachment.exit == ExitFrame::Unsent
@@ -131,7 +136,7 @@ impl Core {
         }
         // Lost are only frames of which the end is known: asked is who is stopped, or has a picture or the end to get.
         let window = &mut attachment.window;
-        let waits = window.is_stopped(end)
+        let waits = window.is_stopped()
             || attachment.snapshot.is_some()
             || (exit.is_some() && window.sent() == end && window.acked() < end);
         let probe_at = window.probe_at(waits, now);
@@ -162,7 +167,8 @@ impl Core {
             next = [next, client.gap_at()].into_iter().flatten().min();
         }
         for (to, input_offset) in told {
-            let mut error = ErrorFrame::new(ErrorCode::InputGap, "input is missing; send again from inputOffset");
+            let mut error =
+                ErrorFrame::new(ErrorCode::InputGap, "input is missing; send again from inputOffset");
             error.input_offset = Some(input_offset);
             self.push(&to, &error.answering(Some("input".to_owned())).into());
         }

@@ -40,9 +40,20 @@ pub(crate) struct Handle {
 
 /// What is said to a session's task.
 pub(super) enum Message {
-    Connect { info: ConnectionInfo, outlet: Arc<dyn Outlet>, reply: oneshot::Sender<bool> },
-    Disconnect { id: Arc<str> },
-    Frame { info: ConnectionInfo, outlet: Arc<dyn Outlet>, frame: Incoming, reply: oneshot::Sender<Option<ServerFrame>> },
+    Connect {
+        info: ConnectionInfo,
+        outlet: Arc<dyn Outlet>,
+        reply: oneshot::Sender<bool>,
+    },
+    Disconnect {
+        id: Arc<str>,
+    },
+    Frame {
+        info: ConnectionInfo,
+        outlet: Arc<dyn Outlet>,
+        frame: Incoming,
+        reply: oneshot::Sender<Option<ServerFrame>>,
+    },
     Extended,
     Drain,
     End,
@@ -111,7 +122,11 @@ impl Handle {
     }
 
     /// A connection was made.
-    pub(crate) async fn connect(&self, info: ConnectionInfo, outlet: Arc<dyn Outlet>) -> Result<(), Unreachable> {
+    pub(crate) async fn connect(
+        &self,
+        info: ConnectionInfo,
+        outlet: Arc<dyn Outlet>,
+    ) -> Result<(), Unreachable> {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Connect { info, outlet, reply }).await?;
         match answer.await {

@@ -240,7 +240,11 @@ mod tests {
 
     #[tokio::test]
     async fn directory_and_exported_variables_last() {
-        let done = run(state(), "cd /usr; export SHELLBRIDGE_TEST='a\nb'; unexported=1; export -n unexported 2>/dev/null").await;
+        let done = run(
+            state(),
+            "cd /usr; export SHELLBRIDGE_TEST='a\nb'; unexported=1; export -n unexported 2>/dev/null",
+        )
+        .await;
         let done = run(done.state, "pwd; echo \"$SHELLBRIDGE_TEST\"; echo \"[$unexported]\"; false").await;
         assert_eq!((text(&done), done.exit.exit_code), ("/usr\na\nb\n[]\n", 1));
         let done = run(done.state, "unset SHELLBRIDGE_TEST; exit 5").await;

@@ -64,7 +64,11 @@ impl ShellSpec {
         let shell = match shell {
             Some(shell) if shell.is_absolute() && shell.is_file() => shell,
             Some(_) => return Err(BadShell::Shell),
-            None => user.as_ref().map(|user| user.shell.clone()).filter(|shell| usable(shell)).unwrap_or_else(fallback),
+            None => user
+                .as_ref()
+                .map(|user| user.shell.clone())
+                .filter(|shell| usable(shell))
+                .unwrap_or_else(fallback),
         };
         let cwd = match cwd {
             Some(cwd) if cwd.is_absolute() && cwd.is_dir() => cwd,
@@ -133,7 +137,8 @@ mod tests {
             ShellSpec::new(ShellRequest { env, ..ShellRequest::default() })
         };
         assert_eq!(with("AWS_REGION", "eu-west-1").unwrap().env["AWS_REGION"], "eu-west-1");
-        for (name, value) in [("", "x"), ("A=B", "x"), ("1A", "x"), ("A B", "x"), ("A\0", "x"), ("A", "x\0y")] {
+        for (name, value) in [("", "x"), ("A=B", "x"), ("1A", "x"), ("A B", "x"), ("A\0", "x"), ("A", "x\0y")]
+        {
             assert!(with(name, value).is_err(), "{name:?}");
         }
         assert_eq!(with("A", &"x".repeat(MAX_BYTES)).unwrap_err(), BadShell::Large);

@@ -107,7 +107,10 @@ fn members(leaders: &HashSet<i32>) -> Vec<i32> {
             break;
         }
     }
-    all.into_iter().filter(|stat| mine.contains(&stat.pid) && stat.state != b'Z').map(|stat| stat.pid).collect()
+    all.into_iter()
+        .filter(|stat| mine.contains(&stat.pid) && stat.state != b'Z')
+        .map(|stat| stat.pid)
+        .collect()
 }
 
 /// The fields of `/proc/PID/stat` that say whose a process is (proc_pid_stat(5)).

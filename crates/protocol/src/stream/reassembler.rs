@@ -35,6 +35,25 @@ impl Reassembler {
         Self { window, ..Self::default() }
     }
 
+    /// A stream of which everything before `offset` was received elsewhere.
+    pub fn starting_at(offset: u64, window: usize) -> Self {
+        Self { consumed: offset, ..Self::new(window) }
+    }
+
+    /// Goes on at `offset`, if that is further: something else stands for what is before it.
+    pub fn jump(&mut self, offset: u64) {
+        if offset <= self.next() {
+            return;
+        }
+        self.ready.clear();
+        self.consumed = offset;
+        let early = std::mem::take(&mut self.early);
+        for (start, piece) in early {
+            // What lies before is trimmed, what follows at once becomes ready.
+            self.push(start, &piece);
+        }
+    }
+
     /// Everything before this offset has been consumed: what may be acknowledged.
     pub const fn consumed(&self) -> u64 {
         self.consumed
@@ -178,6 +197,17 @@ mod tests {
         stream.consume(2);
         assert_eq!(stream.push(4, b"ef"), Arrival::Advanced);
         assert_eq!(take(&mut stream), b"cdef");
+    }
+
+    #[test]
+    fn a_jump_forgets_what_is_before_and_keeps_what_is_after() {
+        let mut stream = Reassembler::new(100);
+        stream.push(0, b"ab");
+        stream.push(8, b"ijkl");
+        stream.jump(10);
+        assert_eq!(take(&mut stream), b"kl");
+        stream.jump(5);
+        assert_eq!(stream.next(), 12);
     }
 
     #[test]

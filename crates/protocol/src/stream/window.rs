@@ -76,9 +76,10 @@ impl SendWindow {
         end.saturating_sub(self.acked) >= self.size
     }
 
-    /// Whether nothing more may be sent although there is more.
-    pub const fn is_stopped(&self, end: u64) -> bool {
-        self.sent >= self.base + self.size && end > self.sent
+    /// Whether nothing more may be sent. There need not be more yet: whoever writes the stream may be held back until
+    /// this receiver says that it has got on.
+    pub const fn is_stopped(&self) -> bool {
+        self.sent >= self.base + self.size
     }
 
     /// Notes that everything before `offset` has been sent.
@@ -186,7 +187,7 @@ mod tests {
         window.advance(30, ms(0));
         assert_eq!(window.sendable(500), 70);
         window.advance(100, ms(0));
-        assert!(window.is_stopped(500) && window.is_behind(500));
+        assert!(window.is_stopped() && window.is_behind(500));
         assert_eq!(window.ack(40, ms(10)), Acked::Progress);
         assert_eq!(window.sendable(500), 40);
     }

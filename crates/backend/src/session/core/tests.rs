@@ -1,1 +1,718 @@
+//! The session's state machine against the reference client, over a network that a seed makes worse than any.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use shellbridge_protocol::{
+    client::{Client, Event},
+    limits::{INPUT_WINDOW, MAX_FRAME},
+};
+
+use super::*;
+use crate::session::Size;
+
+const MS: Duration = Duration::from_millis(1);
+const LIMITS: Limits =
+    Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_secs(60) };
+
+fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
+    ConnectionInfo { id: id.into(), read_only, connected_at, token_lasts: Duration::from_secs(7 * 3600) }
+}
+
+fn core() -> Core {
+    Core::new(LIMITS, 7)
+}
+
+fn attach(client_id: &str, offset: u64) -> ClientFrame {
+    let client_id = format!("client-{client_id:->16}");
+    ClientFrame::Attach { client_id, cols: 80, rows: 24, output_offset: Some(offset), epoch: None, seq: None }
+}
+
+fn input(client_id: &str, offset: u64, data: &str) -> ClientFrame {
+    let client_id = format!("client-{client_id:->16}");
+    let payload = shellbridge_protocol::payload::Payload::new(data.as_bytes());
+    ClientFrame::Input { client_id, offset, payload, epoch: None, output_offset: None }
+}
+
+fn ack(output_offset: u64) -> ClientFrame {
+    ClientFrame::Ack { output_offset, epoch: None }
+}
+
+/// A connection that has attached as a client of the same name.
+fn joined(core: &mut Core, name: &str, now: Duration) -> ConnectionId {
+    let id: ConnectionId = name.into();
+    core.connect(info(name, 1, false), now);
+    let answer = core.frame(&id, attach(name, 0), now);
+    assert!(matches!(answer, Some(ServerFrame::Attached { .. })), "{answer:?}");
+    id
+}
+
+fn code(answer: Option<ServerFrame>) -> Option<ErrorCode> {
+    match answer {
+        Some(ServerFrame::Error(error)) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// Frames pushed so far, all of them delivered.
+fn pushed(core: &mut Core, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
+    let mut all = Vec::new();
+    loop {
+        core.tick(now);
+        let effects: Vec<_> = core.effects.drain(..).collect();
+        if effects.is_empty() {
+            return all;
+        }
+        for effect in effects {
+            if let Effect::Push { to, frame, kind } = effect {
+                assert!(frame.len() <= MAX_FRAME, "a frame of {} bytes", frame.len());
+                core.pushed(&to, kind, Sent::Delivered, now);
+                all.push((to, serde_json::from_slice(&frame).unwrap()));
+            }
+        }
+    }
+}
+
+fn output_bytes(frames: &[(ConnectionId, ServerFrame)], to: &str) -> usize {
+    let mine = frames.iter().filter(|(id, _)| &**id == to);
+    mine.map(|(_, frame)| match frame {
+        ServerFrame::Output { payload, .. } => payload.clone().decode().unwrap().len(),
+        _ => 0,
+    })
+    .sum()
+}
+
+#[test]
+fn input_is_written_once_and_in_order_and_a_repeat_is_acknowledged_at_once() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    assert_eq!(core.frame(&a, input("a", 2, "cd"), MS), None);
+    assert_eq!(core.next_input(), None);
+    assert_eq!(core.frame(&a, input("a", 0, "abc"), MS), None);
+    let (client, bytes) = core.next_input().unwrap();
+    assert_eq!(bytes, b"abcd");
+    core.wrote(&client, 4, MS);
+    assert_eq!(core.next_input(), None);
+    let again = core.frame(&a, input("a", 1, "bc"), MS);
+    assert!(matches!(again, Some(ServerFrame::InputAck { input_offset: 4, .. })), "{again:?}");
+}
+
+#[test]
+fn accepted_input_is_acknowledged_in_time_by_output_or_alone() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.frame(&a, input("a", 0, "x"), MS);
+    let (client, _) = core.next_input().unwrap();
+    core.wrote(&client, 1, MS);
+    core.output(b"x");
+    let frames = pushed(&mut core, MS);
+    assert!(matches!(frames[..], [(_, ServerFrame::Output { input_offset: Some(1), .. })]), "{frames:?}");
+    core.frame(&a, input("a", 1, "y"), MS);
+    core.wrote(&client, 1, MS);
+    assert_eq!(pushed(&mut core, 2 * MS).len(), 0);
+    let frames = pushed(&mut core, 201 * MS);
+    assert!(matches!(frames[..], [(_, ServerFrame::InputAck { input_offset: 2, .. })]), "{frames:?}");
+}
+
+#[test]
+fn a_hole_open_for_two_seconds_is_told_with_where_to_go_on() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.frame(&a, input("a", 5, "x"), MS);
+    assert!(pushed(&mut core, 1999 * MS).is_empty());
+    let frames = pushed(&mut core, 2001 * MS);
+    let [(_, ServerFrame::Error(error))] = &frames[..] else { panic!("{frames:?}") };
+    assert_eq!((error.code, error.input_offset), (ErrorCode::InputGap, Some(0)));
+}
+
+#[test]
+fn bytes_beyond_the_input_window_are_dropped() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    let page = "x".repeat(20_000);
+    for n in 0..5 {
+        core.frame(&a, input("a", n * 20_000, &page), MS);
+    }
+    let mut taken = 0;
+    while let Some((client, bytes)) = core.next_input() {
+        taken += bytes.len();
+        // Nothing was written yet, so nothing may be beyond the window.
+        assert!(taken <= INPUT_WINDOW);
+        core.wrote(&client, bytes.len(), MS);
+    }
+    assert_eq!(taken, INPUT_WINDOW);
+}
+
+#[test]
+fn two_writers_each_keep_their_own_order() {
+    let mut core = core();
+    let (a, b) = (joined(&mut core, "a", MS), joined(&mut core, "b", MS));
+    core.frame(&a, input("a", 0, "a1"), MS);
+    core.frame(&b, input("b", 0, "b1"), MS);
+    core.frame(&a, input("a", 2, "a2"), MS);
+    let mut all = BTreeMap::<String, Vec<u8>>::new();
+    while let Some((client, bytes)) = core.next_input() {
+        core.wrote(&client, bytes.len(), MS);
+        all.entry(client).or_default().extend(bytes);
+    }
+    assert_eq!(all.into_values().collect::<Vec<_>>(), [b"a1a2".to_vec(), b"b1".to_vec()]);
+}
+
+#[test]
+fn the_newest_connection_holds_the_client() {
+    let mut core = core();
+    let old = joined(&mut core, "a", MS);
+    let new: ConnectionId = "new".into();
+    core.connect(info("new", 2, false), MS);
+    assert_eq!(
+        code(core.frame(&new, input("a", 0, "x"), MS)),
+        Some(ErrorCode::NotAttached),
+        "not yet attached"
+    );
+    assert!(matches!(core.frame(&new, attach("a", 0), MS), Some(ServerFrame::Attached { .. })));
+    assert_eq!(code(core.frame(&old, input("a", 0, "x"), MS)), Some(ErrorCode::Replaced));
+    assert_eq!(code(core.frame(&old, attach("a", 0), MS)), Some(ErrorCode::Replaced));
+    assert_eq!(core.frame(&new, input("a", 0, "x"), MS), None);
+}
+
+#[test]
+fn a_viewer_cannot_take_a_writer_s_place_nor_type_nor_resize() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    let viewer: ConnectionId = "v".into();
+    core.connect(info("v", 9, true), MS);
+    assert!(matches!(
+        core.frame(&viewer, attach("a", 0), MS),
+        Some(ServerFrame::Attached { read_only: true, .. })
+    ));
+    assert_eq!(code(core.frame(&viewer, input("a", 0, "x"), MS)), Some(ErrorCode::ReadOnly));
+    let resize = ClientFrame::Resize { cols: 10, rows: 5, seq: None };
+    assert_eq!(code(core.frame(&viewer, resize, MS)), Some(ErrorCode::ReadOnly));
+    assert_eq!(core.frame(&a, input("a", 0, "x"), MS), None);
+    assert_eq!(core.size, Size { cols: 80, rows: 24 });
+}
+
+#[test]
+fn the_size_is_the_smallest_of_the_attached_writers() {
+    let mut core = core();
+    let (a, b) = (joined(&mut core, "a", MS), joined(&mut core, "b", MS));
+    let resize = |core: &mut Core, id: &ConnectionId, cols, rows, seq| {
+        core.frame(id, ClientFrame::Resize { cols, rows, seq }, MS)
+    };
+    resize(&mut core, &a, 100, 20, Some(1));
+    assert_eq!(core.size, Size { cols: 80, rows: 20 });
+    let told = pushed(&mut core, MS);
+    assert_eq!(told.iter().filter(|(_, f)| matches!(f, ServerFrame::ResizeAck { rows: 20, .. })).count(), 2);
+    let answer = resize(&mut core, &a, 10, 10, Some(1));
+    assert!(
+        matches!(answer, Some(ServerFrame::ResizeAck { cols: 80, rows: 20, .. })),
+        "an old seq has no effect"
+    );
+    core.disconnect(&b, MS);
+    assert_eq!(core.size, Size { cols: 100, rows: 20 });
+    core.connect(info("c", 3, false), MS);
+    resize(&mut core, &"c".into(), 5, 5, None);
+    assert_eq!(core.size, Size { cols: 100, rows: 20 }, "not attached, while somebody is");
+}
+
+#[test]
+fn no_more_than_a_window_is_sent_and_a_stopped_client_is_asked() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(&[b'x'; 40_000]);
+    let frames = pushed(&mut core, MS);
+    assert_eq!(output_bytes(&frames, "a"), 16 * 1024);
+    assert_eq!(core.read_allowance(MS), 0, "the shell is held");
+    assert!(pushed(&mut core, 900 * MS).is_empty());
+    let probe = pushed(&mut core, 1001 * MS);
+    assert!(matches!(&probe[..], [(_, ServerFrame::Output { offset: 16384, .. })]), "{probe:?}");
+    assert_eq!(output_bytes(&probe, "a"), 0);
+    core.frame(&a, ack(1000), 1002 * MS);
+    let frames = pushed(&mut core, 1002 * MS);
+    assert!(matches!(&frames[0].1, ServerFrame::Output { offset: 1000, .. }), "sent again from what it has");
+    assert_eq!(core.frame(&a, ack(999_999), MS), None);
+    assert_eq!(
+        core.connections[&a].attachment.as_ref().unwrap().window.acked(),
+        1000,
+        "more than was sent is ignored"
+    );
+}
+
+#[test]
+fn a_client_whose_window_ends_with_the_output_is_asked_too() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    core.output(&[b'x'; 16 * 1024]);
+    pushed(&mut core, MS);
+    assert_eq!(core.read_allowance(MS), 0, "its acknowledgement was lost, and the shell waits for it");
+    assert_eq!(pushed(&mut core, 1001 * MS).len(), 1);
+}
+
+#[test]
+fn the_first_bytes_leave_at_once_and_the_next_are_gathered() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    core.effects.clear();
+    core.output(b"one");
+    core.tick(MS);
+    assert_eq!(core.effects.len(), 1);
+    for _ in 0..10 {
+        core.output(b"more");
+        core.tick(MS);
+    }
+    assert_eq!(core.effects.len(), 1, "a push is under way");
+    core.effects.clear();
+    core.pushed(&"a".into(), PushKind::Output, Sent::Delivered, MS);
+    let frames = pushed(&mut core, MS);
+    assert_eq!((frames.len(), output_bytes(&frames, "a")), (1, 40));
+}
+
+#[test]
+fn a_slow_writer_does_not_stop_a_quick_one_and_gets_a_picture() {
+    let mut core = core();
+    let (fast, slow) = (joined(&mut core, "fast", MS), joined(&mut core, "slow", MS));
+    let mut sent = 0;
+    while sent < 200_000 {
+        let allowance = core.read_allowance(MS);
+        assert!(allowance > 0, "held back after {sent} bytes");
+        core.output(&vec![b'x'; allowance.min(4096)]);
+        pushed(&mut core, MS);
+        sent = core.log.end();
+        core.frame(&fast, ack(sent), MS);
+    }
+    core.frame(&slow, ack(16 * 1024), MS);
+    let frames = pushed(&mut core, MS);
+    let snapshot = frames.iter().find_map(|(to, frame)| match frame {
+        ServerFrame::Snapshot { offset, gap, .. } if to == &slow => Some((*offset, *gap)),
+        _ => None,
+    });
+    assert_eq!(snapshot, Some((sent, sent - 16 * 1024)));
+    assert!(frames.iter().all(|(to, _)| to == &slow));
+}
+
+#[test]
+fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(&[b'x'; 1000]);
+    pushed(&mut core, MS);
+    core.frame(&a, ack(1000), MS);
+    core.disconnect(&a, MS);
+    while core.read_allowance(2 * MS) > 0 {
+        core.output(&vec![b'y'; core.read_allowance(2 * MS).min(4096)]);
+    }
+    assert_eq!(core.log.lost(1000), 0, "nothing that it needs is gone");
+    assert_eq!(core.log.end() - 1000, LIMITS.output_buffer as u64);
+    assert_eq!(core.read_allowance(61_000 * MS), usize::MAX);
+}
+
+#[test]
+fn a_connected_client_that_says_nothing_for_the_grace_counts_as_lost() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    core.output(&[b'x'; 16 * 1024]);
+    pushed(&mut core, MS);
+    assert_eq!(core.read_allowance(59_000 * MS), 0);
+    assert_eq!(core.read_allowance(60_002 * MS), usize::MAX);
+}
+
+#[test]
+fn viewers_never_hold_the_shell() {
+    let mut core = core();
+    core.connect(info("v", 1, true), MS);
+    core.frame(&"v".into(), attach("v", 0), MS);
+    core.output(&[b'x'; 64 * 1024]);
+    pushed(&mut core, MS);
+    assert_eq!(core.read_allowance(MS), usize::MAX);
+    core.disconnect("v", MS);
+    assert_eq!(core.read_allowance(MS), usize::MAX);
+}
+
+#[test]
+fn an_attach_without_seq_never_goes_behind_what_is_acknowledged_and_an_old_seq_changes_nothing() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(b"0123456789");
+    pushed(&mut core, MS);
+    core.frame(&a, ack(6), MS);
+    let answer = core.frame(&a, attach("a", 2), MS);
+    assert!(matches!(answer, Some(ServerFrame::Attached { output_offset: 6, .. })), "{answer:?}");
+    let with_seq = |seq, offset| {
+        let ClientFrame::Attach { client_id, cols, rows, epoch, .. } = attach("a", 0) else { unreachable!() };
+        ClientFrame::Attach { client_id, cols, rows, epoch, output_offset: Some(offset), seq: Some(seq) }
+    };
+    let answer = core.frame(&a, with_seq(5, 1), MS);
+    assert!(matches!(answer, Some(ServerFrame::Attached { output_offset: 1, .. })), "{answer:?}");
+    let answer = core.frame(&a, with_seq(5, 9), MS);
+    assert!(matches!(answer, Some(ServerFrame::Attached { output_offset: 1, .. })), "{answer:?}");
+}
+
+#[test]
+fn offsets_of_another_shell_count_as_none() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(b"0123456789");
+    let ClientFrame::Attach { client_id, .. } = attach("a", 0) else { unreachable!() };
+    let other = |output_offset, epoch| ClientFrame::Attach {
+        client_id: client_id.clone(),
+        cols: 80,
+        rows: 24,
+        output_offset: Some(output_offset),
+        epoch,
+        seq: None,
+    };
+    for frame in [other(5, Some(6)), other(500, None)] {
+        let answer = core.frame(&a, frame, MS);
+        assert!(matches!(answer, Some(ServerFrame::Attached { output_offset: 0, .. })), "{answer:?}");
+    }
+    let foreign = ClientFrame::Ack { output_offset: 3, epoch: Some(6) };
+    pushed(&mut core, MS);
+    core.frame(&a, foreign, MS);
+    assert_eq!(core.connections[&a].attachment.as_ref().unwrap().window.acked(), 0);
+}
+
+#[test]
+fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(&[b'x'; 20_000]);
+    core.exited(Exit { exit_code: 3, signal: None }, MS);
+    let frames = pushed(&mut core, MS);
+    assert!(!frames.iter().any(|(_, frame)| matches!(frame, ServerFrame::Exit { .. })), "the window is full");
+    core.frame(&a, ack(16 * 1024), MS);
+    let frames = pushed(&mut core, MS);
+    assert!(matches!(frames.last(), Some((_, ServerFrame::Exit { offset: 20_000, .. }))), "{frames:?}");
+    assert!(!core.is_over(MS));
+    let again = core.frame(&a, attach("a", 0), MS);
+    assert!(matches!(again, Some(ServerFrame::Attached { exit: Some(_), .. })), "{again:?}");
+    pushed(&mut core, MS);
+    core.frame(&a, ack(20_000), MS);
+    pushed(&mut core, MS);
+    assert!(core.is_over(MS));
+}
+
+#[test]
+fn a_session_whose_shell_ended_waits_no_longer_than_the_grace() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    core.output(b"x");
+    core.exited(Exit { exit_code: 0, signal: None }, MS);
+    assert!(!core.is_over(60_000 * MS));
+    assert!(core.is_over(60_001 * MS));
+}
+
+#[test]
+fn a_new_shell_detaches_everybody_and_tells_them() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.frame(&a, input("a", 0, "abc"), MS);
+    core.restarted(8, MS);
+    let frames = pushed(&mut core, MS);
+    assert!(
+        matches!(frames[..], [(_, ServerFrame::Notice { code: NoticeCode::ShellRestarted, .. })]),
+        "{frames:?}"
+    );
+    assert_eq!(core.next_input(), None, "what was meant for the old shell is not typed into the new one");
+    assert_eq!(code(core.frame(&a, input("a", 0, "x"), MS)), Some(ErrorCode::NotAttached));
+    assert!(matches!(core.frame(&a, attach("a", 3), MS), Some(ServerFrame::Attached { epoch: 8, .. })));
+}
+
+#[test]
+fn a_connection_ends_with_its_token_and_a_last_word() {
+    let mut core = core();
+    core.connect(ConnectionInfo { token_lasts: Duration::from_secs(5), ..info("a", 1, false) }, MS);
+    core.tick(5000 * MS);
+    assert!(core.effects.is_empty());
+    core.tick(5001 * MS);
+    let Some(Effect::Close(_, Some(last))) = core.effects.pop_front() else { panic!("still there") };
+    assert!(std::str::from_utf8(&last).unwrap().contains("TOKEN_EXPIRED"));
+    assert!(core.connections.is_empty());
+}
+
+#[test]
+fn a_push_that_finds_nobody_ends_the_connection_and_never_the_session() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.pushed(&a, PushKind::Other, Sent::Gone, MS);
+    assert!(
+        matches!(core.effects.back(), Some(Effect::Close(id, None)) if *id == a),
+        "made true by a DELETE"
+    );
+    assert!(core.was_dropped("a"));
+    assert!(core.clients.waited_for(2 * MS, LIMITS.resume_grace).is_some());
+}
+
+#[test]
+fn a_silent_connection_is_looked_after() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    core.tick(89_000 * MS);
+    assert!(!core.effects.iter().any(|effect| matches!(effect, Effect::Check(_))));
+    core.tick(91_000 * MS);
+    assert_eq!(core.effects.iter().filter(|effect| matches!(effect, Effect::Check(_))).count(), 1);
+    core.checked(&"a".into(), false, 91_001 * MS);
+    assert!(core.connections.is_empty());
+}
+
+#[test]
+fn connections_are_bounded() {
+    let mut core = core();
+    for n in 0..MAX_CONNECTIONS {
+        assert!(core.connect(info(&n.to_string(), 1, false), MS));
+    }
+    assert!(!core.connect(info("one too many", 1, false), MS));
+    for n in 0..MAX_CONNECTIONS {
+        core.disconnect(&n.to_string(), MS);
+    }
+    assert_eq!(core.dropped.len(), MAX_DROPPED);
+}
+
+/// How bad a network is, in shares of 100.
+#[derive(Debug, Clone)]
+struct Weather {
+    seed: u64,
+    delay: u64,
+    repeat: u32,
+    drop: u32,
+    push_fail: u32,
+    cut: u32,
+    lose_disconnect: u32,
+}
+
+/// A client that types, a shell that answers every byte with several, and the weather between them.
+struct World {
+    weather: Weather,
+    rng: StdRng,
+    now: Duration,
+    core: Core,
+    client: Client,
+    connection: Option<ConnectionId>,
+    made: i64,
+    to_core: BTreeMap<(Duration, u64), (ConnectionId, ClientFrame)>,
+    to_client: BTreeMap<(Duration, u64), (ConnectionId, ServerFrame)>,
+    ends: BTreeMap<(Duration, u64), (ConnectionId, PushKind, Sent)>,
+    disconnects: BTreeMap<(Duration, u64), ConnectionId>,
+    count: u64,
+    typed: Vec<u8>,
+    received: Vec<u8>,
+    gaps: u64,
+}
+
+impl World {
+    fn new(weather: Weather) -> Self {
+        Self {
+            rng: StdRng::seed_from_u64(weather.seed),
+            weather,
+            now: MS,
+            core: core(),
+            client: Client::new("client-0123456789", 80, 24),
+            connection: None,
+            made: 0,
+            to_core: BTreeMap::new(),
+            to_client: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            disconnects: BTreeMap::new(),
+            count: 0,
+            typed: Vec::new(),
+            received: Vec::new(),
+            gaps: 0,
+        }
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_ratio(percent.min(100), 100)
+    }
+
+    fn soon(&mut self) -> (Duration, u64) {
+        self.count += 1;
+        (self.now + MS * u32::try_from(self.rng.random_range(0..=self.weather.delay)).unwrap(), self.count)
+    }
+
+    fn connect(&mut self) {
+        self.made += 1;
+        let id: ConnectionId = format!("connection-{}", self.made).into();
+        self.core.connect(info(&id, self.made, false), self.now);
+        self.client.connected(self.now);
+        self.connection = Some(id);
+    }
+
+    fn cut(&mut self) {
+        let Some(id) = self.connection.take() else { return };
+        self.client.disconnected();
+        if !self.chance(self.weather.lose_disconnect) {
+            let at = self.soon();
+            self.disconnects.insert(at, id);
+        }
+    }
+
+    /// One millisecond.
+    fn step(&mut self, shell: &mut dyn FnMut(&[u8]) -> Vec<u8>, backlog: &mut VecDeque<u8>) {
+        self.now += MS;
+        let now = self.now;
+        if self.connection.is_none() {
+            self.connect();
+        } else if self.weather.cut > 0 && self.rng.random_ratio(self.weather.cut, 10_000) {
+            self.cut();
+        }
+        while let Some(frame) = self.client.poll(now) {
+            let id = self.connection.clone().unwrap();
+            if !self.chance(self.weather.drop) {
+                if self.chance(self.weather.repeat) {
+                    let at = self.soon();
+                    self.to_core.insert(at, (id.clone(), frame.clone()));
+                }
+                let at = self.soon();
+                self.to_core.insert(at, (id, frame));
+            }
+        }
+        while let Some(entry) = self.to_core.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (id, frame) = entry.remove();
+            let answer = self.core.frame(&id, frame, now);
+            if let Some(answer) = answer {
+                let at = self.soon();
+                self.to_client.insert(at, (id, answer));
+            }
+        }
+        while let Some(entry) = self.disconnects.first_entry().filter(|entry| entry.key().0 <= now) {
+            let id = entry.remove();
+            self.core.disconnect(&id, now);
+        }
+        while let Some(entry) = self.ends.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (id, kind, sent) = entry.remove();
+            self.core.pushed(&id, kind, sent, now);
+        }
+        // The shell reads what it can and writes what it may.
+        if let Some((client, bytes)) = self.core.next_input() {
+            let some = self.rng.random_range(1..=bytes.len());
+            backlog.extend(shell(&bytes[..some]));
+            self.core.wrote(&client, some, now);
+        }
+        let some: Vec<u8> =
+            backlog.drain(..backlog.len().min(self.core.read_allowance(now)).min(4096)).collect();
+        self.core.output(&some);
+        self.core.tick(now);
+        self.perform();
+        while let Some(entry) = self.to_client.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (id, frame) = entry.remove();
+            if self.connection.as_ref() == Some(&id) {
+                let event = self.client.receive(frame, now);
+                assert_ne!(event, Event::Replaced);
+                if let Event::Snapshot { gap, .. } = event {
+                    self.gaps += gap;
+                }
+                self.received.extend(self.client.take_output());
+            }
+        }
+    }
+
+    fn perform(&mut self) {
+        while let Some(effect) = self.core.effects.pop_front() {
+            match effect {
+                Effect::Push { to, frame, kind } => {
+                    assert!(frame.len() <= MAX_FRAME);
+                    let alive = self.connection.as_ref() == Some(&to);
+                    let mut end = self.soon();
+                    // Failed pushes are tried again: after a while, and sometimes after they were delivered.
+                    while alive && self.chance(self.weather.push_fail) {
+                        if self.rng.next_u32().is_multiple_of(2) {
+                            let at = self.soon();
+                            self.to_client.insert(at, (to.clone(), serde_json::from_slice(&frame).unwrap()));
+                        }
+                        end.0 += MS * 25;
+                    }
+                    let sent = if alive { Sent::Delivered } else { Sent::Gone };
+                    if alive {
+                        self.to_client.insert(end, (to.clone(), serde_json::from_slice(&frame).unwrap()));
+                    }
+                    self.ends.insert((end.0, end.1), (to, kind, sent));
+                }
+                Effect::Close(id, _) if self.connection.as_ref() == Some(&id) => self.cut(),
+                Effect::Close(..) | Effect::Resize(_) => {}
+                Effect::Check(id) => {
+                    let exists = self.connection.as_ref() == Some(&id);
+                    self.core.checked(&id, exists, self.now);
+                }
+            }
+        }
+    }
+
+    fn bounds_hold(&self) {
+        assert!(self.core.dropped.len() <= MAX_DROPPED);
+        for connection in self.core.connections.values() {
+            assert!(connection.in_flight <= 4);
+        }
+        for (_, client) in self.core.clients.iter() {
+            assert!(client.input.next() - client.input.consumed() <= INPUT_WINDOW as u64);
+        }
+    }
+}
+
+fn weather() -> impl Strategy<Value = Weather> {
+    (
+        any::<u64>(),
+        0_u64..80,
+        0_u32..30,
+        0_u32..30,
+        0_u32..30,
+        prop_oneof![Just(0_u32), 1_u32..60],
+        0_u32..100,
+    )
+        .prop_map(|(seed, delay, repeat, drop, push_fail, cut, lose_disconnect)| Weather {
+            seed,
+            delay,
+            repeat,
+            drop,
+            push_fail,
+            cut,
+            lose_disconnect,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    /// Whatever the weather, as long as it is fair: what is typed reaches the shell once and in order, and what the
+    /// shell writes reaches the screen once and in order.
+    #[test]
+    fn both_streams_come_out_complete(weather in weather(), keys in 1_usize..4_000, burst in 1_usize..200_000) {
+        let mut world = World::new(weather);
+        let mut read: Vec<u8> = Vec::new();
+        let mut wrote: Vec<u8> = Vec::new();
+        let mut backlog = VecDeque::new();
+        let mut flood: Vec<u8> = (0..burst).map(|n| b"0123456789 \x1b[m\r\n\xff"[n % 17]).collect();
+        let keys: Vec<u8> = (0..keys).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let mut left = keys.as_slice();
+        let mut steps = 0;
+        loop {
+            // Before anybody is there, the shell waits for nobody, and what it writes may be gone.
+            if world.client.is_attached() {
+                backlog.extend(&flood);
+                wrote.append(&mut flood);
+            }
+            if !left.is_empty() && steps % 3 == 0 {
+                let (some, rest) = left.split_at(left.len().min(40));
+                world.client.write(some);
+                world.typed.extend(some);
+                left = rest;
+            }
+            let mut shell = |bytes: &[u8]| {
+                read.extend_from_slice(bytes);
+                let echo: Vec<u8> = bytes.iter().flat_map(|b| [*b, b'.']).collect();
+                wrote.extend(&echo);
+                echo
+            };
+            world.step(&mut shell, &mut backlog);
+            world.bounds_hold();
+            steps += 1;
+            let quiet = flood.is_empty() && left.is_empty() && backlog.is_empty() && world.client.unacknowledged() == 0;
+            if quiet && world.received.len() == wrote.len() {
+                break;
+            }
+            prop_assert!(steps < 400_000, "stuck: {} of {} bytes arrived", world.received.len(), wrote.len());
+        }
+        prop_assert_eq!(world.gaps, 0, "a client that comes back in time loses nothing");
+        prop_assert!(read == keys, "what was typed");
+        prop_assert!(world.received == wrote, "what was written");
+    }
+}

@@ -1,0 +1,424 @@
+//! The client's side of the two byte streams, as a state machine: the reference for other clients, and the client of
+//! tests and benchmarks. Frames and times in, frames out; it does no I/O.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    ErrorCode,
+    frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
+    limits::{INPUT_RETRY, INPUT_WINDOW, OUTPUT_ACK_EVERY, OUTPUT_ACK_WITHIN, OUTPUT_WINDOW},
+    payload::Payload,
+    stream::{Arrival, Reassembler},
+};
+
+/// `attach` is repeated after this until `attached` comes.
+const ATTACH_AGAIN: Duration = Duration::from_secs(2);
+/// Output is acknowledged after this; the rest of [`OUTPUT_ACK_WITHIN`] is for the way.
+const ACK_AFTER: Duration = OUTPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
+/// Longest wait before input is sent again.
+const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Bytes of one `input` frame: as JSON even of control characters alone it is within a frame.
+const INPUT_CHUNK: usize = 5_000;
+/// Output held beyond what is acknowledged: a window, and as much again for what was sent twice.
+const HELD: usize = OUTPUT_WINDOW * 2;
+
+/// One client over all of its connections.
+#[derive(Debug)]
+pub struct Client {
+    id: String,
+    cols: u16,
+    rows: u16,
+    epoch: Option<u64>,
+    link: Link,
+    /// Counts what is meant by `attach` on this connection.
+    seq: u64,
+    output: Reassembler,
+    snapshot: Option<Parts>,
+    acked_output: u64,
+    ack_at: Option<Duration>,
+    /// Typed and not acknowledged; the first byte is at `acked_input`.
+    input: VecDeque<u8>,
+    acked_input: u64,
+    sent_input: u64,
+    retry: Option<(Duration, Duration)>,
+    exit: Option<(u64, Exit)>,
+    /// What happened on the way, for those who measure.
+    pub counts: Counts,
+}
+
+/// Things that a smooth connection has none of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Output frames that held nothing new.
+    pub repeats: u64,
+    /// Input frames sent again.
+    pub retransmissions: u64,
+    /// Snapshots taken in place of output.
+    pub snapshots: u64,
+    /// Times that `attach` was sent.
+    pub attaches: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// `attach` is to be sent at this time.
+    Attaching(Duration),
+    Attached,
+    /// Another connection of this client is newer.
+    Replaced,
+}
+
+#[derive(Debug)]
+struct Parts {
+    offset: u64,
+    gap: u64,
+    size: (u16, u16),
+    parts: u32,
+    have: BTreeMap<u32, Vec<u8>>,
+}
+
+/// What the user of a client learns from a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// There may be more to take from [`Client::take_output`].
+    Output,
+    /// The terminal is to be reset and given these bytes; `gap` output bytes are gone.
+    Snapshot {
+        /// Output bytes that it stands for.
+        gap: u64,
+        /// Columns of the screen.
+        cols: u16,
+        /// Rows of the screen.
+        rows: u16,
+        /// What to write.
+        bytes: Vec<u8>,
+    },
+    /// The streams are joined.
+    Attached,
+    /// A new shell runs; the client attaches to it.
+    Restarted,
+    /// Another connection took over; this client is done.
+    Replaced,
+    /// A frame that is not about the streams.
+    Other(ServerFrame),
+    /// Nothing to know.
+    Nothing,
+}
+
+impl Client {
+    /// A client that has seen nothing and is not connected. `id`: 16–64 of `[A-Za-z0-9_-]`.
+    pub fn new(id: impl Into<String>, cols: u16, rows: u16) -> Self {
+        Self {
+            id: id.into(),
+            cols,
+            rows,
+            epoch: None,
+            link: Link::Down,
+            seq: 0,
+            output: Reassembler::new(HELD),
+            snapshot: None,
+            acked_output: 0,
+            ack_at: None,
+            input: VecDeque::new(),
+            acked_input: 0,
+            sent_input: 0,
+            retry: None,
+            exit: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// A connection is there: it will attach.
+    pub fn connected(&mut self, now: Duration) {
+        if self.link != Link::Replaced {
+            self.seq = 0;
+            self.attach(now);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self) {
+        if self.link != Link::Replaced {
+            self.link = Link::Down;
+        }
+        self.ack_at = None;
+        self.retry = None;
+    }
+
+    /// Whether the streams are joined.
+    pub fn is_attached(&self) -> bool {
+        self.link == Link::Attached
+    }
+
+    /// Takes bytes to send to the shell.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.input.extend(bytes);
+    }
+
+    /// Bytes typed that are not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Output in order, each byte once.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let (a, b) = self.output.ready();
+        let bytes = [a, b].concat();
+        self.output.consume(bytes.len());
+        bytes
+    }
+
+    /// The first output byte that has not arrived.
+    pub fn output_offset(&self) -> u64 {
+        self.output.next()
+    }
+
+    /// How the shell ended, once all of its output has arrived.
+    pub fn exit(&self) -> Option<&Exit> {
+        self.exit.as_ref().filter(|(offset, _)| self.output.next() >= *offset).map(|(_, exit)| exit)
+    }
+
+    /// Takes a frame.
+    pub fn receive(&mut self, frame: ServerFrame, now: Duration) -> Event {
+        match frame {
+            ServerFrame::Attached { epoch, input_offset, output_offset, gap, exit, .. } => {
+                self.attached(epoch, input_offset, output_offset, gap, exit, now)
+            }
+            ServerFrame::Output { epoch, offset, payload, input_offset } => {
+                if !self.is_current(epoch) {
+                    return Event::Nothing;
+                }
+                if let Some(offset) = input_offset {
+                    self.acknowledged(offset, now);
+                }
+                let Ok(bytes) = payload.decode() else { return Event::Nothing };
+                let arrival = self.output.push(offset, &bytes);
+                if arrival == Arrival::Repeat || bytes.is_empty() {
+                    self.counts.repeats += u64::from(!bytes.is_empty());
+                    self.ack_at = Some(now);
+                } else {
+                    self.want_ack(now);
+                }
+                Event::Output
+            }
+            ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload } => {
+                let Ok(bytes) = payload.decode() else { return Event::Nothing };
+                if !self.is_current(epoch) {
+                    return Event::Nothing;
+                }
+                self.part(offset, gap, (cols, rows), (part, parts), bytes, now)
+            }
+            ServerFrame::InputAck { epoch, client_id, input_offset } => {
+                if self.is_current(epoch) && client_id == self.id {
+                    self.acknowledged(input_offset, now);
+                }
+                Event::Nothing
+            }
+            ServerFrame::Exit { epoch, offset, exit } => {
+                if self.is_current(epoch) {
+                    self.exit = Some((offset, exit));
+                    self.ack_at = Some(now);
+                }
+                Event::Output
+            }
+            ServerFrame::Notice { code: NoticeCode::ShellRestarted, .. } => {
+                self.attach(now);
+                Event::Restarted
+            }
+            ServerFrame::Error(error) => self.failed(error, now),
+            other => Event::Other(other),
+        }
+    }
+
+    /// The next frame to send, if there is one now.
+    pub fn poll(&mut self, now: Duration) -> Option<ClientFrame> {
+        match self.link {
+            Link::Attaching(due) if due <= now => {
+                self.link = Link::Attaching(now + ATTACH_AGAIN);
+                self.counts.attaches += 1;
+                return Some(ClientFrame::Attach {
+                    client_id: self.id.clone(),
+                    cols: self.cols,
+                    rows: self.rows,
+                    output_offset: Some(self.output.next()),
+                    epoch: self.epoch,
+                    // Repetitions share it, so that a late one has no effect.
+                    seq: Some(self.seq),
+                });
+            }
+            Link::Attached => {}
+            _ => return None,
+        }
+        if let Some((due, wait)) = self.retry
+            && due <= now
+        {
+            self.sent_input = self.acked_input;
+            self.retry = Some((now + wait, (wait * 2).min(RETRY_MAX)));
+            self.counts.retransmissions += 1;
+        }
+        if let Some(frame) = self.next_input(now) {
+            return Some(frame);
+        }
+        if self.ack_at.is_some_and(|due| due <= now) {
+            return Some(ClientFrame::Ack { output_offset: self.note_ack(), epoch: self.epoch });
+        }
+        None
+    }
+
+    /// When [`Client::poll`] has something to do that waits for nothing but time.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.link {
+            Link::Attaching(due) => Some(due),
+            Link::Attached => [self.retry.map(|(due, _)| due), self.ack_at].into_iter().flatten().min(),
+            _ => None,
+        }
+    }
+
+    fn attach(&mut self, now: Duration) {
+        self.link = Link::Attaching(now);
+        self.seq += 1;
+    }
+
+    fn is_current(&self, epoch: u64) -> bool {
+        // Output may come before `attached`: then it is of the shell that is being attached to.
+        self.epoch.is_none_or(|known| known == epoch) && self.link != Link::Replaced
+    }
+
+    fn attached(
+        &mut self,
+        epoch: u64,
+        input_offset: u64,
+        output_offset: u64,
+        gap: Option<u64>,
+        exit: Option<Exit>,
+        now: Duration,
+    ) -> Event {
+        if !matches!(self.link, Link::Attaching(_)) {
+            return Event::Nothing;
+        }
+        if self.epoch.is_some_and(|known| known != epoch) {
+            // Another shell: what was typed for the old one is not for this one.
+            self.output = Reassembler::starting_at(0, HELD);
+            self.acked_output = 0;
+            self.snapshot = None;
+            self.exit = None;
+            self.input.clear();
+            self.acked_input = input_offset;
+        }
+        self.epoch = Some(epoch);
+        self.link = Link::Attached;
+        if let Some(exit) = exit {
+            let end = self.exit.take().map_or(u64::MAX, |(end, _)| end);
+            self.exit = Some((end, exit));
+        }
+        if gap.is_none() && output_offset < self.output.next() {
+            self.counts.repeats += 1;
+        }
+        self.acknowledged(input_offset, now);
+        // What was under way may be lost with the old connection.
+        self.sent_input = self.acked_input;
+        Event::Attached
+    }
+
+    fn part(
+        &mut self,
+        offset: u64,
+        gap: u64,
+        size: (u16, u16),
+        (part, parts): (u32, u32),
+        bytes: Vec<u8>,
+        now: Duration,
+    ) -> Event {
+        if offset <= self.output.next() {
+            // An old picture, of what has arrived since.
+            self.ack_at = Some(now);
+            return Event::Nothing;
+        }
+        if self.snapshot.as_ref().is_none_or(|have| have.offset < offset) {
+            self.snapshot = Some(Parts { offset, gap, size, parts, have: BTreeMap::new() });
+        }
+        let Some(have) = self.snapshot.as_mut().filter(|have| have.offset == offset) else {
+            return Event::Nothing;
+        };
+        have.have.insert(part, bytes);
+        if have.have.len() < have.parts as usize {
+            return Event::Nothing;
+        }
+        let Some(whole) = self.snapshot.take() else { return Event::Nothing };
+        self.output.jump(offset);
+        self.counts.snapshots += 1;
+        self.ack_at = Some(now);
+        let bytes = whole.have.into_values().flatten().collect();
+        Event::Snapshot { gap: whole.gap, cols: whole.size.0, rows: whole.size.1, bytes }
+    }
+
+    fn failed(&mut self, error: ErrorFrame, now: Duration) -> Event {
+        match error.code {
+            ErrorCode::Replaced => {
+                self.link = Link::Replaced;
+                return Event::Replaced;
+            }
+            ErrorCode::NotAttached if self.link == Link::Attached => self.attach(now),
+            ErrorCode::InputGap => {
+                if let Some(offset) = error.input_offset {
+                    self.acknowledged(offset, now);
+                }
+                self.sent_input = self.acked_input;
+            }
+            _ => {}
+        }
+        Event::Other(error.into())
+    }
+
+    /// Everything typed before `offset` was written to the shell.
+    fn acknowledged(&mut self, offset: u64, now: Duration) {
+        let end = self.acked_input + self.input.len() as u64;
+        if offset <= self.acked_input || offset > end {
+            return;
+        }
+        let count = usize::try_from(offset - self.acked_input).unwrap_or(usize::MAX).min(self.input.len());
+        self.input.drain(..count);
+        self.acked_input = offset;
+        self.sent_input = self.sent_input.max(offset);
+        self.retry = (!self.input.is_empty()).then_some((now + INPUT_RETRY, INPUT_RETRY * 2));
+    }
+
+    fn next_input(&mut self, now: Duration) -> Option<ClientFrame> {
+        let from = usize::try_from(self.sent_input - self.acked_input).ok()?;
+        let bytes: Vec<u8> =
+            self.input.iter().copied().take(INPUT_WINDOW).skip(from).take(INPUT_CHUNK).collect();
+        if bytes.is_empty() {
+            return None;
+        }
+        let offset = self.sent_input;
+        self.sent_input += bytes.len() as u64;
+        self.retry.get_or_insert((now + INPUT_RETRY, INPUT_RETRY * 2));
+        let output_offset = self.ack_at.is_some().then(|| self.note_ack());
+        Some(ClientFrame::Input {
+            client_id: self.id.clone(),
+            offset,
+            payload: Payload::new(&bytes),
+            epoch: self.epoch,
+            output_offset,
+        })
+    }
+
+    fn want_ack(&mut self, now: Duration) {
+        let unacknowledged = self.output.next() - self.acked_output;
+        if unacknowledged >= OUTPUT_ACK_EVERY as u64 {
+            self.ack_at = Some(now);
+        } else if unacknowledged > 0 {
+            self.ack_at.get_or_insert(now + ACK_AFTER);
+        }
+    }
+
+    fn note_ack(&mut self) -> u64 {
+        self.ack_at = None;
+        self.acked_output = self.output.next();
+        self.acked_output
+    }
+}
