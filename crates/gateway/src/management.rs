@@ -4,6 +4,8 @@
 //! and decided here: 413 comes before 410, a body that is not UTF-8 is 400, and a path that is not `@connections`
 //! gets 403, or 426 at the stage itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HOST};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -76,26 +78,29 @@ async fn call(
     if !ConnectionId::is_well_formed(id) {
         return Err(Failure::InvalidConnectionId);
     }
-    let connection = || gateway.connections.get(id).filter(|open| !open.is_ending()).ok_or(Failure::Gone);
     match *request.method() {
         Method::POST => {
             let body = Limited::new(request.into_body(), gateway.limits.max_message).collect().await;
             let body = body.map_err(|_| Failure::PayloadTooLarge)?.to_bytes();
             let text = Utf8Bytes::try_from(body).map_err(|_| Failure::NotText)?;
-            post(gateway, &*connection()?, text)?;
+            post(gateway, &*open(gateway, id).await?, text)?;
             Ok(answer(StatusCode::OK, &[], ""))
         }
         Method::GET => {
-            let connection = connection()?;
+            let connection = open(gateway, id).await?;
             let body = describe(&connection);
             Ok(answer(StatusCode::OK, &[("content-type", "application/json")], body))
         }
         Method::DELETE => {
-            connection()?.end(End::Close(1000, "Connection Closed Normally"));
+            open(gateway, id).await?.end(End::Close(1000, "Connection Closed Normally"));
             Ok(answer(StatusCode::NO_CONTENT, &[], ""))
         }
         _ => Err(Failure::MethodNotAllowed),
     }
+}
+
+async fn open(gateway: &Gateway, id: &str) -> Result<Arc<Connection>, Failure> {
+    gateway.connections.get(id).await.ok_or(Failure::Gone)
 }
 
 fn post(gateway: &Gateway, connection: &Connection, text: Utf8Bytes) -> Result<(), Failure> {

@@ -8,7 +8,10 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -67,6 +70,9 @@ pub struct Connection {
     /// When its handshake began, Unix milliseconds.
     pub connected_at: u64,
     pub(super) outbox: Outbox,
+    /// Its 101 was written, and who waits for that.
+    open: AtomicBool,
+    opened: Notify,
     /// When the last message went either way, Unix milliseconds.
     last_active: AtomicU64,
     /// Messages either way.
@@ -87,6 +93,8 @@ impl Connection {
             client,
             connected_at,
             outbox: Outbox::new(send_buffer),
+            open: AtomicBool::new(false),
+            opened: Notify::new(),
             last_active: AtomicU64::new(connected_at),
             messages: AtomicU64::new(0),
             numbered: AtomicU64::new(0),
@@ -111,8 +119,24 @@ impl Connection {
         self.outbox.end(end);
     }
 
+    /// Its 101 was written.
+    pub(super) fn set_open(&self) {
+        self.open.store(true, Release);
+        self.opened.notify_waiters();
+    }
+
+    pub(super) async fn until_open(&self) {
+        loop {
+            let opened = self.opened.notified();
+            if self.open.load(Acquire) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
     /// Whether its end was asked for: to `@connections` it is gone.
-    pub fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.outbox.ending().is_some()
     }
 

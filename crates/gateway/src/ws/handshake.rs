@@ -62,12 +62,13 @@ pub(super) async fn accept(
         response.push_str("\r\n");
     }
     response.push_str("\r\n");
+    // The id becomes known only now: a push before gets 410, one from here on waits until the 101 is out.
+    gateway.connections.insert(&connection);
     // A client that is gone by now is found out when its socket is read; `$disconnect` follows then.
     if let Err(error) = write(&mut socket, response.as_bytes()).await {
         debug!(%error, "the client left during the handshake");
     }
-    // The id becomes known only now: a push before gets 410.
-    gateway.connections.insert(&connection);
+    connection.set_open();
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)

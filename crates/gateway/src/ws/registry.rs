@@ -1,4 +1,4 @@
-//! The open connections by id. A connection is here from after its 101 was written until its end is decided.
+//! The open connections by id. A connection is here from when its 101 is being written until its end is decided.
 
 use std::{
     collections::HashMap,
@@ -13,9 +13,12 @@ use crate::id::ConnectionId;
 pub struct Registry(RwLock<HashMap<ConnectionId, Arc<Connection>>>);
 
 impl Registry {
-    /// The connection with this id, if it is open.
-    pub fn get(&self, id: &str) -> Option<Arc<Connection>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// The connection with this id, if it is open. One whose 101 is just being written is waited for: its client
+    /// may have the 101 already, and then nobody may be told that there is no such connection.
+    pub async fn get(&self, id: &str) -> Option<Arc<Connection>> {
+        let connection = self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
+        connection.until_open().await;
+        Some(connection).filter(|connection| !connection.is_ending())
     }
 
     /// Number of open connections.

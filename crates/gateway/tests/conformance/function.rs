@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use shellbridge_gateway::clock::now_ms;
 
-use crate::support::{Client, Refusal, Stack, example};
+use crate::support::{Client, Refusal, Stack, example, until};
 
 #[tokio::test]
 async fn the_deadline_is_true() {
@@ -105,7 +105,7 @@ async fn a_process_over_its_memory_is_killed() {
     let mut client = stack.connect().await;
     client.send_json(&json!({ "do": "memory" })).await;
     assert!(client.text().await.contains("Internal server error"));
-    assert!(stack.log().contains("over its memory"), "{}", stack.log());
+    until("the message", || async { stack.log().contains("over its memory").then_some(()) }).await;
 }
 
 #[tokio::test]
