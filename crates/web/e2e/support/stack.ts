@@ -93,7 +93,7 @@ export class Stack {
     const response = await fetch(`${this.page}/api/dev/sessions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ shell: "/bin/bash", env: { PS1: "$ ", HISTFILE: "/dev/null" }, ...more }),
+      body: JSON.stringify({ shell: "/bin/bash", env: { HISTFILE: "/dev/null" }, ...more }),
     });
     if (!response.ok) throw new Error(`no session: ${response.status} ${await response.text()}`);
     const { sessionId, token, webSocketUrl } = (await response.json()) as Record<string, string>;

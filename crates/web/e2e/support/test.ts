@@ -19,6 +19,8 @@ export class Shell {
     const session = await this.stack.session(more);
     await this.page.goto(`${this.stack.page}/${session.hash}`);
     await this.connected();
+    await expect.poll(async () => (await this.screen()).at(-1)).toMatch(/[$#]$/);
+    await this.run("PS1='$ '; clear"); // whatever the machine's own start-up files say
     await this.prompt();
     return session;
   }
