@@ -11,6 +11,10 @@ export default defineConfig({
       entry: { client: "src/client/index.ts", react: "src/react/index.ts", xterm: "src/xterm/index.ts" },
       formats: ["es"],
     },
-    rollupOptions: { external: [/^react/, /^@xterm\//] },
+    rollupOptions: {
+      external: [/^react/, /^@xterm\//],
+      // Bundling drops the directive that Next.js looks for.
+      output: { banner: ({ name }) => (name === "react" ? '"use client";' : "") },
+    },
   },
 });

@@ -112,17 +112,16 @@ export class Connection {
     if (typeof data !== "string") return;
     this.events.traffic.in += data.length;
     this.timers.clear("probe");
+    this.#ping.missed = 0; // whatever came, the line lives
     let frame: ServerFrame;
     try {
       frame = JSON.parse(data);
     } catch {
       return; // Not ours: API Gateway's own messages are JSON too, and have no type.
     }
-    if (frame.type === "pong") {
-      if (frame.echo === this.#ping.stamp && this.#ping.missed > 0) {
-        this.events.roundTrip(performance.now() - this.#ping.at);
-      }
-      this.#ping.missed = 0;
+    if (frame.type === "pong" && frame.echo === this.#ping.stamp) {
+      this.events.roundTrip(performance.now() - this.#ping.at);
+      this.#ping.stamp = 0; // a repeat measures nothing
     }
     this.events.frame(this, frame);
   }

@@ -27,6 +27,8 @@ export class App {
     () => this.#sections(),
     () => this.focus(),
   );
+  #run = iconButton("run", "Run a command", () => this.#panel(commandPanel(() => this.#active)));
+  #share = iconButton("share", "Share a read-only link", () => this.#panel(sharePanel(() => this.#active, copy)));
   #status = new StatusLine({
     diagnostics: () => this.#panel(diagnosticsPanel(() => this.#active, copy)),
     reconnect: () => this.#active?.client.reconnect(),
@@ -40,9 +42,9 @@ export class App {
       this.#strip.element,
       iconButton("plus", "New session", () => void this.add()),
       h("span", { class: "space" }),
-      iconButton("run", "Run a command", () => this.#panel(commandPanel(() => this.#active))),
+      this.#run,
       iconButton("search", "Find (Ctrl+Shift+F)", () => this.#search.open()),
-      iconButton("share", "Share a read-only link", () => this.#panel(sharePanel(() => this.#active, copy))),
+      this.#share,
       this.#menu.button,
     );
     const stage = h("main", { class: "stage" }, this.#panes, this.#search.element, this.#banner, toastRegion);
@@ -158,6 +160,7 @@ export class App {
     this.#status.show(tab);
     const name = tab ? tabName(tab, this.tabs.indexOf(tab)) : "";
     document.title = name ? `${name} · Shellbridge` : "Shellbridge";
+    this.#run.hidden = this.#share.hidden = !tab || tab.client.status.readOnly;
     if (!tab) return;
     const { state, error } = tab.client.status;
     const again: [string, () => void] = ["New session", () => void this.#replace(tab)];
@@ -208,6 +211,7 @@ export class App {
     const tab = this.#active;
     const { theme, fontSize, screenReader, predict } = settings();
     const none = !tab;
+    const watching = !tab || tab.client.status.readOnly;
     return [
       {
         items: [
@@ -224,10 +228,10 @@ export class App {
       },
       {
         items: [
-          { label: "Run a command…", disabled: none, run: () => this.#panel(commandPanel(() => this.#active)) },
+          { label: "Run a command…", disabled: watching, run: () => this.#panel(commandPanel(() => this.#active)) },
           {
             label: "Share a read-only link…",
-            disabled: none,
+            disabled: watching,
             run: () => this.#panel(sharePanel(() => this.#active, copy)),
           },
           { label: "Download recording", disabled: none, run: () => this.#download() },
