@@ -18,6 +18,7 @@
 //! | a push inside `$connect` → 410 | chalice#1772, § 2 | `handshake::the_id_is_unknown_to_connections_before_the_101` |
 //! | a subprotocol only if the function returned it | DG connect-route-subprotocol, § 2 | `handshake::a_subprotocol_is_only_the_functions_choice` |
 //! | `$connect` needs no integration | DG, § 2 | `handshake::connect_without_an_integration_is_accepted` |
+//! | a client that leaves during `$connect` gets a `$disconnect` if `$connect` accepted it **[U]** | § 2 | `handshake::a_client_that_leaves_during_connect_is_told_to_disconnect` |
 //! | connections over the rate → 429 | § 2, § 7 | `handshake::connections_over_the_rate_get_429` |
 //! | a rejected `$connect` has no `$disconnect` **[U]** | § 2 | `handshake::a_rejected_connect_has_no_disconnect` |
 //! | exact route, else `$default`; what is not JSON goes to `$default` | DG develop-routes, § 3 | `routing::exact_route_then_default`, `routing::other_selection_expressions_work`, `route::tests` |
@@ -52,6 +53,7 @@
 //! | half-open sockets are given up **[U]** | own | `wrong_use::a_half_open_socket_is_given_up` |
 //! | plain HTTP at the stage → 426 **[U]**, elsewhere 403 | RFC 9110 | `wrong_use::a_request_that_is_no_handshake_is_told_so` |
 //! | one event per process at a time; the rest wait, at most the integration timeout | Lambda DG concurrency | `function::a_process_gets_one_event_at_a_time_and_the_rest_wait`, `function::waiting_in_the_queue_counts_against_the_integration_timeout` |
+//! | more than 10,000 waiting events are throttled: `Internal server error` frame, 500 at the handshake **[U]** | Lambda DG throttling, § 3 | `function::the_queue_is_bounded_and_beyond_it_events_are_throttled` |
 //! | `Lambda-Runtime-Deadline-Ms` is when the process is killed | Lambda DG runtimes-api | `function::the_deadline_is_true`, `function::a_hung_process_is_killed_at_its_timeout` |
 //! | a crashed process is started again, its invocation fails; a panic costs no process | Lambda DG | `function::a_crashed_process_is_started_again`, `function::a_panic_costs_no_process` |
 //! | over its memory, a process is killed | Lambda DG limits | `function::a_process_over_its_memory_is_killed` |

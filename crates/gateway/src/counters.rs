@@ -70,7 +70,7 @@ pub struct Counters {
     pub metered_in: Counter,
     /// Messages to clients in units of 32 KiB.
     pub metered_out: Counter,
-    /// Answers to POST, GET and DELETE at `@connections` by status.
+    /// Answers to POST at `@connections` by status.
     pub pushes: Named,
     /// `DynamoDB` requests by operation.
     pub dynamodb: Named,
@@ -152,6 +152,18 @@ fn units(bytes: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn names_are_bounded() {
+        let named = super::Named::default();
+        for name in 0..2 * super::MAX_NAMES {
+            named.increment(&name.to_string());
+            named.increment("0");
+        }
+        let names = named.snapshot();
+        assert_eq!(names.len(), super::MAX_NAMES);
+        assert_eq!(names["0"], 1 + 2 * super::MAX_NAMES as u64);
+    }
+
     #[test]
     fn messages_are_metered_in_units_of_32_kib() {
         let units = [0, 1, 32_768, 32_769, 131_072].map(super::units);

@@ -220,3 +220,17 @@ async fn overtaken(delivery: &Delivery) {
         notified.await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_not_yet_answered_are_bounded() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let held: Vec<Pending> = std::iter::from_fn(|| Pending::new(&total, 1024 * 1024)).collect();
+        assert!((250..256).contains(&held.len()), "{}", held.len());
+        drop(held);
+        assert_eq!(total.load(Relaxed), 0);
+    }
+}

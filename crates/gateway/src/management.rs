@@ -44,12 +44,15 @@ pub(crate) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Res
         Ok(id) => id,
         Err(failure) => return failure.response(""),
     };
+    let is_push = request.method() == Method::POST;
     let outcome = call(gateway, request, &id).await;
     let response = match outcome {
         Ok(response) => response,
         Err(failure) => failure.response(&id),
     };
-    gateway.counters.pushes.increment(response.status().as_str());
+    if is_push {
+        gateway.counters.pushes.increment(response.status().as_str());
+    }
     response
 }
 

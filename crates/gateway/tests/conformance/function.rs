@@ -61,6 +61,24 @@ async fn waiting_in_the_queue_counts_against_the_integration_timeout() {
 }
 
 #[tokio::test]
+async fn the_queue_is_bounded_and_beyond_it_events_are_throttled() {
+    let stack = Stack::scripted().flag("--concurrency", "1").flag("--request-rate", "0").start().await;
+    let mut client = stack.connect().await;
+    client.send_json(&json!({ "do": "echo", "after": 2000 })).await;
+    stack.until_state("the slow one", |state| state["invocations"]["$default"] == 1).await;
+    for _ in 0..10_005 {
+        client.send("x").await;
+    }
+    for _ in 0..5 {
+        assert!(client.text().await.contains("Internal server error"));
+    }
+    assert!(client.text().await.contains("after"), "and the rest is answered");
+    for _ in 0..10_000 {
+        assert_eq!(client.text().await, "x");
+    }
+}
+
+#[tokio::test]
 async fn a_crashed_process_is_started_again() {
     let stack = Stack::scripted().flag("--concurrency", "1").start().await;
     let mut client = stack.connect().await;

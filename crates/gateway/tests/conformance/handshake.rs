@@ -134,3 +134,16 @@ async fn a_rejected_connect_has_no_disconnect() {
     let state = stack.until_state("$disconnect", |state| state["invocations"]["$disconnect"] == 1).await;
     assert_eq!(state["invocations"]["$connect"], 2);
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_during_connect_is_told_to_disconnect() {
+    use tokio::io::AsyncWriteExt as _;
+    let stack = Stack::scripted().start().await;
+    let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");
+    let mut impatient = tokio::net::TcpStream::connect(host).await.unwrap();
+    impatient.write_all(crate::wrong_use::handshake(host, "/prod?after=300", "").as_bytes()).await.unwrap();
+    let connect = stack.until_event("$connect", |event| !event["requestContext"].is_null()).await;
+    drop(impatient);
+    let event = stack.disconnect_event(connect["requestContext"]["connectionId"].as_str().unwrap()).await;
+    assert_eq!(event["requestContext"]["disconnectStatusCode"], 1006);
+}

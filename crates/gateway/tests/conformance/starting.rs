@@ -106,7 +106,7 @@ async fn a_signal_stops_everything_and_leaves_no_process() {
         .unwrap();
         assert_eq!(status.code(), Some(0));
         assert!(!alive(&function) && !alive(&backend));
-        assert!(stack.log().contains("told to stop"));
+        until("its last words", || async { stack.log().contains("told to stop").then_some(()) }).await;
     }
 }
 
@@ -147,7 +147,8 @@ async fn a_backend_that_ends_is_told_and_restarted_only_if_asked() {
     let stack = Stack::scripted().flag("--backend", &program).flag("--backend-restart", "").start().await;
     std::fs::write(directory.path().join("end"), "").unwrap();
     until("a restart", || async { (starts() >= 3).then_some(()) }).await;
-    assert!(stack.log().contains("the backend ended by itself"));
+    until("the message", || async { stack.log().contains("the backend ended by itself").then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -180,8 +181,32 @@ async fn the_functions_environment_can_be_written_for_others() {
 }
 
 #[tokio::test]
-async fn the_function_is_one_that_exists() {
-    let stack = Stack::with_function(&example("scripted_function")).start().await;
-    assert!(std::path::Path::new(&format!("/proc/{}", stack.pid())).exists());
-    assert!(stack.directory().is_dir());
+async fn too_few_descriptors_are_told_and_survived() {
+    let stack = Stack::scripted().descriptors(100).start().await;
+    assert!(stack.log().contains("cannot raise the limit on open descriptors"), "{}", stack.log());
+    let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");
+    let mut sockets = Vec::new();
+    for _ in 0..150 {
+        sockets.push(tokio::net::TcpStream::connect(host).await.unwrap());
+    }
+    until("the message", || async { stack.log().contains("cannot accept a connection").then_some(()) }).await;
+    drop(sockets);
+    stack.connect().await;
+}
+
+#[tokio::test]
+async fn a_gateway_stops_with_its_parent_if_asked() {
+    let directory = TempDir::new().unwrap();
+    let script = "\"$0\" --listen 127.0.0.1:0 --control 127.0.0.1:0 --function \"$1\" --stop-with-parent > out 2> log &
+        echo $!
+        until grep -q ready out; do sleep 0.02; done";
+    let shell = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_gateway")])
+        .arg(example("scripted_function"))
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let pid = String::from_utf8(shell.stdout).unwrap().trim().to_owned();
+    pid.parse::<u32>().unwrap();
+    until("its end", || async { (!alive(&pid)).then_some(()) }).await;
 }

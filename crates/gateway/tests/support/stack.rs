@@ -43,6 +43,7 @@ pub fn example(name: &str) -> PathBuf {
 pub struct StackBuilder {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
 }
 
 /// A running gateway.
@@ -79,12 +80,26 @@ impl StackBuilder {
         self
     }
 
+    /// A hard limit on the gateway's open descriptors.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     fn has(&self, name: &str) -> bool {
         self.arguments.iter().any(|argument| argument == name)
     }
 
     fn command(&self, directory: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+        let gateway = env!("CARGO_BIN_EXE_gateway");
+        let mut command = match self.descriptors {
+            None => Command::new(gateway),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), gateway]);
+                shell
+            }
+        };
         command
             .args(
                 DEFAULTS.iter().filter(|(name, _)| !self.has(name)).flat_map(|(name, value)| [*name, *value]),
@@ -182,7 +197,7 @@ impl Stack {
 
     /// A stack around nothing yet.
     pub fn empty() -> StackBuilder {
-        StackBuilder { arguments: Vec::new(), environment: Vec::new() }
+        StackBuilder { arguments: Vec::new(), environment: Vec::new(), descriptors: None }
     }
 
     /// Connects to the stage.
