@@ -137,11 +137,12 @@ test("the session downloads as asciicast v2", async ({ shell, page }) => {
 test("several tabs, each with its own session, all back after a reload", async ({ shell, page }) => {
   await shell.open();
   await shell.run("echo one");
+  await shell.shows(/^one$/m);
   await page.getByRole("button", { name: "New session" }).click();
+  await expect(page.getByRole("tab")).toHaveCount(2);
   await shell.connected();
   await shell.run("echo two");
   await shell.shows(/^two$/m);
-  await expect(page.getByRole("tab")).toHaveCount(2);
   await shell.picture("tabs");
   await page.reload();
   await shell.connected();
@@ -257,6 +258,7 @@ for (const scheme of ["dark", "light"] as const) {
     await page.emulateMedia({ colorScheme: scheme });
     await shell.open();
     await shell.run("ls -la --color=always /");
+    await shell.prompt();
     await shell.picture(scheme);
     const check = async (state: string) => {
       if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(readFileSync(AXE, "utf8"));

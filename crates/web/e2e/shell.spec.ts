@@ -8,7 +8,7 @@ test("opens a session, shows 42, follows a resize, and runs vi", async ({ page, 
   await shell.prompt();
   await shell.run("echo $((6*7))");
   await shell.shows(/^42$/m);
-  await shell.picture("dark");
+  await shell.picture("shell");
 
   await page.setViewportSize({ width: 800, height: 500 });
   const size = () =>

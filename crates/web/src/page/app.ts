@@ -31,8 +31,14 @@ export class App {
   #share = iconButton("share", "Share a read-only link", () => this.#panel(sharePanel(() => this.#active, copy)));
   #status = new StatusLine({
     diagnostics: () => this.#panel(diagnosticsPanel(() => this.#active, copy)),
-    reconnect: () => this.#active?.client.reconnect(),
-    extend: () => void this.#active?.extend(),
+    reconnect: () => {
+      this.#active?.client.reconnect();
+      this.focus();
+    },
+    extend: () => {
+      void this.#active?.extend();
+      this.focus();
+    },
   });
 
   constructor(root: HTMLElement) {
@@ -190,7 +196,7 @@ export class App {
     this.#banner.hidden = false;
     this.#banner.replaceChildren(
       h("h2", {}, title),
-      text && h("p", {}, text),
+      text && h("p", {}, sentence(text)),
       h(
         "div",
         { class: "row" },
@@ -308,6 +314,9 @@ export class App {
     run();
   }
 }
+
+/** The server's messages are parts of log lines. */
+const sentence = (text: string) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 async function copy(text: string): Promise<boolean> {
   try {
