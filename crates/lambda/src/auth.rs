@@ -135,7 +135,7 @@ fn keys(config: &Config, aws: &Aws) -> Result<Keys, ConfigError> {
         (None, None, Some(pem), None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_pem(pem)?))),
         (None, None, None, Some(url)) => {
             let url = Url::parse(url).map_err(|_| ConfigError::Url("JWKS_URL"))?;
-            Ok(Keys::Remote(Jwks::new(url, config.jwks_allow_private, config.limits.jwks)?))
+            Ok(Keys::Remote(Jwks::new(url, config.jwks_allow_private, config.limits)?))
         }
         (None, None, None, None) => {
             Err(ConfigError::Missing("one of JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL"))

@@ -5,23 +5,38 @@ use std::sync::Arc;
 use aws_config::{BehaviorVersion, SdkConfig};
 use tokio::sync::OnceCell;
 
-/// Credentials, region, endpoints and the one HTTP client of all AWS clients in this process.
+use crate::http::Http;
+
+/// Where the SDK has its settings from.
 #[derive(Debug, Clone)]
-pub struct Aws(Arc<OnceCell<SdkConfig>>);
+pub enum AwsSettings {
+    /// The environment, as the SDK documents it (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, …).
+    Environment,
+    /// As given.
+    Given(Box<SdkConfig>),
+}
+
+/// Credentials, region, endpoints, and the HTTP client of all AWS clients in this process.
+#[derive(Debug, Clone)]
+pub(crate) struct Aws {
+    settings: AwsSettings,
+    http: Http,
+    config: Arc<OnceCell<SdkConfig>>,
+}
 
 impl Aws {
-    /// From the environment, as the SDK documents it (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, …).
-    pub fn from_environment() -> Self {
-        Self(Arc::new(OnceCell::new()))
-    }
-
-    /// As given.
-    pub fn with(config: SdkConfig) -> Self {
-        Self(Arc::new(OnceCell::new_with(Some(config))))
+    pub(crate) fn new(settings: AwsSettings, http: Http) -> Self {
+        Self { settings, http, config: Arc::default() }
     }
 
     /// The configuration.
     pub(crate) async fn config(&self) -> &SdkConfig {
-        self.0.get_or_init(|| aws_config::load_defaults(BehaviorVersion::latest())).await
+        let load = async || match &self.settings {
+            AwsSettings::Environment => {
+                aws_config::defaults(BehaviorVersion::latest()).http_client(self.http.clone()).load().await
+            }
+            AwsSettings::Given(config) => config.to_builder().http_client(self.http.clone()).build(),
+        };
+        self.config.get_or_init(load).await
     }
 }

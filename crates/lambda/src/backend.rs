@@ -5,17 +5,14 @@
 
 use std::time::Duration;
 
-use reqwest::{StatusCode, header, redirect};
+use reqwest::{StatusCode, header};
 use serde::Deserialize;
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{BridgeKeys, CONNECTION_ID_HEADER, REQUEST_ID_HEADER},
     limits::MAX_MESSAGE,
 };
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use crate::{
@@ -24,6 +21,7 @@ use crate::{
     config::{Config, ConfigError, Limits},
     deadline::{backoff, now_ms},
     event::Invocation,
+    http::Http,
     metrics::Tally,
     secrets::Secret,
 };
@@ -34,8 +32,6 @@ const REPEATS: u32 = 2;
 const BACKOFF: Duration = Duration::from_millis(50);
 /// Time kept free to tell the client.
 const TELL: Duration = Duration::from_millis(800);
-/// An idle connection is dropped before a load balancer does (60 s at an ALB).
-const IDLE: Duration = Duration::from_secs(30);
 
 /// What the backend said.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,12 +86,12 @@ pub(crate) struct Backend {
     url: Url,
     keys: Secret<BridgeKeys>,
     limits: Limits,
-    client: OnceCell<reqwest::Client>,
+    http: Http,
     breaker: Breaker,
 }
 
 impl Backend {
-    pub(crate) fn new(config: &Config, aws: &Aws) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, http: Http, aws: &Aws) -> Result<Self, ConfigError> {
         let keys = match (&config.bridge_secret, &config.bridge_secret_arn) {
             (Some(secret), None) => Secret::set(BridgeKeys::parse(secret)?),
             (None, Some(name)) => {
@@ -104,8 +100,7 @@ impl Backend {
             (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
             _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),
         };
-        let (client, breaker) = (OnceCell::new(), Breaker::default());
-        Ok(Self { url: config.backend()?, keys, limits: config.limits, client, breaker })
+        Ok(Self { url: config.backend()?, keys, limits: config.limits, http, breaker: Breaker::default() })
     }
 
     /// Posts `body` for the connection of `invocation`.
@@ -175,7 +170,7 @@ impl Backend {
         keys: &BridgeKeys,
     ) -> Result<Answer, Failed> {
         let unusable = |_| Failed::Final(Failure::Unavailable("no_http_client"));
-        let client = self.client.get_or_try_init(|| async { self.make_client() }).await.map_err(unusable)?;
+        let client = self.http.client().await.map_err(unusable)?;
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
             .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
@@ -206,18 +201,6 @@ impl Backend {
         };
         self.breaker.connected();
         read(response).await
-    }
-
-    fn make_client(&self) -> reqwest::Result<reqwest::Client> {
-        reqwest::Client::builder()
-            .connect_timeout(self.limits.backend_connect)
-            .read_timeout(self.limits.backend)
-            .pool_idle_timeout(IDLE)
-            .tcp_nodelay(true)
-            .http1_only()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .build()
     }
 }
 

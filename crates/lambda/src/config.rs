@@ -74,8 +74,8 @@ pub struct Config {
 /// How long is waited for whom. All of it also ends with the invocation.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// For a TCP and TLS connection to the backend.
-    pub backend_connect: Duration,
+    /// For a TCP and TLS connection, to the backend and to AWS.
+    pub connect: Duration,
     /// For an answer of the backend, repeats included.
     pub backend: Duration,
     /// No repeat begins later than this, so that a frame fails within 2 s when the backend is down.
@@ -96,7 +96,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            backend_connect: Duration::from_secs(1),
+            connect: Duration::from_secs(1),
             backend: Duration::from_secs(10),
             repeat_within: Duration::from_millis(800),
             push: Duration::from_secs(3),

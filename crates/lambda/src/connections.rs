@@ -161,8 +161,6 @@ impl Connections {
     async fn client(&self) -> &Client {
         let make = || async {
             let timeouts = TimeoutConfig::builder()
-                .connect_timeout(self.limits.aws_attempt)
-                .read_timeout(self.limits.aws_attempt)
                 .operation_attempt_timeout(self.limits.aws_attempt)
                 .operation_timeout(self.limits.aws)
                 .build();

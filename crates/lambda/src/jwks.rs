@@ -1,25 +1,24 @@
 //! Fetches the JWK set. What may be fetched, when, and from where is `protocol::access::JwksPolicy`'s.
 
-use std::time::Duration;
-
-use reqwest::redirect;
 use shellbridge_protocol::access::{JwksPolicy, JwksRefused, MAX_JWKS, TokenKeys};
 use tokio::{sync::Mutex, time::timeout};
 use url::Url;
 
+use crate::{config::Limits, http};
+
 /// The keys behind `JWKS_URL`.
 pub(crate) struct Jwks {
     url: Url,
-    within: Duration,
+    limits: Limits,
     /// Held while fetching, so that many tokens make one fetch.
     policy: Mutex<JwksPolicy>,
 }
 
 impl Jwks {
-    pub(crate) fn new(url: Url, allow_private: bool, within: Duration) -> Result<Self, JwksRefused> {
+    pub(crate) fn new(url: Url, allow_private: bool, limits: Limits) -> Result<Self, JwksRefused> {
         let policy = JwksPolicy::new(allow_private);
         policy.admit_scheme(url.scheme())?;
-        Ok(Self { url, within, policy: Mutex::new(policy) })
+        Ok(Self { url, limits, policy: Mutex::new(policy) })
     }
 
     /// The keys, fetched if they are not known, or old, or lack one that a token names. `None` when there are
@@ -27,7 +26,7 @@ impl Jwks {
     pub(crate) async fn keys(&self, unknown_kid: bool, now: i64) -> Option<TokenKeys> {
         let mut policy = self.policy.lock().await;
         if policy.wants_fetch(unknown_kid, now) {
-            let fetched = match timeout(self.within, self.fetch(&policy)).await {
+            let fetched = match timeout(self.limits.jwks, self.fetch(&policy)).await {
                 Ok(Ok(set)) => policy.accept(&set, now).map_err(|error| error.to_string()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("no answer in time".to_owned()),
@@ -46,12 +45,7 @@ impl Jwks {
             tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await?.collect();
         policy.admit(addresses.iter().map(std::net::SocketAddr::ip))?;
         // Connects to what was checked. A second lookup could give another address.
-        let client = reqwest::Client::builder()
-            .resolve_to_addrs(host, &addresses)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(self.within)
-            .build()?;
+        let client = http::builder(self.limits).resolve_to_addrs(host, &addresses).build()?;
         let mut response = client.get(self.url.clone()).send().await?.error_for_status()?;
         anyhow::ensure!(response.status().is_success(), "status {}", response.status());
         let mut set = Vec::new();

@@ -12,6 +12,7 @@ mod connections;
 mod deadline;
 mod disconnect;
 mod event;
+mod http;
 mod jwks;
 mod message;
 mod metrics;
@@ -25,7 +26,7 @@ use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
-pub use aws::Aws;
+pub use aws::AwsSettings;
 pub use config::{Config, ConfigError, Limits};
 pub use event::Response;
 
@@ -48,12 +49,18 @@ impl App {
     ///
     /// # Errors
     /// Settings that the function must not run with.
-    pub fn new(config: Config, aws: Aws, out: impl Write + Send + 'static) -> Result<Self, ConfigError> {
+    pub fn new(
+        config: Config,
+        aws: AwsSettings,
+        out: impl Write + Send + 'static,
+    ) -> Result<Self, ConfigError> {
         config.check()?;
+        let http = http::Http::new(config.limits);
+        let aws = aws::Aws::new(aws, http.clone());
         Ok(Self {
             auth: auth::Auth::new(&config, &aws)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
-            backend: backend::Backend::new(&config, &aws)?,
+            backend: backend::Backend::new(&config, http, &aws)?,
             reply: reply::Reply::new(aws, config.limits),
             metrics: metrics::Metrics::new(out),
             config,

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use lambda_runtime::service_fn;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use shellbridge_lambda::{App, Aws, Config};
+use shellbridge_lambda::{App, AwsSettings, Config};
 
 fn main() -> ExitCode {
     match run() {
@@ -23,7 +23,7 @@ fn run() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("set non-dumpable")?;
     let config = Config::parse().normalized();
     config.start_log();
-    let app = App::new(config, Aws::from_environment(), std::io::stdout())?;
+    let app = App::new(config, AwsSettings::Environment, std::io::stdout())?;
     // One event at a time: a second thread would only cost memory and start-up time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime

@@ -125,11 +125,7 @@ impl Reply {
         if let Some(client) = cached {
             return client;
         }
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(self.limits.aws_attempt)
-            .read_timeout(self.limits.aws_attempt)
-            .operation_attempt_timeout(self.limits.aws_attempt)
-            .build();
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(self.limits.aws_attempt).build();
         let config = aws_sdk_apigatewaymanagement::config::Builder::from(self.aws.config().await)
             .endpoint_url(url)
             .timeout_config(timeouts)

@@ -1,7 +1,7 @@
 //! Secrets: from the environment, or from where they are kept, read when first needed and again when they
 //! seem to have been changed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Mutex,
@@ -12,6 +12,9 @@ use crate::{
     aws::Aws,
     config::{ConfigError, Limits},
 };
+
+/// Between two tries while it could not be read at all, because its store limits requests.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A secret in the form it is used in.
 pub(crate) struct Secret<T> {
@@ -55,7 +58,9 @@ impl<T> Secret<T> {
     pub(crate) async fn get(&self) -> Option<Arc<T>> {
         let mut state = self.state.lock().await;
         match (&state.value, &self.stored) {
-            (None, Some(stored)) => state.read(stored).await,
+            (None, Some(stored)) if !state.was_read_within(RETRY_AFTER.min(stored.limits.reread)) => {
+                state.read(stored).await
+            }
             (value, _) => value.clone(),
         }
     }
@@ -64,7 +69,7 @@ impl<T> Secret<T> {
     pub(crate) async fn changed(&self) -> Option<Arc<T>> {
         let stored = self.stored.as_ref()?;
         let mut state = self.state.lock().await;
-        if state.read.is_some_and(|read| read.elapsed() < stored.limits.reread) {
+        if state.was_read_within(stored.limits.reread) {
             return None;
         }
         state.read(stored).await
@@ -72,6 +77,10 @@ impl<T> Secret<T> {
 }
 
 impl<T> State<T> {
+    fn was_read_within(&self, time: Duration) -> bool {
+        self.read.is_some_and(|read| read.elapsed() < time)
+    }
+
     /// Reads it; `None` when that fails or it is what it was.
     async fn read(&mut self, stored: &Stored<T>) -> Option<Arc<T>> {
         self.read = Some(Instant::now());

@@ -18,7 +18,7 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
-use shellbridge_lambda::{App, Aws, Config, Limits, Response};
+use shellbridge_lambda::{App, AwsSettings, Config, Limits, Response};
 use shellbridge_protocol::bridge::BridgeKeys;
 use tokio::net::TcpListener;
 
@@ -177,7 +177,7 @@ impl Bed {
         config.callback_endpoint = Some(connections.url.clone());
         change(&mut config);
         let log = Log::default();
-        let app = App::new(config, Aws::with(sdk), log.clone()).unwrap();
+        let app = App::new(config, AwsSettings::Given(Box::new(sdk)), log.clone()).unwrap();
         Self { app, backend, connections, dynamo, log }
     }
 
