@@ -7,7 +7,10 @@ use tokio::process::{Child, Command};
 
 use crate::{bed::*, fake::Fake, runtime_api::RuntimeApi};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_websocket-handler");
+/// The process tested: the one just built, or the one that `WEBSOCKET_HANDLER` names, such as a release build.
+fn binary() -> String {
+    std::env::var("WEBSOCKET_HANDLER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_websocket-handler").to_owned())
+}
 
 struct Function {
     process: Child,
@@ -23,7 +26,7 @@ async fn start(log_level: &str) -> Function {
     let dynamo =
         aws_sdk_dynamodb::Client::new(&sdk_config(Endpoints(HashMap::from([("DynamoDB", url.clone())]))));
     make_table(&dynamo).await;
-    let process = Command::new(BINARY)
+    let process = Command::new(binary())
         .env_clear()
         .envs(runtime_environment(&api.address))
         .envs([
@@ -141,10 +144,10 @@ async fn its_environment_is_closed_to_others() {
     let api = RuntimeApi::start().await;
     let directory = std::env::temp_dir().join(format!("shellbridge-lambda-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    let binary = directory.join("websocket-handler");
+    let copy = directory.join("websocket-handler");
     // Not by this process: a test that forks meanwhile would hold the copy open for writing (ETXTBSY).
-    assert!(Command::new("cp").arg(BINARY).arg(&binary).status().await.unwrap().success());
-    let mut command = Command::new(&binary);
+    assert!(Command::new("cp").arg(binary()).arg(&copy).status().await.unwrap().success());
+    let mut command = Command::new(&copy);
     command.env_clear().envs(runtime_environment(&api.address)).env("BACKEND_URL", "http://127.0.0.1:9");
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
         command.uid(65_534);
@@ -167,10 +170,37 @@ async fn without_keys_it_does_not_start_and_says_why_without_saying_secrets() {
         let mut environment = runtime_environment("127.0.0.1:9");
         environment.insert("BACKEND_URL", "http://127.0.0.1:9".to_owned());
         environment.remove(without);
-        let output = Command::new(BINARY).env_clear().envs(environment).output().await.unwrap();
+        let output = Command::new(binary()).env_clear().envs(environment).output().await.unwrap();
         assert!(!output.status.success(), "{without}");
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(said.contains(says), "{said}");
         assert!(!said.contains(JWT_SECRET) && !said.contains(BRIDGE_SECRET), "{said}");
     }
+}
+
+#[tokio::test]
+async fn its_memory_does_not_grow_with_frames() {
+    let mut function = start("info").await;
+    // Nobody reads the log here, and a full pipe would stop the process.
+    tokio::spawn(drain(function.process.stdout.take().unwrap()));
+    assert_eq!(function.api.invoke(connect_event(&token(&json!({})))).await["statusCode"], 200);
+    let resident = async |frames: usize| {
+        for _ in 0..frames {
+            function
+                .api
+                .invoke(message_event(&json!({"type":"input","data":"x".repeat(30_000)}).to_string()))
+                .await;
+        }
+        let status = format!("/proc/{}/status", function.process.id().unwrap());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let (first, last) = (resident(100).await, resident(400).await);
+    assert!(last < first + 1_024, "{first} kB, then {last} kB");
+    println!("{first} kB after 100 frames of 30 kB, {last} kB after 500");
+}
+
+async fn drain(mut output: tokio::process::ChildStdout) {
+    tokio::io::copy(&mut output, &mut tokio::io::sink()).await.unwrap();
 }
