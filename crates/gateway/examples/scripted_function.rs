@@ -62,6 +62,7 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
             "requestId": context.request_id,
             "arn": context.invoked_function_arn,
             "memory": context.env_config.memory,
+            "trace": context.xray_trace_id,
         })
         .to_string()),
         "error" => Err("asked to fail".into()),

@@ -5,6 +5,8 @@ use std::{borrow::Borrow, fmt, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use rand::RngExt as _;
 
+use crate::clock;
+
 /// Bytes behind an id. The captures show 16 characters of which the last is padding.
 const BYTES: usize = 11;
 const CHARACTERS: usize = 16;
@@ -21,6 +23,12 @@ pub fn random_uuid() -> String {
     let hex = format!("{bits:032x}");
     let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
     format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+/// The root of an X-Ray trace that begins now: `Root=1-TIME-RANDOM`.
+pub fn trace_root() -> String {
+    let random = rand::rng().random::<u128>() >> 32;
+    format!("Root=1-{:08x}-{random:024x}", clock::now_ms() / 1000)
 }
 
 /// Identifies a connection. Cheap to clone.
@@ -74,6 +82,12 @@ mod tests {
         {
             assert!(!ConnectionId::is_well_formed(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn traces_have_x_rays_form() {
+        let parts: Vec<String> = trace_root().split('-').map(str::to_owned).collect();
+        assert_eq!((parts[0].as_str(), parts[1].len(), parts[2].len(), parts.len()), ("Root=1", 8, 24, 3));
     }
 
     #[test]

@@ -13,7 +13,10 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::{FunctionError, pool::Pool};
-use crate::http1::{self, response};
+use crate::{
+    http1::{self, response},
+    id,
+};
 
 /// Largest answer of a function (Lambda quotas: 6 MB for synchronous invocations).
 const MAX_RESPONSE: usize = 6 * 1024 * 1024;
@@ -74,6 +77,7 @@ async fn next(pool: &Arc<Pool>, index: usize) -> Response<Full<Bytes>> {
         .header("Content-Type", "application/json")
         .header("Lambda-Runtime-Aws-Request-Id", handed.request_id)
         .header("Lambda-Runtime-Deadline-Ms", handed.deadline_ms)
+        .header("Lambda-Runtime-Trace-Id", id::trace_root() + ";Sampled=0")
         .header(
             "Lambda-Runtime-Invoked-Function-Arn",
             format!("arn:aws:lambda:{}:000000000000:function:{}", settings.region, settings.name),

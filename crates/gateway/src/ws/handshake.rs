@@ -91,7 +91,7 @@ async fn negotiate(
     if gateway.tls && matches!(socket, Socket::Plain(_)) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    let host = head.header("host").unwrap_or_default();
+    let host = head.header("host").ok_or(StatusCode::BAD_REQUEST)?;
     if !gateway.serves_host(host) || path.strip_prefix('/') != Some(gateway.api.stage.as_str()) {
         return Err(StatusCode::FORBIDDEN);
     }
@@ -175,8 +175,7 @@ fn event_headers(head: &Head, source_ip: &str) -> Pairs {
         Some(before) => format!("{before}, {source_ip}"),
         None => source_ip.to_owned(),
     };
-    let trace = id::random_uuid().replace('-', "");
-    let trace = format!("Root=1-{:08x}-{}", clock::now_ms() / 1000, trace.get(..24).unwrap_or_default());
+    let trace = id::trace_root();
     for (name, value) in [
         ("X-Amzn-Trace-Id", trace.as_str()),
         ("X-Forwarded-For", &forwarded),

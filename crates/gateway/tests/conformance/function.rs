@@ -21,6 +21,7 @@ async fn the_deadline_is_true() {
     assert!((before + 7000..=now_ms() + 7000).contains(&deadline));
     assert_eq!(context["arn"], "arn:aws:lambda:us-east-1:000000000000:function:scripted_function");
     assert_eq!(context["memory"], 128);
+    assert!(context["trace"].as_str().unwrap().starts_with("Root=1-"));
 }
 
 #[tokio::test]

@@ -78,6 +78,22 @@ async fn the_rust_sdk_understands_every_error() {
     );
 }
 
+const BOTO3: &str = "crates/gateway/tests/conformance/boto3.sh";
+
+/// `$PYTHON`, or the one that `boto3.sh` made, or the system's.
+fn python() -> std::path::PathBuf {
+    let made = std::path::Path::new(env!("CARGO_BIN_EXE_gateway"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("boto3/bin/python");
+    match std::env::var_os("PYTHON") {
+        Some(python) => python.into(),
+        None if made.is_file() => made,
+        None => "python3".into(),
+    }
+}
+
 #[tokio::test]
 async fn boto3_agrees() {
     let stack = Stack::scripted().start().await;
@@ -85,21 +101,18 @@ async fn boto3_agrees() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/management.py");
     let (management, id) = (stack.management.clone(), id(&stack));
     let run = tokio::task::spawn_blocking(move || {
-        let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let output = std::process::Command::new(&python).args([script, &management, &id, UNKNOWN]).output();
-        output.unwrap_or_else(|error| {
-            panic!("{python} does not start ({error}); set PYTHON to a Python 3 with boto3")
-        })
+        let output = std::process::Command::new(python()).args([script, &management, &id, UNKNOWN]).output();
+        output.unwrap_or_else(|error| panic!("no Python 3 ({error}): run {BOTO3}, or set PYTHON"))
     });
-    assert_eq!(client.text().await, "hällo");
-    assert_eq!(client.closed().await.0, 1000);
     let output = run.await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         !said.contains("No module named 'boto3'"),
-        "boto3 is missing: `python3 -m pip install boto3`, or set PYTHON to a Python that has it"
+        "boto3 is missing: run {BOTO3}, or set PYTHON to one that has it"
     );
     assert!(output.status.success(), "{said}");
+    assert_eq!(client.text().await, "hällo");
+    assert_eq!(client.closed().await.0, 1000);
 }
 
 #[tokio::test]

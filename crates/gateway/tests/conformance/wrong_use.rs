@@ -94,6 +94,7 @@ async fn garbage_is_400_and_the_gateway_lives() {
     }
     for (wrong, status) in [
         (handshake(&host, "/prod", "").replace("Version: 13", "Version: 8"), "400"),
+        (handshake(&host, "/prod", "").replace("Host: ", "X-Host: "), "400"),
         (handshake(&host, "/prod", "").replace("Key: AAAAAAAAAAAAAAAAAAAAAA==", "Key: short"), "400"),
         (handshake(&host, &format!("/prod?x={}", "y".repeat(5000)), ""), "414"),
         (handshake(&host, "/prod", &format!("X: {}\r\n", "y".repeat(20_000))), "431"),
