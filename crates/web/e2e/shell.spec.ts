@@ -44,6 +44,7 @@ test("a reload resumes: the same screen, nothing typed into the shell by the ter
   await shell.prompt();
   const before = await shell.screen();
   const id = await page.evaluate(() => window.__shellbridge.client?.diagnostics.clientId);
+  await shell.acknowledged(); // Else the next page takes a new name, and rightly.
   await page.reload();
   await shell.connected();
   await expect.poll(() => shell.screen()).toEqual(before);

@@ -793,6 +793,30 @@ describe("input", () => {
   });
 });
 
+describe("when the page goes", () => {
+  // Without Web Locks names are not kept at all: pretend there are some.
+  beforeEach(() => {
+    const request = async (_name: string, _options: object, then: (lock: object) => unknown) => void then({});
+    Object.defineProperty(navigator, "locks", { value: { request }, configurable: true });
+  });
+  afterEach(() => void Reflect.deleteProperty(navigator, "locks"));
+
+  it("the name is kept for the next one", async () => {
+    const made = await start();
+    dispatchEvent(new Event("pagehide"));
+    const next = await start();
+    expect(next.client.diagnostics.clientId).toBe(made.client.diagnostics.clientId);
+  });
+
+  it("with input unacknowledged it is not: the server may hold some of it", async () => {
+    const made = await start();
+    made.client.input("lost");
+    dispatchEvent(new Event("pagehide"));
+    const next = await start();
+    expect(next.client.diagnostics.clientId).not.toBe(made.client.diagnostics.clientId);
+  });
+});
+
 describe("size", () => {
   it("is said at attach, and by resize with a growing seq until acknowledged", async () => {
     const made = await start({ cols: 100, rows: 40 });

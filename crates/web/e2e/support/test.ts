@@ -9,6 +9,8 @@ export { expect };
 const BROWSER_OWN = /^WebSocket connection to |^Failed to load resource/;
 
 export class Shell {
+  #typed = 0;
+
   constructor(
     readonly page: Page,
     private readonly stack: Stack,
@@ -52,12 +54,20 @@ export class Shell {
 
   async type(text: string, delay = 0): Promise<void> {
     await this.page.keyboard.type(text, { delay });
+    this.#typed += Buffer.byteLength(text);
   }
 
   /** Types a line, and Enter. */
   async run(line: string): Promise<void> {
-    await this.type(`${line}`);
+    await this.type(line);
     await this.page.keyboard.press("Enter");
+    this.#typed++;
+  }
+
+  /** Everything typed so far was acknowledged. */
+  async acknowledged(): Promise<void> {
+    const offset = () => this.page.evaluate(() => window.__shellbridge.client?.diagnostics.inputOffset);
+    await expect.poll(offset).toBeGreaterThanOrEqual(this.#typed);
   }
 
   /** For people to look at: test-results/NAME.png. */

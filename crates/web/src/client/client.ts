@@ -18,7 +18,7 @@ import {
   SUBPROTOCOL,
   TOKEN_RENEW_BEFORE,
 } from "./limits";
-import { type ClientName, claimName, takeName } from "./lock";
+import { type ClientName, claimName, keepName, takeName } from "./lock";
 import type { OutputSink } from "./output";
 import { Streams } from "./streams";
 import { Timers } from "./timers";
@@ -107,7 +107,9 @@ export class TerminalClient extends Emitter<ClientEvents> {
   connect(): void {
     const { state } = this.#status;
     if (state !== "idle" && state !== "closed") return;
-    this.#unwatch = watchPage(this.#wake);
+    this.#unwatch = watchPage(this.#wake, () => {
+      if (this.#name && this.#streams.input.pending === 0) keepName(this.sessionId, this.#name);
+    });
     this.reconnect();
   }
 
@@ -361,7 +363,6 @@ export class TerminalClient extends Emitter<ClientEvents> {
     if (this.#commands.error(frame)) return;
     const { code, ref } = frame;
     const error = new TerminalError(code, frame.message, frame.retryable);
-    const ends = !frame.retryable && (ref === undefined || ref === "attach" || ref === "input");
     switch (code) {
       case "NOT_ATTACHED":
         return this.#streams.detached(connection);
@@ -385,7 +386,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
         if (!frame.retryable) return this.#fail(error);
         break;
       case "FORBIDDEN":
-        if (ends) return this.#fail(error);
+        if (!ref || ref === "attach") return this.#fail(error);
     }
     this.#report(error);
   }
@@ -447,14 +448,14 @@ export class TerminalClient extends Emitter<ClientEvents> {
     return !why.retryable;
   }
 
-  #retry(error: TerminalError | null): void {
+  #retry(error: TerminalError | undefined): void {
     if (globalThis.navigator?.onLine === false) return this.#offline();
     if (this.#attempts >= (this.#options.maxRetries ?? MAX_RETRIES)) {
-      const why = this.#lastError ? ` The last error: ${this.#lastError.message}` : "";
-      return this.#fail(new TerminalError("MAX_RETRIES_EXCEEDED", `Could not connect.${why}`, true));
+      const why = `Could not connect. ${this.#lastError?.message ?? ""}`;
+      return this.#fail(new TerminalError("MAX_RETRIES_EXCEEDED", why, true));
     }
     const wait = fullJitter(this.#attempts++, this.#options.random);
-    this.#set({ state: "reconnecting", retryAt: Date.now() + wait, error: error ?? undefined });
+    this.#set({ state: "reconnecting", retryAt: Date.now() + wait, error });
     this.#timers.set("retry", wait, () => void this.#open());
   }
 
@@ -504,7 +505,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   async #rename(): Promise<void> {
     const run = this.#run;
-    const name = await takeName(this.sessionId);
+    const name = await takeName();
     if (run !== this.#run) return name.release();
     this.#name?.release();
     this.#name = name;

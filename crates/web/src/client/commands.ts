@@ -34,7 +34,7 @@ export class Commands {
     const frame: ClientFrame = { type: "command", command, id, timeoutMs };
     return new Promise((resolve, reject) => {
       if (this.#pending.has(id)) {
-        reject(new TerminalError("COMMAND_FAILED", `A command with the id ${id} is running.`, false));
+        reject(new TerminalError("COMMAND_FAILED", `The id ${id} is in use.`, false));
         return;
       }
       const pending: Pending = { frame, wait: COMMAND_RETRY, resolve, reject };

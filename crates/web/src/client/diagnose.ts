@@ -50,7 +50,7 @@ export async function askWhy(
     });
     const verdict = (await response.json()) as { ok?: unknown; code?: unknown; message?: unknown; retryable?: unknown };
     if (verdict.ok !== false || typeof verdict.code !== "string") return undefined;
-    const message = typeof verdict.message === "string" ? verdict.message : `The server refuses: ${verdict.code}.`;
+    const message = String(verdict.message ?? verdict.code);
     const retryable = verdict.retryable === true || PASSING.test(verdict.code);
     return new TerminalError(verdict.code as TerminalErrorCode, message, retryable);
   } catch {

@@ -33,7 +33,7 @@ export class TerminalError extends Error {
 }
 
 /**
- * What a close code means here. `null`: an ordinary end, reconnect and say nothing.
+ * What a close code means here. `undefined`: an ordinary end, reconnect and say nothing.
  *
  * | code | from | then |
  * |---|---|---|
@@ -46,8 +46,8 @@ export class TerminalError extends Error {
  * | 4500… | the server failed | reconnect |
  * | other | – | reconnect |
  */
-export function closeError(code: number, reason: string): TerminalError | null {
-  if (code === 1000 || code === 1001 || code === 1005) return null;
+export function closeError(code: number, reason: string): TerminalError | undefined {
+  if (code === 1000 || code === 1001 || code === 1005) return undefined;
   const name =
     code === 1008
       ? "CONNECTION_TIMEOUT"

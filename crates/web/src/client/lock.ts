@@ -1,5 +1,8 @@
 // The client's name for its input stream: kept across reloads of a tab, never shared by two tabs.
-// A duplicated tab gets a copy of sessionStorage, so the name alone is not enough: a Web Lock says whether it is taken.
+//
+// It is laid down when the page goes, and taken up by the next one. A duplicated tab may get a copy of sessionStorage,
+// so a Web Lock says whether the name is in use. And a page that goes with input unacknowledged lays nothing down:
+// the server may hold some of that input behind a hole, which the next page's first bytes would fill.
 
 export interface ClientName {
   id: string;
@@ -16,34 +19,37 @@ export function randomId(): string {
 
 /** The name this tab had for the session, if no other tab holds it; else a new one. */
 export async function claimName(sessionId: string): Promise<ClientName> {
-  const key = `shellbridge.client.${sessionId}`;
   const locks = globalThis.navigator?.locks;
-  const stored = locks && read(key); // Without locks (plain http) a copy could not be told: new name every time.
-  if (stored) {
+  const stored = storage((items) => items.getItem(key(sessionId)));
+  if (stored && locks) {
+    storage((items) => items.removeItem(key(sessionId)));
     const release = await hold(locks, stored);
     if (release) return { id: stored, release };
   }
-  return takeName(sessionId);
+  return takeName();
 }
 
-/** A new name, remembered for the next reload. */
-export async function takeName(sessionId: string): Promise<ClientName> {
+/** A new name. */
+export async function takeName(): Promise<ClientName> {
   const id = randomId();
   const locks = globalThis.navigator?.locks;
   const release = locks && (await hold(locks, id));
-  try {
-    globalThis.sessionStorage?.setItem(`shellbridge.client.${sessionId}`, id);
-  } catch {
-    // Storage is denied or full: the name lasts as long as the page.
-  }
   return { id, release: release ?? (() => {}) };
 }
 
-function read(key: string): string | null {
+/** For the next page of this tab. */
+export function keepName(sessionId: string, { id }: ClientName): void {
+  storage((items) => items.setItem(key(sessionId), id));
+}
+
+const key = (sessionId: string) => `shellbridge.client.${sessionId}`;
+
+/** Storage may be missing, denied or full: then a name lasts as long as the page. */
+function storage<T>(use: (items: Storage) => T): T | undefined {
   try {
-    return globalThis.sessionStorage?.getItem(key) ?? null;
+    return use(sessionStorage);
   } catch {
-    return null;
+    return undefined;
   }
 }
 

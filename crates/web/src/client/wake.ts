@@ -1,7 +1,10 @@
 // What the page learns about its network and its visibility; nothing where there is no page.
 
-/** Calls back when the network comes or goes and when the page is looked at again, until the returned function is called. */
-export function watchPage(wake: () => void): () => void {
+/**
+ * Calls back until the returned function is called. `wake`: the network came or went, or the page is looked at again.
+ * `leave`: the page goes away.
+ */
+export function watchPage(wake: () => void, leave: () => void): () => void {
   if (typeof addEventListener !== "function") return () => {};
   const visible = () => {
     if (document.visibilityState === "visible") wake();
@@ -9,6 +12,7 @@ export function watchPage(wake: () => void): () => void {
   const set = (change: "addEventListener" | "removeEventListener") => {
     globalThis[change]("online", wake);
     globalThis[change]("offline", wake);
+    globalThis[change]("pagehide", leave);
     globalThis.document?.[change]("visibilitychange", visible);
   };
   set("addEventListener");
