@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError, RwLock,
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -134,32 +134,47 @@ pub struct Faults {
     /// Whether messages have anything to roll for; spares the hot path a lock.
     messages: AtomicBool,
     cut_every_frames: AtomicU64,
-    dice: [Mutex<StdRng>; PURPOSES],
+    dice: RwLock<Dice>,
     push_turn: AtomicU64,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Purpose {
-    Message,
-    Push,
-    Cut,
-    Disconnect,
-    Kill,
-    Shuffle,
+/// One die for each purpose.
+#[derive(Debug)]
+struct Dice {
+    message: Die,
+    push: Die,
+    cut: Die,
+    disconnect: Die,
+    kill: Die,
+    shuffle: Die,
 }
 
-const PURPOSES: usize = 6;
+impl Dice {
+    fn new(seed: u64) -> Self {
+        // Neighbouring seeds share no die: a purpose's number goes into the upper half.
+        let die = |purpose: u64| Die(Mutex::new(StdRng::seed_from_u64(seed ^ (purpose << 32))));
+        Self { message: die(0), push: die(1), cut: die(2), disconnect: die(3), kill: die(4), shuffle: die(5) }
+    }
+}
+
+#[derive(Debug)]
+struct Die(Mutex<StdRng>);
+
+impl Die {
+    fn roll<T>(&self, roll: impl FnOnce(&mut StdRng) -> T) -> T {
+        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 impl Faults {
     /// Faults as configured.
     pub fn new(settings: FaultSettings) -> Self {
-        let dice = std::array::from_fn(|purpose| Mutex::new(die(settings.seed, purpose)));
         Self {
             version: AtomicU64::new(0),
             messages: AtomicBool::new(concerns_messages(&settings)),
             cut_every_frames: AtomicU64::new(settings.cut_every_frames),
+            dice: RwLock::new(Dice::new(settings.seed)),
             settings: RwLock::new(settings),
-            dice,
             push_turn: AtomicU64::new(0),
         }
     }
@@ -172,9 +187,7 @@ impl Faults {
     /// Puts other settings in force. Another seed, or the same one given again, starts all dice anew.
     pub fn replace(&self, settings: FaultSettings, reseed: bool) {
         if reseed {
-            for (purpose, dice) in self.dice.iter().enumerate() {
-                *dice.lock().unwrap_or_else(PoisonError::into_inner) = die(settings.seed, purpose);
-            }
+            *self.dice.write().unwrap_or_else(PoisonError::into_inner) = Dice::new(settings.seed);
             self.push_turn.store(0, Ordering::Relaxed);
         }
         self.messages.store(concerns_messages(&settings), Ordering::Relaxed);
@@ -195,7 +208,7 @@ impl Faults {
         }
         let settings = self.settings();
         // Always three rolls, so that changing one share leaves the others' decisions alone.
-        let [dropped, repeated, held] = self.roll(Purpose::Message, |dice| {
+        let [dropped, repeated, held] = self.dice().message.roll(|dice| {
             [settings.drop, settings.repeat, settings.reorder].map(|share| dice.random_bool(share))
         });
         Fate { dropped, repeated, held, delay: Duration::from_millis(settings.delay_ms) }
@@ -207,7 +220,7 @@ impl Faults {
         if settings.push_fail <= 0.0 {
             return None;
         }
-        let [fails, delivered] = self.roll(Purpose::Push, |dice| {
+        let [fails, delivered] = self.dice().push.roll(|dice| {
             [settings.push_fail, settings.push_fail_after_delivery].map(|share| dice.random_bool(share))
         });
         let status = match settings.push_fail_status {
@@ -232,40 +245,33 @@ impl Faults {
         if mean == 0 {
             return None;
         }
-        let factor: f64 = self.roll(Purpose::Cut, |dice| dice.random_range(0.5..1.5));
+        let factor: f64 = self.dice().cut.roll(|dice| dice.random_range(0.5..1.5));
         Some(Duration::from_millis(mean).mul_f64(factor))
     }
 
     /// Decides whether the next `$disconnect` is lost.
     pub fn disconnect_lost(&self) -> bool {
         let share = self.settings.read().unwrap_or_else(PoisonError::into_inner).drop_disconnect;
-        share > 0.0 && self.roll(Purpose::Disconnect, |dice| dice.random_bool(share))
+        share > 0.0 && self.dice().disconnect.roll(|dice| dice.random_bool(share))
     }
 
     /// How far into an invocation its process is to be killed.
     pub fn kill_after(&self) -> Duration {
-        self.roll(Purpose::Kill, |dice| Duration::from_micros(dice.random_range(0..3000)))
+        self.dice().kill.roll(|dice| Duration::from_micros(dice.random_range(0..3000)))
     }
 
     /// Puts items into a random order.
     pub fn shuffle<T>(&self, items: &mut [T]) {
-        self.roll(Purpose::Shuffle, |dice| items.shuffle(dice));
+        self.dice().shuffle.roll(|dice| items.shuffle(dice));
     }
 
-    fn roll<T>(&self, purpose: Purpose, roll: impl FnOnce(&mut StdRng) -> T) -> T {
-        match self.dice.get(purpose as usize) {
-            Some(dice) => roll(&mut dice.lock().unwrap_or_else(PoisonError::into_inner)),
-            None => roll(&mut die(0, purpose as usize)),
-        }
+    fn dice(&self) -> RwLockReadGuard<'_, Dice> {
+        self.dice.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn concerns_messages(settings: &FaultSettings) -> bool {
     settings.drop > 0.0 || settings.repeat > 0.0 || settings.reorder > 0.0 || settings.delay_ms > 0
-}
-
-fn die(seed: u64, purpose: usize) -> StdRng {
-    StdRng::seed_from_u64(seed.wrapping_mul(PURPOSES as u64).wrapping_add(purpose as u64))
 }
 
 fn share(text: &str) -> Result<f64, String> {
