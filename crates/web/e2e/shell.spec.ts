@@ -51,6 +51,7 @@ test("a reload resumes: the same screen, nothing typed into the shell by the ter
   expect(await page.evaluate(() => window.__shellbridge.client?.diagnostics.clientId)).toBe(id);
   await shell.run("echo after");
   await shell.shows(/^after$/m);
+  await shell.prompt();
   expect(await shell.screen()).toEqual([...before.slice(0, -1), "$ echo after", "after", "$"]);
 });
 
