@@ -108,7 +108,15 @@ mod tests {
 
     #[test]
     fn nothing_outside_the_page_is_served() {
-        for path in ["../Cargo.toml", "/../src/lib.rs", "assets/../../Cargo.toml", ".gitignore", "a\\..\\b", "//etc/passwd", "x/"] {
+        for path in [
+            "../Cargo.toml",
+            "/../src/lib.rs",
+            "assets/../../Cargo.toml",
+            ".gitignore",
+            "a\\..\\b",
+            "//etc/passwd",
+            "x/",
+        ] {
             assert_eq!(asset(path), None, "{path}");
         }
     }

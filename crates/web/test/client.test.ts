@@ -1024,8 +1024,21 @@ describe("diagnosis of a refused handshake", () => {
 
   it("TOKEN_EXPIRED with a way to a new token goes on with that", async () => {
     const made = await refused({ ok: false, code: "TOKEN_EXPIRED" }, { refreshToken: async () => "fresh" });
+    await vi.advanceTimersByTimeAsync(250);
     expect(FakeSocket.all).toHaveLength(2);
     expect(made.socket().url).toContain("token=fresh");
+  });
+
+  it("TOKEN_EXPIRED again and again is given up in the end", async () => {
+    let count = 0;
+    const made = await refused({ ok: false, code: "TOKEN_EXPIRED" }, { refreshToken: async () => `fresh-${count++}` });
+    for (let i = 0; i < 12; i++) {
+      await vi.advanceTimersByTimeAsync(30_000);
+      made.socket().cut(1006);
+      await settle();
+    }
+    expect(made.client.status.error?.code).toBe("MAX_RETRIES_EXCEEDED");
+    expect(FakeSocket.all.length).toBeLessThan(13);
   });
 
   it("is not asked when a working connection broke", async () => {

@@ -4,10 +4,10 @@ import { fullJitter } from "./backoff";
 import { utf8 } from "./bytes";
 import { type CommandOptions, type CommandResult, Commands } from "./commands";
 import { Connection } from "./connection";
-import { askWhy, readToken, staticProblem } from "./diagnose";
+import { address, askWhy, readToken, staticProblem } from "./diagnose";
 import { type Diagnostics, RoundTrips } from "./diagnostics";
 import { Emitter } from "./emitter";
-import { closeError, TerminalError } from "./errors";
+import { closeError, TerminalError, type TerminalErrorCode } from "./errors";
 import {
   FETCH_TIMEOUT,
   MAX_RETRIES,
@@ -19,7 +19,7 @@ import {
   TOKEN_RENEW_BEFORE,
 } from "./limits";
 import { type ClientName, claimName, keepName, takeName } from "./lock";
-import type { OutputSink } from "./output";
+import { type OutputSink, tee } from "./output";
 import { Streams } from "./streams";
 import { Timers } from "./timers";
 import type { ClientEvents, ClientOptions, Status } from "./types";
@@ -51,18 +51,10 @@ export class TerminalClient extends Emitter<ClientEvents> {
   constructor(options: ClientOptions) {
     super();
     this.#options = { ...options };
-    const sink: OutputSink = {
-      write: (bytes, done, end) => {
-        this.emit("output", bytes);
-        if (this.#sink) this.#sink.write(bytes, done, end);
-        else done();
-      },
-      reset: (cols, rows, parts, done) => {
-        for (const bytes of [utf8("\x1bc"), ...parts]) this.emit("output", bytes);
-        if (this.#sink) this.#sink.reset(cols, rows, parts, done);
-        else done();
-      },
-    };
+    const sink = tee(
+      (bytes) => this.emit("output", bytes),
+      () => this.#sink,
+    );
     this.#streams = new Streams(
       {
         sink: () => sink,
@@ -138,12 +130,10 @@ export class TerminalClient extends Emitter<ClientEvents> {
   /** Types into the shell. False, and an INPUT_QUEUE_FULL or READ_ONLY error, if it was not taken. */
   input(data: string | Uint8Array): boolean {
     if (this.#streams.send(typeof data === "string" ? utf8(data) : data)) return true;
-    const { readOnly } = this.#streams;
-    this.#report(
-      readOnly
-        ? new TerminalError("READ_ONLY", "This link only allows to watch.", false)
-        : new TerminalError("INPUT_QUEUE_FULL", "Too much input is waiting; this was not sent.", true),
-    );
+    const [code, why]: [TerminalErrorCode, string] = this.#streams.readOnly
+      ? ["READ_ONLY", "This link only allows to watch."]
+      : ["INPUT_QUEUE_FULL", "Too much input is waiting."];
+    this.#report(new TerminalError(code, why, false));
     return false;
   }
 
@@ -176,7 +166,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   get diagnostics(): Diagnostics {
     const { output, input, clientId, readOnly } = this.#streams;
     return {
-      url: this.#address("***"),
+      url: address(this.#options, this.sessionId, "***"),
       sessionId: this.sessionId,
       connectionId: this.#connectionId,
       clientId: clientId || undefined,
@@ -198,14 +188,6 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   // The way to a connection.
-
-  #address(token: string): string {
-    const { url, tokenIn } = this.#options;
-    const query = new URLSearchParams();
-    if (this.sessionId) query.set("sessionId", this.sessionId);
-    if (tokenIn !== "protocol") query.set("token", token);
-    return `${url}${url.includes("?") ? "&" : "?"}${query}`;
-  }
 
   async #open(): Promise<void> {
     const run = ++this.#run;
@@ -235,20 +217,25 @@ export class TerminalClient extends Emitter<ClientEvents> {
     const { tokenIn, token = "" } = this.#options;
     const protocols = tokenIn === "protocol" ? [SUBPROTOCOL, `bearer.${token}`] : [];
     try {
-      return new Connection(this.#options.WebSocket ?? WebSocket, this.#address(token), protocols, {
-        open: (connection) => {
-          if (this.#options.attach !== false) this.#streams.attach(connection);
-          else this.#up(connection);
+      return new Connection(
+        this.#options.WebSocket ?? WebSocket,
+        address(this.#options, this.sessionId, token),
+        protocols,
+        {
+          open: (connection) => {
+            if (this.#options.attach !== false) this.#streams.attach(connection);
+            else this.#up(connection);
+          },
+          frame: (connection, frame) => this.#frame(connection, frame),
+          close: (connection, code, reason) => void this.#closed(connection, code, reason),
+          traffic: this.#traffic,
+          pingOffset: () => this.#streams.ackOffset,
+          roundTrip: (ms) => {
+            this.#trips.add(ms);
+            this.emit("roundTrip", ms);
+          },
         },
-        frame: (connection, frame) => this.#frame(connection, frame),
-        close: (connection, code, reason) => void this.#closed(connection, code, reason),
-        traffic: this.#traffic,
-        pingOffset: () => this.#streams.ackOffset,
-        roundTrip: (ms) => {
-          this.#trips.add(ms);
-          this.emit("roundTrip", ms);
-        },
-      });
+      );
     } catch (error) {
       this.#fail(new TerminalError("WEBSOCKET_CREATION_FAILED", String(error), false));
       return undefined;
@@ -417,7 +404,10 @@ export class TerminalClient extends Emitter<ClientEvents> {
     this.#next = undefined;
     if (this.#refused) return; // a new token is on its way
     const error = closeError(code, reason);
-    if (this.#exited) return this.#finish({ state: "ended" });
+    if (this.#exited) {
+      this.#drop();
+      return this.#set({ state: "ended" });
+    }
     if (error && !error.retryable) return this.#fail(error);
     if (error) this.#report(error);
     if (this.#current) return this.#set({ state: "reconnecting" });
@@ -428,21 +418,14 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   /** Asks why a handshake was refused; true if that settles how to go on. */
   async #diagnosed(): Promise<boolean> {
-    const { diagnosticsUrl, token = "", refreshToken } = this.#options;
+    const { diagnosticsUrl, token = "" } = this.#options;
     const run = this.#run;
     this.#set({ state: this.#attached > 0 ? "reconnecting" : "connecting" });
     if (!diagnosticsUrl) return false;
-    const fetcher = this.#options.fetch ?? globalThis.fetch.bind(globalThis);
-    const why = await askWhy(diagnosticsUrl, this.sessionId, token, fetcher, this.#abort);
+    const why = await askWhy(diagnosticsUrl, this.sessionId, token, this.#options.fetch ?? fetch, this.#abort);
+    const renewed = run === this.#run && why?.code === "TOKEN_EXPIRED" && (await this.#refresh());
     if (run !== this.#run) return true;
-    if (!why) return false;
-    if (why.code === "TOKEN_EXPIRED" && refreshToken) {
-      if (await this.#refresh()) {
-        if (run === this.#run) void this.#open();
-        return true;
-      }
-      if (run !== this.#run) return true;
-    }
+    if (!why || renewed) return false; // A new token is tried as any other attempt: after a while, and not for ever.
     if (why.retryable) this.#report(why);
     else this.#fail(why);
     return !why.retryable;
@@ -469,12 +452,8 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   #fail(error: TerminalError): void {
     this.#report(error);
-    this.#finish({ state: "failed", error });
-  }
-
-  #finish(status: Omit<Status, "readOnly">): void {
     this.#drop();
-    this.#set(status);
+    this.#set({ state: "failed", error });
   }
 
   #report(error: TerminalError): void {

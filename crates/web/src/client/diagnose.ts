@@ -2,6 +2,15 @@
 // Browsers show every refused handshake as 1006, so the true cause has to be asked for.
 import { TerminalError, type TerminalErrorCode } from "./errors";
 import { FETCH_TIMEOUT } from "./limits";
+import type { ClientOptions } from "./types";
+
+/** The address to connect to. */
+export function address({ url, tokenIn }: ClientOptions, sessionId: string, token: string): string {
+  const query = new URLSearchParams();
+  if (sessionId) query.set("sessionId", sessionId);
+  if (tokenIn !== "protocol") query.set("token", token);
+  return `${url}${url.includes("?") ? "&" : "?"}${query}`;
+}
 
 /** A problem that no attempt can get past. */
 export function staticProblem(url: string, token: string | undefined): TerminalError | undefined {

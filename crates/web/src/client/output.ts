@@ -1,4 +1,5 @@
 // The receiving end of the output stream: offsets in, ordered bytes out (protocol.md 3, Output). No timers, no I/O.
+import { utf8 } from "./bytes";
 import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits";
 
 /** Where output goes: a terminal. Both calls say `done` when the bytes are on the screen: that is the credit. */
@@ -7,6 +8,24 @@ export interface OutputSink {
   write(bytes: Uint8Array, done: () => void, end: number): void;
   /** Resets the terminal to `cols`×`rows`, then writes the parts in order. */
   reset(cols: number, rows: number, parts: Uint8Array[], done: () => void): void;
+}
+
+/** A sink that tells of every byte, and hands it on if there is anybody to take it. */
+export function tee(tell: (bytes: Uint8Array) => void, sink: () => OutputSink | undefined): OutputSink {
+  return {
+    write(bytes, done, end) {
+      tell(bytes);
+      const to = sink();
+      if (to) to.write(bytes, done, end);
+      else done();
+    },
+    reset(cols, rows, parts, done) {
+      for (const bytes of [utf8("\x1bc"), ...parts]) tell(bytes);
+      const to = sink();
+      if (to) to.reset(cols, rows, parts, done);
+      else done();
+    },
+  };
 }
 
 interface Snapshot {
