@@ -115,8 +115,10 @@ impl Backend {
         let within = invocation.deadline.within(self.limits.backend, TELL);
         let repeated = self.repeated(path, body.into(), invocation, tally);
         let answer = timeout(within, repeated).await.unwrap_or_else(|_| {
-            // It took a connection, or that would have failed sooner.
-            self.breaker.connected();
+            // Slow is not gone: had there been no connection, that would have failed sooner.
+            if within > self.limits.connect {
+                self.breaker.connected();
+            }
             Err(Failure::Timeout)
         });
         tally.backend = Some(tally.backend.unwrap_or_default() + started.elapsed());

@@ -161,7 +161,7 @@ impl Config {
         self
     }
 
-    /// The backend's address, without a slash at the end.
+    /// The backend's address. A path in it comes before those of the contract.
     pub(crate) fn backend(&self) -> Result<Url, ConfigError> {
         let url = self.backend_url.as_deref().or(self.app_runner_url.as_deref());
         let url = url.ok_or(ConfigError::Missing("BACKEND_URL (or APP_RUNNER_URL)"))?;

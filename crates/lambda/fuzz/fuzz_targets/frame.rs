@@ -1,0 +1,46 @@
+//! Frames are read without a panic, and what the Lambda wraps the backend unwraps as it was sent.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use shellbridge_protocol::{
+    bridge::{BridgeContext, Envelope},
+    frame::{ClientFrame, FrameHead, ServerFrame},
+};
+
+fuzz_target!(|data: &[u8]| {
+    let parsed = ClientFrame::parse(data);
+    let head = FrameHead::read(data);
+    assert!(parsed.is_err() || head.is_ok());
+    let _ = serde_json::from_slice::<ServerFrame>(data);
+
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let envelope = Envelope {
+        connection_id: "c=".into(),
+        session_id: "the-session".into(),
+        user_id: "the-user".into(),
+        timestamp: 5,
+        bridge: BridgeContext {
+            message_id: "m=".into(),
+            connected_at: 1,
+            callback_url: "https://x".into(),
+            token_expires_at: 2,
+            username: None,
+            read_only: true,
+            client_timestamp: None,
+        },
+    };
+    let Ok(body) = envelope.wrap(text) else { return };
+    let read: Envelope = serde_json::from_slice(&body).expect("the Lambda's fields are whole");
+    assert_eq!((read.session_id.as_str(), read.user_id.as_str()), ("the-session", "the-user"));
+    assert!(read.bridge.read_only);
+
+    let Ok(Value::Object(mut sent)) = serde_json::from_str(text) else { return };
+    for field in ["connectionId", "sessionId", "userId", "bridge"] {
+        sent.remove(field);
+    }
+    // A number beyond f64 is forwarded as written but cannot be compared as a value.
+    if let Ok(received) = Envelope::unwrap_frame(&body) {
+        assert_eq!(Value::Object(received), Value::Object(sent));
+    }
+});
