@@ -43,7 +43,8 @@ static BED: LazyLock<(App, Runtime)> = LazyLock::new(|| {
         log_level: tracing::Level::ERROR,
         limits: Limits { aws: Duration::from_secs(1), ..limits },
     };
-    let sdk = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).region(Region::new("x")).build();
+    let sdk =
+        SdkConfig::builder().behavior_version(BehaviorVersion::latest()).region(Region::new("x")).build();
     let app = App::new(config, AwsSettings::Given(Box::new(sdk)), std::io::sink()).unwrap();
     (app, Builder::new_current_thread().enable_all().build().unwrap())
 });
@@ -54,6 +55,7 @@ fuzz_target!(|data: &str| {
     let Ok(response) = runtime.block_on(app.handle(LambdaEvent::new(event, Context::default())));
     assert!(matches!(response.status_code, 200 | 400 | 401 | 403 | 503), "{response:?}");
     let connects = data.contains("\"CONNECT\"") || data.contains("$connect");
-    let other = data.contains("MESSAGE") || data.contains("DISCONNECT") || data.contains("$d") || data.contains('\\');
+    let other =
+        data.contains("MESSAGE") || data.contains("DISCONNECT") || data.contains("$d") || data.contains('\\');
     assert!(!connects || other || response.status_code != 200, "somebody got in: {data}");
 });
