@@ -38,7 +38,8 @@ export class Stack {
   page = "";
   websocket = "";
   control = "";
-  #log: string[] = [];
+  /** The last lines of its stderr. */
+  readonly log: string[] = [];
 
   private constructor(private readonly process: ChildProcess) {}
 
@@ -60,11 +61,11 @@ export class Stack {
     );
     const stack = new Stack(child);
     createInterface({ input: child.stderr }).on("line", (line) => {
-      stack.#log.push(line);
-      if (stack.#log.length > 200) stack.#log.shift();
+      stack.log.push(line);
+      if (stack.log.length > 200) stack.log.shift();
     });
     await new Promise<void>((ready, failed) => {
-      const fail = (why: string) => failed(new Error(`${why}\n${stack.#log.join("\n")}`));
+      const fail = (why: string) => failed(new Error(`${why}\n${stack.log.join("\n")}`));
       child.once("exit", (code, signal) => fail(`the gateway ended with ${code ?? signal}`));
       createInterface({ input: child.stdout }).on("line", (line) => {
         const [word, value = ""] = line.trim().split(/\s+/);

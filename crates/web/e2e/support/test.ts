@@ -77,7 +77,13 @@ export class Shell {
   }
 }
 
-export const test = base.extend<{ shell: Shell; complaints: string[]; calmAfter: undefined }, { stack: Stack }>({
+/** The frames of a page, for the report of a test that failed. */
+const FRAMES_KEPT = 400;
+
+export const test = base.extend<
+  { shell: Shell; complaints: string[]; calmAfter: undefined; frames: undefined },
+  { stack: Stack }
+>({
   stack: [
     // biome-ignore lint/correctness/noEmptyPattern: Playwright wants a pattern here.
     async ({}, use) => {
@@ -91,6 +97,29 @@ export const test = base.extend<{ shell: Shell; complaints: string[]; calmAfter:
     async ({ stack }, use) => {
       await use(undefined);
       await stack.calm();
+    },
+    { auto: true },
+  ],
+  frames: [
+    async ({ page, stack }, use, info) => {
+      const frames: string[] = [];
+      const add = (line: string) => {
+        frames.push(`${new Date().toISOString().slice(14, 23)} ${line.slice(0, 300)}`);
+        if (frames.length > FRAMES_KEPT) frames.shift();
+      };
+      page.on("websocket", (socket) => {
+        add("opening");
+        socket.on("framesent", ({ payload }) => add(`→ ${payload}`));
+        socket.on("framereceived", ({ payload }) => add(`← ${payload}`));
+        socket.on("close", () => add("closed"));
+      });
+      await use(undefined);
+      if (info.status === info.expectedStatus) return;
+      const known = await page
+        .evaluate(() => JSON.stringify(window.__shellbridge?.client?.diagnostics, null, 1))
+        .catch((error) => `${error}`);
+      const report = [...frames, known, ...stack.log].join("\n");
+      await info.attach("frames, diagnostics and the stack's log", { body: report, contentType: "text/plain" });
     },
     { auto: true },
   ],
