@@ -114,6 +114,16 @@ pub struct Envelope {
 #[serde(transparent)]
 pub struct RawValueText(Box<RawValue>);
 
+impl RawValueText {
+    /// The value as a number; none if it is `null`.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn number(&self) -> Result<Option<serde_json::Number>, serde_json::Error> {
+        serde_json::from_str(self.0.get())
+    }
+}
+
 impl PartialEq for RawValueText {
     fn eq(&self, other: &Self) -> bool {
         self.0.get() == other.0.get()

@@ -135,10 +135,20 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
             ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into(),
         ));
     }
-    let (frame, head) = match ClientFrame::parse(body) {
+    let (mut frame, head) = match ClientFrame::parse(body) {
         Ok(parsed) => parsed,
         Err(error) => return Ok(Answer::Frame(error.into())),
     };
+    if let ClientFrame::Ping { timestamp, .. } = &mut frame {
+        // The Lambda's stands where the client's was.
+        match envelope.bridge.client_timestamp.as_ref().map(|raw| raw.number()).transpose() {
+            Ok(sent) => *timestamp = sent.flatten(),
+            Err(_) => {
+                let error = ErrorFrame::new(ErrorCode::BadFrame, "timestamp is a number");
+                return Ok(Answer::Frame(error.answering(head.reference()).into()));
+            }
+        }
+    }
     match frame {
         ClientFrame::Echo => return Ok(Answer::Frame(echo(body))),
         ClientFrame::Unknown => return Ok(Answer::Frame(unknown(head))),

@@ -66,6 +66,16 @@ impl Client {
         }
     }
 
+    /// A connection takes it over: sending goes on at what is given back. What an earlier page typed beyond a hole is
+    /// not for the later one to complete.
+    pub(super) fn attach(&mut self, holder: ConnectionId) -> u64 {
+        self.holder = Some(holder);
+        self.gone = None;
+        self.input.discard_early();
+        self.gap = None;
+        self.input.next()
+    }
+
     /// Forgets what was not written to the shell that ended.
     pub(super) fn discard_input(&mut self) {
         self.input.discard();

@@ -235,9 +235,7 @@ impl Core {
             let Some(client) = self.clients.enter(&client_id) else {
                 return error(ErrorCode::RateLimited, "too many clients are attached to this session");
             };
-            client.holder = Some(id.clone());
-            client.gone = None;
-            client.input.consumed()
+            client.attach(id.clone())
         } else {
             0
         };
@@ -272,7 +270,7 @@ impl Core {
         Some(ServerFrame::Attached {
             epoch: self.epoch,
             output_offset,
-            input_offset: self.clients.get(&attachment.client_id).map_or(0, |client| client.input.consumed()),
+            input_offset: self.clients.get(&attachment.client_id).map_or(0, |client| client.input.next()),
             cols: self.size.cols,
             rows: self.size.rows,
             read_only: connection.info.read_only,

@@ -134,11 +134,9 @@ impl Core {
                 effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Other });
             }
         }
-        // Lost are only frames of which the end is known: asked is who is stopped, or has a picture or the end to get.
+        // Whatever stays unacknowledged is asked after: a push that counted as delivered may be lost with its socket.
         let window = &mut attachment.window;
-        let waits = window.is_stopped()
-            || attachment.snapshot.is_some()
-            || (exit.is_some() && window.sent() == end && window.acked() < end);
+        let waits = window.acked() < window.sent();
         let probe_at = window.probe_at(waits, now);
         if window.probe(now) {
             let frame = attachment.probe(*epoch, input);

@@ -60,7 +60,10 @@ impl ShellSpec {
         let ShellRequest { env: extra, shell, cwd } = request;
         check(&extra)?;
         let user = User::from_uid(Uid::current()).ok().flatten();
-        let home = user.as_ref().map_or_else(|| PathBuf::from("/"), |user| user.dir.clone());
+        // A container's user may be in no database, and its home in the backend's own environment alone.
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home =
+            home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
         let shell = match shell {
             Some(shell) if shell.is_absolute() && shell.is_file() => shell,
             Some(_) => return Err(BadShell::Shell),

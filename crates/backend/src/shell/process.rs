@@ -17,10 +17,21 @@ const HANGUP_GRACE: Duration = Duration::from_millis(500);
 /// Rounds of SIGKILL against processes that fork meanwhile.
 const KILL_ROUNDS: usize = 10;
 
+/// Capabilities that open other processes' memory, or the kernel's. Since Linux 6.14 `CAP_PERFMON`, and with it
+/// `CAP_SYS_ADMIN`, is as good as `CAP_SYS_PTRACE` for reading (`may_access_mm` in kernel/fork.c).
+const PRYING: [CapabilitySet; 6] = [
+    CapabilitySet::SYS_PTRACE,
+    CapabilitySet::PERFMON,
+    CapabilitySet::SYS_ADMIN,
+    CapabilitySet::BPF,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_MODULE,
+];
+
 /// Keeps the backend's memory and environment from the shells that it starts.
 ///
 /// A process that is not dumpable owns its `/proc` files as root, so that a shell of the same user cannot read
-/// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with `CAP_SYS_PTRACE`; it is taken
+/// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with one of [`PRYING`]; they are taken
 /// from the bounding set, which every child inherits. What root can do beyond that needs a container's limits.
 ///
 /// Must be called before any thread is started: the bounding set belongs to a thread.
@@ -29,7 +40,7 @@ const KILL_ROUNDS: usize = 10;
 /// When the kernel refuses to make the process non-dumpable.
 pub fn keep_secrets() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    for capability in [CapabilitySet::SYS_PTRACE, CapabilitySet::SYS_RAWIO, CapabilitySet::SYS_MODULE] {
+    for capability in PRYING {
         // Not being root, there is nothing to remove and no right to remove it.
         let _ = remove_capability_from_bounding_set(capability);
     }

@@ -114,6 +114,11 @@ impl Reassembler {
         }
     }
 
+    /// Forgets what lies beyond a hole: its sender starts again at [`Reassembler::next`], perhaps with other bytes.
+    pub fn discard_early(&mut self) {
+        self.early.clear();
+    }
+
     /// Forgets everything that was not consumed: the reader is gone, and a new one starts.
     pub fn discard(&mut self) {
         self.ready = VecDeque::new();

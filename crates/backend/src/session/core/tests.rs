@@ -177,6 +177,21 @@ fn the_newest_connection_holds_the_client() {
 }
 
 #[test]
+fn a_later_page_does_not_complete_what_an_earlier_one_typed() {
+    let mut core = core();
+    let old = joined(&mut core, "a", MS);
+    core.frame(&old, input("a", 0, "ls"), MS);
+    core.frame(&old, input("a", 4, "beyond a hole"), MS);
+    core.disconnect(&old, MS);
+    let new: ConnectionId = "new".into();
+    core.connect(info("new", 2, false), MS);
+    let answer = core.frame(&new, attach("a", 0), MS);
+    assert!(matches!(answer, Some(ServerFrame::Attached { input_offset: 2, .. })), "{answer:?}");
+    core.frame(&new, input("a", 2, "xy"), MS);
+    assert_eq!(core.next_input().unwrap().1, b"lsxy");
+}
+
+#[test]
 fn a_viewer_cannot_take_a_writer_s_place_nor_type_nor_resize() {
     let mut core = core();
     let a = joined(&mut core, "a", MS);
@@ -709,7 +724,14 @@ proptest! {
             if quiet && world.received.len() == wrote.len() {
                 break;
             }
-            prop_assert!(steps < 400_000, "stuck: {} of {} bytes arrived", world.received.len(), wrote.len());
+            prop_assert!(
+                steps < 400_000,
+                "stuck: {} of {} bytes arrived, {:?}, {:?}",
+                world.received.len(),
+                wrote.len(),
+                world.client,
+                world.core.connections.values().map(|c| (c.in_flight, c.attachment.as_ref().map(|a| &a.window))).collect::<Vec<_>>(),
+            );
         }
         prop_assert_eq!(world.gaps, 0, "a client that comes back in time loses nothing");
         prop_assert!(read == keys, "what was typed");

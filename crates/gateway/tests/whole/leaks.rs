@@ -1,0 +1,106 @@
+//! Nothing is left behind, and nothing is given away.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::{
+    support::{Stack, until},
+    terminal::{Session, Terminal},
+};
+
+/// The pid of the stack's backend.
+async fn backend(stack: &Stack) -> u32 {
+    until("the backend's pid", || async {
+        let log = stack.log();
+        let line = log.lines().find(|line| line.contains("the backend listens"))?.to_owned();
+        line.split("pid=").nth(1)?.split_whitespace().next()?.parse().ok()
+    })
+    .await
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Living and dead children.
+fn children(pid: u32) -> BTreeSet<u32> {
+    let all = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|child: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
+        parent == Some(pid)
+    })
+    .collect()
+}
+
+fn temporary_files() -> usize {
+    let all = std::fs::read_dir(std::env::temp_dir()).unwrap().filter_map(Result::ok);
+    all.filter(|entry| entry.file_name().to_string_lossy().starts_with("shellbridge-")).count()
+}
+
+#[tokio::test]
+async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
+    let stack = Stack::whole().start().await;
+    let pid = backend(&stack).await;
+    // What is made once and kept, such as connections to the gateway, is made by the first.
+    let first = Session::new(&stack).await;
+    Terminal::new(&stack, &first, "first").run("echo fi''rst", "first").await;
+    first.end().await;
+    stack.until_state("no connection", |state| state["connections"] == 0).await;
+    let before = (descriptors(pid), children(pid));
+    let files = temporary_files();
+    for round in 0..20 {
+        let mut sessions = Vec::new();
+        for _ in 0..10 {
+            sessions.push(Session::new(&stack).await);
+        }
+        if round % 5 == 0 {
+            // One of them works, and leaves something running behind its back.
+            let mut terminal = Terminal::new(&stack, &sessions[0], "worker");
+            terminal.run("sleep 1000 & nohup sleep 1000 >/dev/null 2>&1 & echo wo''rks", "works").await;
+        }
+        for session in &sessions {
+            session.end().await;
+        }
+    }
+    assert_eq!(children(pid), before.1);
+    until("descriptors as before", || async { (descriptors(pid) <= before.0).then_some(()) }).await;
+    assert!(temporary_files() <= files);
+}
+
+#[tokio::test]
+async fn no_secret_is_found_from_inside_a_shell() {
+    let secrets = [
+        ("JWT_SECRET", "jwt-needle-jwt-needle-jwt-needle-1"),
+        ("BRIDGE_SECRET", "bridge-needle-bridge-needle-bridge"),
+        ("ADMIN_TOKEN", "admin-needle-admin-needle-admin-12"),
+    ];
+    let builder = secrets.iter().fold(Stack::whole(), |builder, (name, value)| builder.env(name, value));
+    let stack = builder.start().await;
+    let session = Session::with(&stack, json!({"shell": "/bin/sh", "env": {"LAB": "one"}})).await;
+    let mut terminal = Terminal::new(&stack, &session, "curious");
+    let from = terminal.output.len();
+    // This test's own process has them in no variable, only in its memory.
+    terminal
+        .run(
+            "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | grep -ac nee''dle; echo loo''ked",
+            "looked",
+        )
+        .await;
+    let said = String::from_utf8_lossy(&terminal.output[from..]).into_owned();
+    assert!(said.contains("LAB=one") && said.contains("TERM=xterm-256color"), "{said}");
+    assert!(!said.contains("needle"), "{said}");
+    let names: BTreeSet<_> = said
+        .lines()
+        .filter_map(|line| line.trim().split_once('=').map(|(name, _)| name.to_owned()))
+        .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase()))
+        .collect();
+    let allowed = ["HOME", "LAB", "LANG", "OLDPWD", "PATH", "PS", "PWD", "SHELL", "SHLVL", "TERM", "USER"];
+    assert!(names.iter().all(|name| allowed.contains(&name.as_str())), "{names:?}");
+    let count = said.lines().rev().find_map(|line| line.trim().parse::<u32>().ok());
+    assert_eq!(count, Some(0), "a secret stands in some process's environment: {said}");
+}

@@ -1,0 +1,163 @@
+//! Not one byte lost, doubled or out of order: the promise, kept through real processes by a gateway that
+//! reorders, repeats, drops, fails and cuts.
+//!
+//! `SOAK=10` does it at the full size of the issue times ten, and prints what happened.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    support::{Stack, StackBuilder},
+    terminal::{Session, Terminal},
+};
+
+/// Keystrokes and bytes of output of one run: a tenth of the full size, or so many times it.
+fn size() -> (usize, usize) {
+    let full = (20_000, 50_000_000);
+    match std::env::var("SOAK").ok().and_then(|times| times.parse::<usize>().ok()) {
+        Some(times) => (full.0 * times, full.1 * times),
+        None => (full.0 / 10, full.1 / 10),
+    }
+}
+
+/// Longest time of one run: far more than it takes, far less than forever.
+fn patience() -> Duration {
+    Duration::from_mins(if std::env::var_os("SOAK").is_some() { 120 } else { 5 })
+}
+
+/// The weather of the issue.
+fn bad_weather(seed: u64) -> Value {
+    json!({
+        "seed": seed, "reorder": 0.10, "repeat": 0.05, "drop": 0.02, "pushFail": 0.05,
+        "pushFailAfterDelivery": 0.5, "cutEveryMs": 2000, "cutAbruptly": seed % 2 == 0,
+    })
+}
+
+/// Bytes that a seed repeats and no compressor or terminal likes.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    // Mostly text, as terminals have it, with raw bytes in between.
+    (0..len)
+        .map(|_| {
+            let [a, b, ..] = next().to_le_bytes();
+            if a < 8 { b } else { b' ' + b % 95 }
+        })
+        .collect()
+}
+
+fn written(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Types every key in a frame of its own and has them echoed; then has a file shown while typing goes on.
+async fn script(stack: &Stack, seed: u64) -> Terminal {
+    let (keys, bytes) = size();
+    let session = Session::with(stack, json!({"shell": "/bin/sh"})).await;
+    let mut terminal = Terminal::new(stack, &session, "promise");
+    let directory = stack.directory();
+    let shown = noise(seed, bytes);
+    let file = written(directory, "shown", &shown);
+    let second = directory.join("typed");
+    // Raw: every byte is passed on as it is, both ways.
+    terminal.run("stty raw -echo; printf 'ra''w'", "raw").await;
+
+    // The program is there, and not the shell any more, once it has said so.
+    let typed = noise(seed + 1, keys);
+    terminal.run(&format!("printf 'fir''st'; head -c {keys}"), "first").await;
+    let from = terminal.output.len();
+    terminal.keys.extend(&typed);
+    terminal
+        .drive(patience(), |terminal| terminal.keys.is_empty() && terminal.output.len() >= from + keys)
+        .await;
+    assert_same("echoed keys", &terminal.output[from..from + keys], &typed);
+
+    let typed = noise(seed + 2, keys);
+    let from = terminal.output.len();
+    let command =
+        format!("printf 'seco''nd'; cat {} & head -c {keys} > {}; wait", file.display(), second.display());
+    terminal.run(&command, "second").await;
+    terminal.keys.extend(&typed);
+    terminal
+        .drive(patience(), |terminal| {
+            let typed = terminal.keys.is_empty() && terminal.client.unacknowledged() == 0;
+            typed && terminal.output.len() >= from + bytes
+        })
+        .await;
+    terminal.run("printf 'en''d'", "end").await;
+    // The prompt comes before and after.
+    let start = find(&terminal.output[from..], &shown[..64]).expect("the beginning of the file");
+    assert_same("shown bytes", &terminal.output[from + start..from + start + bytes], &shown);
+    assert_same("typed keys", &std::fs::read(&second).unwrap(), &typed);
+    assert!(terminal.snapshots.is_empty(), "a client that comes back in time has no gap");
+    session.end().await;
+    terminal
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// Compares without printing megabytes.
+fn assert_same(what: &str, have: &[u8], want: &[u8]) {
+    if have != want {
+        let at = have.iter().zip(want).position(|(a, b)| a != b).unwrap_or(have.len().min(want.len()));
+        let around = |bytes: &[u8]| {
+            String::from_utf8_lossy(&bytes[at.saturating_sub(40)..bytes.len().min(at + 40)]).into_owned()
+        };
+        panic!(
+            "{what}: {} bytes instead of {}, different from {at}: {:?} instead of {:?}",
+            have.len(),
+            want.len(),
+            around(have),
+            around(want)
+        );
+    }
+}
+
+async fn keeps_the_promise(stack: StackBuilder, faults: Value, seed: u64) {
+    let stack = stack.start().await;
+    stack.faults(faults).await;
+    let terminal = script(&stack, seed).await;
+    let state = stack.state().await;
+    assert!(terminal.cuts > 0, "nothing was cut");
+    println!(
+        "seed {seed}: {} bytes shown, {} cuts, {} refusals, largest frame {}, {:?}, invocations {}, pushes {}",
+        terminal.output.len(),
+        terminal.cuts,
+        terminal.refusals,
+        terminal.largest,
+        terminal.client.counts,
+        state["invocations"],
+        state["pushes"],
+    );
+}
+
+#[tokio::test]
+async fn every_byte_arrives_once_and_in_order_in_bad_weather() {
+    keeps_the_promise(Stack::whole(), bad_weather(1), 1).await;
+}
+
+#[tokio::test]
+async fn every_byte_arrives_once_and_in_order_with_sockets_reset() {
+    keeps_the_promise(Stack::whole(), bad_weather(2), 2).await;
+}
+
+#[tokio::test]
+async fn every_byte_arrives_while_a_function_process_is_killed_every_second() {
+    let mut faults = bad_weather(3);
+    faults["killFunctionEveryMs"] = 1000.into();
+    keeps_the_promise(Stack::whole(), faults, 3).await;
+}

@@ -1,0 +1,201 @@
+//! A terminal over the whole stack: the reference client on a real socket that is made anew whenever it breaks.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use shellbridge_protocol::{
+    client::{Client, Event},
+    frame::ServerFrame,
+    limits::{MAX_FRAME, MAX_MESSAGE},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::support::{self, Stack, http};
+
+/// A session made at `/api/dev/sessions`.
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) token: String,
+    page: String,
+}
+
+impl Session {
+    pub(crate) async fn new(stack: &Stack) -> Self {
+        Self::with(stack, json!({})).await
+    }
+
+    pub(crate) async fn with(stack: &Stack, mut body: Value) -> Self {
+        // A home without anybody's start-up files: what they do is not what is tested.
+        body["env"]["HOME"] = stack.directory().to_str().unwrap().into();
+        let page = stack.page.clone().unwrap();
+        let answer = http("POST", &format!("{page}api/dev/sessions"), &[], body.to_string()).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let made = answer.json();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        Self { id: text("sessionId"), token: text("token"), page }
+    }
+
+    pub(crate) fn query(&self) -> String {
+        format!("sessionId={}&token={}", self.id, self.token)
+    }
+
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    /// Ends it; the answer comes when nothing of it is left.
+    pub(crate) async fn end(&self) {
+        let url = format!("{}api/sessions/{}", self.page, self.id);
+        let answer = http("DELETE", &url, &[("authorization", &self.bearer())], "").await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+}
+
+/// Keys typed in one go, and ahead of their acknowledgement: a quick typist's, many times over.
+const KEYS_AT_ONCE: usize = 10;
+const KEYS_AHEAD: usize = 500;
+
+/// A client that is connected again after every cut.
+pub(crate) struct Terminal {
+    url: String,
+    pub(crate) client: Client,
+    socket: Option<support::Client>,
+    /// Typed from here, each byte in a frame of its own.
+    pub(crate) keys: VecDeque<u8>,
+    started: Instant,
+    pub(crate) cuts: u64,
+    pub(crate) refusals: u64,
+    pub(crate) largest: usize,
+    pub(crate) output: Vec<u8>,
+    pub(crate) snapshots: Vec<Vec<u8>>,
+    pub(crate) others: Vec<ServerFrame>,
+}
+
+impl Terminal {
+    /// Not connected until it is driven. `name` makes its client id.
+    pub(crate) fn new(stack: &Stack, session: &Session, name: &str) -> Self {
+        Self {
+            url: format!("{}?{}", stack.websocket, session.query()),
+            client: Client::new(format!("{name:->16}"), 80, 24),
+            socket: None,
+            keys: VecDeque::new(),
+            started: Instant::now(),
+            cuts: 0,
+            refusals: 0,
+            largest: 0,
+            output: Vec::new(),
+            snapshots: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// Connects, talks and connects again until `done`, which may also type.
+    pub(crate) async fn drive(&mut self, within: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+        let until = Instant::now() + within;
+        while !done(self) {
+            assert!(
+                Instant::now() < until,
+                "not done in time: {} bytes out, {} unacknowledged, {:?}, last frames {:?}",
+                self.output.len(),
+                self.client.unacknowledged(),
+                self.client.counts,
+                self.others.last(),
+            );
+            self.step(until).await;
+        }
+    }
+
+    /// Types a line of shell and waits for it to say `said`.
+    pub(crate) async fn run(&mut self, line: &str, said: &str) {
+        self.client.write(line.as_bytes());
+        self.client.write(b"\n");
+        let from = self.output.len();
+        self.drive(support::DEADLINE, |terminal| {
+            String::from_utf8_lossy(&terminal.output[from..]).contains(said)
+        })
+        .await;
+    }
+
+    /// Breaks the connection without a word.
+    pub(crate) fn drop_connection(&mut self) {
+        self.socket = None;
+        self.client.disconnected();
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn step(&mut self, until: Instant) {
+        let Some(socket) = &mut self.socket else {
+            match support::Client::try_connect(&self.url, &[]).await {
+                Ok(socket) => {
+                    self.socket = Some(socket);
+                    self.client.connected(self.started.elapsed());
+                }
+                Err(refusal) => {
+                    // A killed function or a cut in mid-handshake: a browser would try again too.
+                    assert!(refusal.status >= 500, "{refusal:?}");
+                    self.refusals += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            return;
+        };
+        let mut broken = false;
+        for _ in 0..KEYS_AT_ONCE {
+            if self.client.unacknowledged() >= KEYS_AHEAD || !self.client.is_attached() {
+                break;
+            }
+            let Some(key) = self.keys.pop_front() else { break };
+            self.client.write(&[key]);
+            while let Some(frame) = self.client.poll(self.started.elapsed()) {
+                broken |=
+                    socket.stream.feed(Message::text(serde_json::to_string(&frame).unwrap())).await.is_err();
+            }
+        }
+        while let Some(frame) = self.client.poll(self.started.elapsed()) {
+            let json = serde_json::to_string(&frame).unwrap();
+            assert!(json.len() <= MAX_FRAME);
+            broken |= socket.stream.feed(Message::text(json)).await.is_err();
+        }
+        broken |= socket.stream.flush().await.is_err();
+        let due = self.client.deadline().map_or(until, |due| self.started + due).min(until);
+        // Wakes in any case, so that `done` may look at the clock or type.
+        let due = due.min(Instant::now() + Duration::from_millis(10));
+        let message = tokio::select! {
+            message = socket.stream.next(), if !broken => Some(message),
+            () = tokio::time::sleep_until(due.into()) => None,
+        };
+        match message {
+            Some(Some(Ok(Message::Text(text)))) => self.receive(&text),
+            None if !broken => {}
+            Some(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+            _ => {
+                self.cuts += 1;
+                self.drop_connection();
+            }
+        }
+    }
+
+    fn receive(&mut self, text: &str) {
+        let frame: ServerFrame = serde_json::from_str(text).unwrap();
+        let limit = match frame {
+            ServerFrame::Output { .. } | ServerFrame::Snapshot { .. } => MAX_FRAME,
+            _ => MAX_MESSAGE,
+        };
+        assert!(text.len() <= limit, "a frame of {} bytes", text.len());
+        self.largest = self.largest.max(text.len());
+        let now = self.now();
+        match self.client.receive(frame, now) {
+            Event::Snapshot { bytes, .. } => self.snapshots.push(bytes),
+            Event::Other(frame) => self.others.push(frame),
+            _ => {}
+        }
+        self.output.extend(self.client.take_output());
+    }
+}
