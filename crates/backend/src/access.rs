@@ -1,30 +1,51 @@
 //! Users' tokens at the backend: verified for the sessions API, and minted for new sessions.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{AlgorithmParameters, Jwk},
+};
 use serde::Serialize;
-use shellbridge_protocol::access::{ClaimRules, Denied, Grant, KeyError, TokenKeys};
+use shellbridge_protocol::access::{ClaimRules, Denied, Grant, JwksRefused, KeyError, TokenKeys};
 
-use crate::{config::Config, unix_secs};
+use crate::{config::Config, jwks::Jwks, unix_secs};
 
 /// Verifies and mints users' tokens.
 pub struct Access {
-    keys: TokenKeys,
+    keys: Keys,
     rules: ClaimRules,
     mint: Option<(Algorithm, EncodingKey)>,
+}
+
+enum Keys {
+    Set(TokenKeys),
+    /// With the public half of `JWT_PRIVATE_KEY`, to find its name in the set.
+    Remote(Box<Jwks>, Option<AlgorithmParameters>),
 }
 
 /// Why the keys were refused. The process does not start with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
     /// No key, or more than one kind.
-    #[error("set exactly one of JWT_SECRET and JWT_PUBLIC_KEY")]
+    #[error("set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWKS_URL")]
     OneKey,
     /// The key is not good.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// `JWKS_URL` is not one to fetch from.
+    #[error("JWKS_URL: {0}")]
+    Jwks(#[from] JwksRefused),
     /// `JWT_PRIVATE_KEY` is not a private key of the kind of `JWT_PUBLIC_KEY`.
     #[error("JWT_PRIVATE_KEY: not the PEM (PKCS #8) private key of JWT_PUBLIC_KEY")]
     PrivateKey,
+}
+
+/// Why a token does not open a session here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Because of itself.
+    Token(Denied),
+    /// There are no keys at the moment: `JWKS_URL` does not answer.
+    NoKeys,
 }
 
 /// The claims of a minted token.
@@ -49,30 +70,47 @@ impl Access {
     /// # Errors
     /// What is wrong, in words for whoever set it.
     pub fn new(config: &Config) -> Result<Self, AccessError> {
-        let (keys, mint) = match (&config.jwt_secret, &config.jwt_public_key) {
-            (Some(secret), None) => {
+        let rules = ClaimRules { issuer: config.jwt_issuer.clone(), audience: config.jwt_audience.clone() };
+        let private = config.jwt_private_key.as_deref().map(private_key).transpose()?;
+        let (keys, mint) = match (&config.jwt_secret, &config.jwt_public_key, &config.jwks_url) {
+            (Some(secret), None, None) => {
                 let key = EncodingKey::from_secret(secret.as_bytes());
-                (TokenKeys::from_secret(secret)?, Some((Algorithm::HS256, key)))
+                (Keys::Set(TokenKeys::from_secret(secret)?), Some((Algorithm::HS256, key)))
             }
-            (None, Some(pem)) => {
-                (TokenKeys::from_pem(pem)?, config.jwt_private_key.as_deref().map(private_key).transpose()?)
+            (None, Some(pem), None) => (Keys::Set(TokenKeys::from_pem(pem)?), private),
+            (None, None, Some(url)) => {
+                let public = private.as_ref().map(public_half).transpose()?;
+                (Keys::Remote(Jwks::new(url, config.jwks_allow_private)?.into(), public), private)
             }
             _ => return Err(AccessError::OneKey),
         };
-        let rules = ClaimRules { issuer: config.jwt_issuer.clone(), audience: config.jwt_audience.clone() };
         let access = Self { keys, rules, mint };
-        // A private key of another pair would mint tokens that nobody takes.
-        if access.mint.is_some() {
-            let token =
-                access.mint("user", "session", false, unix_secs() + 60).ok_or(AccessError::PrivateKey)?;
-            access.verify(&token, Some("session")).map_err(|_| AccessError::PrivateKey)?;
+        // A private key of another pair would mint tokens that nobody takes. Whether one is in the JWK set is seen
+        // when it mints: the set need not be there yet.
+        if let (Keys::Set(keys), Some((algorithm, _))) = (&access.keys, &access.mint) {
+            let now = unix_secs();
+            let token = access.sign(&Header::new(*algorithm), "user", "session", false, now + 60);
+            let token = token.ok_or(AccessError::PrivateKey)?;
+            keys.authorize(&token, Some("session"), &access.rules, now)
+                .map_err(|_| AccessError::PrivateKey)?;
         }
         Ok(access)
     }
 
     /// What the token allows for a session.
-    pub(crate) fn verify(&self, token: &str, session: Option<&str>) -> Result<Grant, Denied> {
-        self.keys.authorize(token, session, &self.rules, unix_secs())
+    pub(crate) async fn verify(&self, token: &str, session: Option<&str>) -> Result<Grant, Refused> {
+        let now = unix_secs();
+        let authorize = |keys: &TokenKeys| keys.authorize(token, session, &self.rules, now);
+        let verdict = match &self.keys {
+            Keys::Set(keys) => authorize(keys),
+            // Nobody makes us fetch with nothing in hand.
+            Keys::Remote(..) if token.is_empty() => Err(Denied::Missing),
+            Keys::Remote(jwks, _) => match authorize(&jwks.keys(false, now).await.ok_or(Refused::NoKeys)?) {
+                Err(Denied::UnknownKey) => authorize(&jwks.keys(true, now).await.ok_or(Refused::NoKeys)?),
+                verdict => verdict,
+            },
+        };
+        verdict.map_err(Refused::Token)
     }
 
     /// Whether tokens can be minted.
@@ -81,8 +119,35 @@ impl Access {
     }
 
     /// A token for one user and one session. None when there is no key to mint with.
-    pub(crate) fn mint(&self, user: &str, session: &str, read_only: bool, expires_at: i64) -> Option<String> {
-        let (algorithm, key) = self.mint.as_ref()?;
+    pub(crate) async fn mint(
+        &self,
+        user: &str,
+        session: &str,
+        read_only: bool,
+        expires_at: i64,
+    ) -> Option<String> {
+        let mut header = Header::new(self.mint.as_ref()?.0);
+        if let Keys::Remote(jwks, Some(public)) = &self.keys {
+            let Some(kid) = jwks.kid_of(public, unix_secs()).await else {
+                tracing::error!(
+                    "JWT_PRIVATE_KEY is not of a key in the JWK set: nobody would take its tokens"
+                );
+                return None;
+            };
+            header.kid = kid;
+        }
+        self.sign(&header, user, session, read_only, expires_at)
+    }
+
+    fn sign(
+        &self,
+        header: &Header,
+        user: &str,
+        session: &str,
+        read_only: bool,
+        expires_at: i64,
+    ) -> Option<String> {
+        let (_, key) = self.mint.as_ref()?;
         let claims = Minted {
             sub: user,
             session_id: session,
@@ -92,7 +157,7 @@ impl Access {
             iss: self.rules.issuer.as_deref(),
             aud: self.rules.audience.as_deref(),
         };
-        jsonwebtoken::encode(&Header::new(*algorithm), &claims, key)
+        jsonwebtoken::encode(header, &claims, key)
             .inspect_err(|error| tracing::error!(%error, "a token cannot be minted"))
             .ok()
     }
@@ -106,4 +171,8 @@ fn private_key(pem: &str) -> Result<(Algorithm, EncodingKey), AccessError> {
         .or_else(|_| EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)))
         .or_else(|_| EncodingKey::from_ed_pem(pem).map(|key| (Algorithm::EdDSA, key)))
         .map_err(|_| AccessError::PrivateKey)
+}
+
+fn public_half((algorithm, key): &(Algorithm, EncodingKey)) -> Result<AlgorithmParameters, AccessError> {
+    Jwk::from_encoding_key(key, *algorithm).map(|jwk| jwk.algorithm).map_err(|_| AccessError::PrivateKey)
 }

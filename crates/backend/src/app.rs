@@ -1,7 +1,6 @@
 //! The running backend: what all requests share, the listener, and the orderly end.
 
 use std::{
-    future::Future,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -25,7 +24,7 @@ use crate::{
 /// How long clients have to read that the backend is stopping, before their sessions end.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long the end may take in all; platforms kill after 30 s (ECS `stopTimeout`, its default).
-const SHUTDOWN: Duration = Duration::from_secs(25);
+const SHUTDOWN: Duration = Duration::from_secs(24);
 
 /// What all requests share.
 pub(crate) struct App {
@@ -80,29 +79,25 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening http://{}", listener.local_addr()?);
     let store = app.store.clone();
-    let stop = async move {
+    let ended = async move {
         stop_signal().await;
         tracing::info!("stopping");
+        tokio::spawn(end_anyway());
         drain(&store).await;
     };
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
         // Answers are small and waited for.
         let _ = stream.set_nodelay(true);
     });
-    let ended = ending(stop);
     let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(ended);
     server.await.context("the server failed")
 }
 
-/// Waits for `stop`; the process ends by itself if that takes too long.
-async fn ending(stop: impl Future<Output = ()>) {
-    stop.await;
-    tokio::spawn(async {
-        // Requests in flight may hold the server; nothing may hold it for ever.
-        tokio::time::sleep(SHUTDOWN - DRAIN * 4).await;
-        tracing::warn!("requests in flight were cut off");
-        std::process::exit(0);
-    });
+/// Ends the process when its orderly end takes too long: requests in flight may hold the server, but not for ever.
+async fn end_anyway() {
+    tokio::time::sleep(SHUTDOWN).await;
+    tracing::warn!("requests in flight were cut off");
+    std::process::exit(0);
 }
 
 /// Tells all clients, then ends all sessions. Takes no new ones from the start.

@@ -1,6 +1,9 @@
 //! The backend's settings, all of them, with their defaults. Each is an environment variable.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+};
 
 use clap::Parser;
 
@@ -24,6 +27,13 @@ pub struct Config {
     /// PEM public key of users' tokens: RS256, ES256 or `EdDSA`.
     #[arg(long, env = "JWT_PUBLIC_KEY")]
     pub jwt_public_key: Option<String>,
+    /// Where the JWK set is that users' tokens are verified with, in place of a key.
+    #[arg(long, env = "JWKS_URL")]
+    pub jwks_url: Option<String>,
+    /// Lets the JWK set come from private addresses and by plain http. Off, because whoever can set the URL could
+    /// otherwise reach what only this network can.
+    #[arg(long, env = "JWKS_ALLOW_PRIVATE", default_value_t = false, action = clap::ArgAction::Set)]
+    pub jwks_allow_private: bool,
     /// PEM private key to mint users' tokens with, when they are not HS256.
     #[arg(long, env = "JWT_PRIVATE_KEY", hide_env_values = true)]
     pub jwt_private_key: Option<String>,
@@ -63,6 +73,12 @@ pub struct Config {
     /// Seconds that a session lives at most.
     #[arg(long, env = "MAX_SESSION_TTL", default_value_t = 28_800)]
     pub max_session_ttl: u64,
+    /// Frames that one connection may send, a second; as many may come at once.
+    #[arg(long, env = "RATE_LIMIT_CONNECTION", default_value = "2000")]
+    pub rate_limit_connection: NonZeroU32,
+    /// Frames that all connections of one user may send, a second; as many may come at once.
+    #[arg(long, env = "RATE_LIMIT_USER", default_value = "20000")]
+    pub rate_limit_user: NonZeroU32,
     /// Start a new shell when one ends.
     #[arg(long, env = "SHELL_RESTART", default_value_t = false, action = clap::ArgAction::Set)]
     pub shell_restart: bool,
@@ -86,6 +102,27 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Takes empty settings as unset, because templates cannot leave one out.
+    #[must_use]
+    pub fn normalized(mut self) -> Self {
+        for setting in [
+            &mut self.jwt_secret,
+            &mut self.jwt_public_key,
+            &mut self.jwks_url,
+            &mut self.jwt_private_key,
+            &mut self.jwt_issuer,
+            &mut self.jwt_audience,
+            &mut self.admin_token,
+            &mut self.allowed_origins,
+            &mut self.frontend_url,
+            &mut self.callback_url,
+            &mut self.ws_url,
+        ] {
+            setting.take_if(|value| value.is_empty());
+        }
+        self
+    }
+
     /// Holds what single settings cannot.
     ///
     /// # Errors
@@ -125,6 +162,13 @@ mod tests {
     #[test]
     fn the_defaults_go_together() {
         assert_eq!(config(&[]).check(), Ok(()));
+    }
+
+    #[test]
+    fn an_empty_setting_is_an_unset_one() {
+        let config = config(&["--jwt-secret", "", "--admin-token", "", "--allowed-origins", ""]).normalized();
+        assert!(config.jwt_secret.is_none() && config.admin_token.is_none());
+        assert!(config.allowed_origins.is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use axum::{
 };
 use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
-use crate::{session::Unreachable, store::Refused};
+use crate::{access, session::Unreachable, store::Refused};
 
 /// An answer that is not the one asked for.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,19 @@ impl From<Refused> for ApiError {
             Refused::Closed => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable),
         };
         Self::new(status, code, refused.to_string())
+    }
+}
+
+impl From<access::Refused> for ApiError {
+    fn from(refused: access::Refused) -> Self {
+        match refused {
+            access::Refused::Token(denied) => denied.into(),
+            access::Refused::NoKeys => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::BackendUnavailable,
+                "there are no keys to verify tokens with at the moment",
+            ),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod access;
 pub mod app;
 pub mod config;
 pub mod error;
+mod jwks;
 mod outlet;
 mod push;
 mod routes;

@@ -4,17 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use shellbridge_backend::{app, config::Config, keep_secrets};
+use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .init();
+    start_log();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -26,8 +19,28 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config = match Config::try_parse() {
+        Ok(config) => config.normalized(),
+        // `--help` and `--version` come this way too.
+        Err(said) if !said.use_stderr() => return Ok(said.print()?),
+        Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
+    };
     // Before the runtime starts its threads, to which this applies one by one.
     keep_secrets()?;
     tokio::runtime::Runtime::new()?.block_on(app::serve(config))
+}
+
+/// Writes logs as JSON lines to stderr: what `RUST_LOG` asks for, by default from `info` on. Libraries never go beyond
+/// `warn`, whatever it says, since they print headers and bodies.
+fn start_log() {
+    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let most = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target("shellbridge_backend", tracing::Level::TRACE);
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(most).with(wanted).init();
 }

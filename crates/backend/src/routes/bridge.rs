@@ -141,13 +141,11 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
     };
     if let ClientFrame::Ping { timestamp, .. } = &mut frame {
         // The Lambda's stands where the client's was.
-        match envelope.bridge.client_timestamp.as_ref().map(|raw| raw.number()).transpose() {
-            Ok(sent) => *timestamp = sent.flatten(),
-            Err(_) => {
-                let error = ErrorFrame::new(ErrorCode::BadFrame, "timestamp is a number");
-                return Ok(Answer::Frame(error.answering(head.reference()).into()));
-            }
-        }
+        let Ok(sent) = envelope.bridge.client_timestamp.as_ref().map(|raw| raw.number()).transpose() else {
+            let error = ErrorFrame::new(ErrorCode::BadFrame, "timestamp is a number");
+            return Ok(Answer::Frame(error.answering(head.reference()).into()));
+        };
+        *timestamp = sent.flatten();
     }
     match frame {
         ClientFrame::Echo => return Ok(Answer::Frame(echo(body))),

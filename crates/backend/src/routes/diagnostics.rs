@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shellbridge_protocol::{ErrorCode, PROTOCOL_VERSION, access::Denied, limits};
 
-use crate::{app::App, routes::bearer};
+use crate::{access::Refused, app::App, routes::bearer};
 
 /// The session that a verdict is asked for.
 #[derive(Deserialize)]
@@ -30,14 +30,16 @@ pub(crate) async fn websocket(
     let token = bearer(&headers);
     let mut answer = facts(&app);
     if asked.session_id.is_some() || token.is_some() {
-        let verdict = verdict(&app, asked.session_id.as_deref(), token.unwrap_or_default(), &headers);
+        let verdict = verdict(&app, asked.session_id.as_deref(), token.unwrap_or_default(), &headers).await;
         let (ok, code, message) = match verdict {
             Ok(()) => (true, None, None),
             Err((code, message)) => (false, Some(code), Some(message)),
         };
-        answer["ok"] = ok.into();
-        answer["code"] = code.into();
-        answer["message"] = message.into();
+        if let Value::Object(answer) = &mut answer {
+            answer.insert("ok".to_owned(), ok.into());
+            answer.insert("code".to_owned(), code.into());
+            answer.insert("message".to_owned(), message.into());
+        }
     }
     any_origin(Json(answer).into_response())
 }
@@ -61,7 +63,7 @@ fn any_origin(mut response: Response) -> Response {
 
 /// What the handshake would say. Nothing is told of a session before the token verifies, and a session of somebody
 /// else looks like none.
-fn verdict(
+async fn verdict(
     app: &App,
     session: Option<&str>,
     token: &str,
@@ -70,7 +72,10 @@ fn verdict(
     let coded = |code: ErrorCode| {
         serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
     };
-    let grant = app.access.verify(token, session).map_err(|denied| {
+    let grant = app.access.verify(token, session).await.map_err(|refused| {
+        let Refused::Token(denied) = refused else {
+            return (coded(ErrorCode::BackendUnavailable), "there are no keys at the moment".to_owned());
+        };
         let code = match denied {
             Denied::Expired => coded(ErrorCode::TokenExpired),
             Denied::Missing => "MISSING_AUTH".to_owned(),

