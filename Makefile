@@ -3,9 +3,11 @@ SHELL := /bin/bash
 BIN := target/debug
 VENV := .venv
 GATEWAY := $(BIN)/gateway --backend $(BIN)/backend
+LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invocations
+GATEWAY_TESTS := crates/gateway/tests
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test lint types page build clean
+.PHONY: help run watch test soak lint types page build clean
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -16,7 +18,11 @@ run: page ## Build what is missing; serve the page, the gateway and the function
 
 watch: page $(VENV)/bin/cargo-lambda ## The same, with the function under `cargo lambda watch`.
 	@cargo build --quiet --workspace --bins
-	@infra/watch.sh $(abspath $(VENV)) $(GATEWAY)
+	@environment=$$(mktemp -d)/function.env; \
+	trap 'kill $$gateway 2>/dev/null; wait; rm -rf $${environment%/*}' EXIT; \
+	$(GATEWAY) --lambda-url $(LAMBDA_URL) --print-env $$environment & gateway=$$!; \
+	until [ -s $$environment ]; do kill -0 $$gateway 2>/dev/null || exit 1; sleep 0.1; done; \
+	PATH="$(abspath $(VENV)/bin):$$PATH" cargo lambda watch -A 127.0.0.1 --concurrency 4 --env-file $$environment
 
 page: crates/web/dist/index.html ## Build the page.
 
@@ -41,9 +47,16 @@ lint: page ## Formatting and every warning, in Rust and TypeScript.
 	cd crates/web && npm run lint
 
 test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
-	cargo build --workspace --bins
-	cargo nextest run --workspace
+	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
+	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
+	$(GATEWAY_TESTS)/conformance/boto3.sh || lacks "boto3 against @connections" "no Python 3" boto3; \
+	set -x; cargo test --workspace -- $$skip
+	@[ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
 	cd crates/web && npm test && npm run e2e
+
+soak: page ## The promise at full size and more: SOAK=10 times 20,000 keys and 50 MB a run.
+	cargo build --release --workspace --bins
+	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise
 
 $(VENV)/bin/cargo-lambda:
 	python3 -m venv $(VENV)

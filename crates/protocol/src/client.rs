@@ -77,7 +77,7 @@ struct Parts {
     offset: u64,
     gap: u64,
     size: (u16, u16),
-    parts: u32,
+    count: u32,
     have: BTreeMap<u32, Vec<u8>>,
 }
 
@@ -339,13 +339,13 @@ impl Client {
             return Event::Nothing;
         }
         if self.snapshot.as_ref().is_none_or(|have| have.offset < offset) {
-            self.snapshot = Some(Parts { offset, gap, size, parts, have: BTreeMap::new() });
+            self.snapshot = Some(Parts { offset, gap, size, count: parts, have: BTreeMap::new() });
         }
         let Some(have) = self.snapshot.as_mut().filter(|have| have.offset == offset) else {
             return Event::Nothing;
         };
         have.have.insert(part, bytes);
-        if have.have.len() < have.parts as usize {
+        if have.have.len() < have.count as usize {
             return Event::Nothing;
         }
         let Some(whole) = self.snapshot.take() else { return Event::Nothing };

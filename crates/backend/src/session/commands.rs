@@ -82,10 +82,8 @@ impl Commands {
             let _ = asker.reply.send(Some(done.frame.clone()));
             return;
         }
-        let pending = self.current.iter_mut().chain(self.queue.iter_mut());
-        if let Some((_, waiting)) =
-            pending.into_iter().find_map(|(known, waiting)| (known.id == request.id).then_some(((), waiting)))
-        {
+        let mut pending = self.current.iter_mut().chain(self.queue.iter_mut());
+        if let Some((_, waiting)) = pending.find(|(known, _)| known.id == request.id) {
             // The answer goes to the newest; the older request ends with nothing to say.
             let _ = std::mem::replace(waiting, asker).reply.send(None);
             return;

@@ -448,6 +448,7 @@ impl Core {
 }
 
 /// An answer that says what is wrong. The route adds which frame it was.
+#[allow(clippy::unnecessary_wraps, reason = "it stands where an answer may be none")]
 fn error(code: ErrorCode, message: &str) -> Option<ServerFrame> {
     Some(ErrorFrame::new(code, message).into())
 }

@@ -151,13 +151,12 @@ impl Handle {
     ) -> Result<Answer, Unreachable> {
         let (reply, mut answer) = oneshot::channel();
         self.tell(Message::Frame { info, outlet, frame: Incoming { frame, message_id }, reply }).await?;
-        let answer = match tokio::time::timeout(REPLY_WITHIN, &mut answer).await {
-            Ok(answer) => answer.map_err(|_| Unreachable::Ended)?,
-            Err(_) => {
-                // From here on the task pushes; what it answered in this very moment is still ours.
-                answer.close();
-                answer.try_recv().ok().flatten()
-            }
+        let answer = if let Ok(answer) = tokio::time::timeout(REPLY_WITHIN, &mut answer).await {
+            answer.map_err(|_| Unreachable::Ended)?
+        } else {
+            // From here on the task pushes; what it answered in this very moment is still ours.
+            answer.close();
+            answer.try_recv().ok().flatten()
         };
         Ok(answer.map_or(Answer::Nothing, Answer::Frame))
     }

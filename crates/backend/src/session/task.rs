@@ -48,7 +48,7 @@ const READ: usize = 16 * 1024;
 /// behind may still hold the terminal open.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long before its end a session says so.
-const EXPIRY_NOTICE: Duration = Duration::from_secs(300);
+const EXPIRY_NOTICE: Duration = Duration::from_mins(5);
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -176,8 +176,7 @@ impl Task {
     /// Runs until the session is over.
     async fn run(mut self, inbox: &mut mpsc::Receiver<Message>) -> Self {
         let mut buffer = vec![0; READ];
-        loop {
-            let Some(due) = self.due() else { break };
+        while let Some(due) = self.due() {
             let event = self.next(inbox, &mut buffer, due).await;
             let now = self.now();
             match event {
@@ -201,7 +200,7 @@ impl Task {
                         _ => Tty::Draining(exit),
                     };
                 }
-                Event::Done(id, done) => self.done(&id, done, now),
+                Event::Done(id, done) => self.done(&id, &done, now),
                 Event::Command(finished) => {
                     self.command = None;
                     if let Some((to, frame)) = self.commands.finished(finished, now) {
@@ -224,10 +223,8 @@ impl Task {
                 Some(Err((to, frame))) => self.core.push(&to, &frame),
             }
         }
-        if self.core.is_over(now) {
-            if !self.settings.shell_restart || !self.restart(now) {
-                return None;
-            }
+        if self.core.is_over(now) && !(self.settings.shell_restart && self.restart(now)) {
+            return None;
         }
         let remaining = Duration::from_millis(self.status.expires_at().saturating_sub(unix_ms()));
         if remaining.is_zero() {
@@ -243,7 +240,8 @@ impl Task {
             self.told_expiry = true;
             self.core.notify(NoticeCode::SessionExpiring, "the session's time is nearly over");
         }
-        let mut wait = if remaining > EXPIRY_NOTICE { remaining - EXPIRY_NOTICE } else { remaining };
+        let mut wait =
+            remaining.checked_sub(EXPIRY_NOTICE).filter(|wait| !wait.is_zero()).unwrap_or(remaining);
         if let Some(due) = self.core.tick(now) {
             wait = wait.min(due.saturating_sub(now));
         }
@@ -405,8 +403,8 @@ impl Task {
         }
     }
 
-    fn done(&mut self, id: &ConnectionId, done: Done, now: Duration) {
-        match done {
+    fn done(&mut self, id: &ConnectionId, done: &Done, now: Duration) {
+        match *done {
             Done::Pushed(kind, sent) => self.core.pushed(id, kind, sent, now),
             Done::Checked(exists) => self.core.checked(id, exists, now),
             Done::Closed => {}

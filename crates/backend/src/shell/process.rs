@@ -124,7 +124,7 @@ fn members(leaders: &HashSet<i32>) -> Vec<i32> {
         .collect()
 }
 
-/// The fields of `/proc/PID/stat` that say whose a process is (proc_pid_stat(5)).
+/// The fields of `/proc/PID/stat` that say whose a process is (`proc_pid_stat(5)`).
 struct Stat {
     pid: i32,
     state: u8,

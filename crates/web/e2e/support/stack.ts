@@ -1,6 +1,7 @@
 // The local stack as a process: gateway, which starts backend and function. Built before, by cargo.
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 
@@ -41,7 +42,10 @@ export class Stack {
   /** The last lines of its stderr. */
   readonly log: string[] = [];
 
-  private constructor(private readonly process: ChildProcess) {}
+  private constructor(
+    private readonly process: ChildProcess,
+    private readonly home: string,
+  ) {}
 
   /** Starts it on free ports, with a short prompt and no history in every shell. */
   static async start(env: Record<string, string> = {}): Promise<Stack> {
@@ -51,15 +55,17 @@ export class Stack {
         throw new Error(`${path} is missing: run \`cargo build\` first, or set SHELLBRIDGE_BIN_DIR`);
       return path;
     };
+    // A home without anybody's start-up files: what they do is not what is tested.
+    const home = mkdtempSync(join(tmpdir(), "shellbridge-home-"));
     const child = spawn(
       program("gateway"),
       [
         ...["--backend", program("backend"), "--function", program("websocket-handler"), "--backend-restart"],
         ...["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--backend-port", "0"],
       ],
-      { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] },
+      { env: { ...process.env, HOME: home, ...env }, stdio: ["ignore", "pipe", "pipe"] },
     );
-    const stack = new Stack(child);
+    const stack = new Stack(child, home);
     createInterface({ input: child.stderr }).on("line", (line) => {
       stack.log.push(line);
       if (stack.log.length > 200) stack.log.shift();
@@ -123,5 +129,6 @@ export class Stack {
     const ended = new Promise((done) => this.process.once("exit", done));
     this.process.kill("SIGTERM");
     await ended;
+    rmSync(this.home, { recursive: true, force: true });
   }
 }
