@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The pid of the stack's backend.
-async fn backend(stack: &Stack) -> u32 {
+pub(crate) async fn backend(stack: &Stack) -> u32 {
     until("the backend's pid", || async {
         let log = stack.log();
         let line = log.lines().find(|line| line.contains("the backend listens"))?.to_owned();

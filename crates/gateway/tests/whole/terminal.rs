@@ -72,6 +72,10 @@ pub(crate) struct Terminal {
     pub(crate) largest: usize,
     pub(crate) output: Vec<u8>,
     pub(crate) snapshots: Vec<Vec<u8>>,
+    /// Output bytes that snapshots stand for.
+    pub(crate) gap: u64,
+    /// Where in `output` the newest snapshot belongs.
+    pub(crate) after_snapshot: usize,
     pub(crate) others: Vec<ServerFrame>,
 }
 
@@ -89,6 +93,8 @@ impl Terminal {
             largest: 0,
             output: Vec::new(),
             snapshots: Vec::new(),
+            gap: 0,
+            after_snapshot: 0,
             others: Vec::new(),
         }
     }
@@ -192,7 +198,11 @@ impl Terminal {
         self.largest = self.largest.max(text.len());
         let now = self.now();
         match self.client.receive(frame, now) {
-            Event::Snapshot { bytes, .. } => self.snapshots.push(bytes),
+            Event::Snapshot { bytes, gap, .. } => {
+                self.gap += gap;
+                self.snapshots.push(bytes);
+                self.after_snapshot = self.output.len();
+            }
             Event::Other(frame) => self.others.push(frame),
             _ => {}
         }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use shellbridge_protocol::bridge::{BridgeKeys, CONNECTION_ID_HEADER, MESSAGE_PATH};
 
 use super::{
-    support::{Client, Stack, http, until},
+    support::{Client, Stack, http},
     terminal::{Session, Terminal},
 };
 
@@ -161,13 +161,8 @@ async fn a_backend_that_is_down_is_said_and_the_connection_stays() {
     let session = Session::new(&stack).await;
     let mut client = stack.connect_with(&session.query()).await;
     frame(&mut client, "connected").await;
-    let backend = until("the backend's pid", || async {
-        let log = stack.log();
-        let line = log.lines().find(|line| line.contains("the backend listens"))?.to_owned();
-        line.split("pid=").nth(1)?.split_whitespace().next()?.parse::<i32>().ok()
-    })
-    .await;
-    let pid = rustix::process::Pid::from_raw(backend).unwrap();
+    let backend = super::leaks::backend(&stack).await;
+    let pid = rustix::process::Pid::from_raw(backend.cast_signed()).unwrap();
     // Stopped dead, it is started anew only a moment later.
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let error = loop {
