@@ -33,7 +33,7 @@ fn patience() -> Duration {
 fn bad_weather(seed: u64) -> Value {
     json!({
         "seed": seed, "reorder": 0.10, "repeat": 0.05, "drop": 0.02, "pushFail": 0.05,
-        "pushFailAfterDelivery": 0.5, "cutEveryMs": 2000, "cutAbruptly": seed % 2 == 0,
+        "pushFailAfterDelivery": 0.5, "cutEveryMs": 2000, "cutAbruptly": seed.is_multiple_of(2),
     })
 }
 
