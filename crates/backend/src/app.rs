@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use shellbridge_protocol::{
     bridge::{BridgeKeys, ReplayCache},
     origin::AllowedOrigins,
@@ -15,7 +16,9 @@ use tokio::{net::TcpListener, task::JoinSet};
 use crate::{
     access::Access,
     config::Config,
+    count,
     push::Pusher,
+    rate::RateLimits,
     routes,
     session::{Limits, Settings},
     store::Store,
@@ -25,6 +28,9 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long the end may take in all; platforms kill after 30 s (ECS `stopTimeout`, its default).
 const SHUTDOWN: Duration = Duration::from_secs(24);
+
+/// How often what has been counted is put in order. Rates are counted by the second.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// What all requests share.
 pub(crate) struct App {
@@ -37,6 +43,8 @@ pub(crate) struct App {
     pub(crate) pusher: Pusher,
     pub(crate) store: Store,
     pub(crate) settings: Settings,
+    pub(crate) rates: RateLimits,
+    pub(crate) metrics: PrometheusHandle,
 }
 
 impl App {
@@ -62,6 +70,8 @@ impl App {
             pusher: Pusher::new(config.callback_url.as_deref()).await,
             store: Store::default(),
             settings,
+            rates: RateLimits::new(config.rate_limit_connection, config.rate_limit_user),
+            metrics: count::start()?,
             config,
         })
     }
@@ -78,6 +88,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let app = Arc::new(App::new(config).await?);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening http://{}", listener.local_addr()?);
+    let tidy = tokio::spawn(tidy(app.clone()));
     let store = app.store.clone();
     let ended = async move {
         stop_signal().await;
@@ -90,7 +101,21 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         let _ = stream.set_nodelay(true);
     });
     let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(ended);
-    server.await.context("the server failed")
+    let served = server.await.context("the server failed");
+    tidy.abort();
+    served
+}
+
+/// Keeps what is counted small.
+async fn tidy(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(TIDY_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        app.rates.forget_silent();
+        // Histograms keep every value until then.
+        app.metrics.run_upkeep();
+    }
 }
 
 /// Ends the process when its orderly end takes too long: requests in flight may hold the server, but not for ever.

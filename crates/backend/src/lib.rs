@@ -6,10 +6,13 @@
 pub mod access;
 pub mod app;
 pub mod config;
+mod count;
 pub mod error;
 mod jwks;
+mod observe;
 mod outlet;
 mod push;
+mod rate;
 mod routes;
 mod screen;
 mod session;

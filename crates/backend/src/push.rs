@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,11 @@ use shellbridge_protocol::{
 };
 use tokio::time::Instant;
 
-use crate::outlet::{Boxed, ConnectionId, Outlet, Sent};
+use crate::{
+    count,
+    outlet::{Boxed, ConnectionId, Outlet, Sent},
+    unix_ms,
+};
 
 /// One call to the API.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,20 +77,22 @@ impl Pusher {
         Self { config, fixed, region, clients: Mutex::default() }
     }
 
-    /// The way to a connection. `fresh`: it was just made, so that its handshake may not have ended.
+    /// The way to a connection. `made_at`: when it was made, Unix ms, if that was just now, so that its handshake may
+    /// not have ended.
     pub(crate) fn outlet(
         &self,
         connection: ConnectionId,
         callback_url: &str,
-        fresh: bool,
+        made_at: Option<i64>,
     ) -> Result<Arc<dyn Outlet>, Forbidden> {
         let client = match &self.fixed {
             Some(client) => client.clone(),
             None if is_allowed_callback(callback_url, &self.region) => self.client(callback_url),
             None => return Err(Forbidden),
         };
-        let handshake_ends = Instant::now() + if fresh { HANDSHAKE_GRACE } else { Duration::ZERO };
-        Ok(Arc::new(ApiGateway { client, connection, handshake_ends }))
+        let grace = if made_at.is_some() { HANDSHAKE_GRACE } else { Duration::ZERO };
+        let opening = made_at.map(|at| Arc::new(AtomicU64::new(u64::try_from(at).unwrap_or(0))));
+        Ok(Arc::new(ApiGateway { client, connection, handshake_ends: Instant::now() + grace, opening }))
     }
 
     fn client(&self, url: &str) -> Client {
@@ -106,6 +115,8 @@ struct ApiGateway {
     client: Client,
     connection: ConnectionId,
     handshake_ends: Instant,
+    /// When it was made, until its first frame is delivered; 0 from then on.
+    opening: Option<Arc<AtomicU64>>,
 }
 
 impl Outlet for ApiGateway {
@@ -134,23 +145,40 @@ impl Outlet for ApiGateway {
 
 impl ApiGateway {
     async fn send_until_delivered(&self, frame: Bytes) -> Sent {
-        let give_up = Instant::now() + PUSH_FAILING_FOR;
+        let started = Instant::now();
+        let give_up = started + PUSH_FAILING_FOR;
         let mut wait = BACKOFF.0;
         loop {
             let call = self.client.post_to_connection().connection_id(&*self.connection);
-            let Err(error) = call.data(Blob::new(frame.clone())).send().await else { return Sent::Delivered };
+            let Err(error) = call.data(Blob::new(frame.clone())).send().await else {
+                self.delivered(frame.len(), started.elapsed());
+                return Sent::Delivered;
+            };
             let status = status(&error);
             let now = Instant::now();
             // The connection is not known before its handshake has ended.
             if now >= give_up || (status == Some(410) && now >= self.handshake_ends) {
                 tracing::info!(connection_id = %self.connection, status, "the connection is gone");
+                count::push_lost();
                 return Sent::Gone;
             }
             tracing::debug!(connection_id = %self.connection, status, "a push failed");
+            count::push_retried();
             // Full jitter spreads those that failed together.
             let jittered = wait.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+impl ApiGateway {
+    /// Counts a frame that was delivered.
+    fn delivered(&self, bytes: usize, took: Duration) {
+        count::pushed(bytes, took);
+        let made_at = self.opening.as_ref().map_or(0, |at| at.swap(0, Ordering::Relaxed));
+        if made_at > 0 {
+            count::connected_within(Duration::from_millis(unix_ms().saturating_sub(made_at)));
         }
     }
 }

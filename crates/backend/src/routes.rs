@@ -3,6 +3,7 @@
 mod bridge;
 mod diagnostics;
 mod health;
+mod metrics;
 mod page;
 mod sessions;
 
@@ -21,7 +22,7 @@ use tower_http::{
     set_header::SetResponseHeaderLayer,
 };
 
-use crate::app::App;
+use crate::{app::App, observe::observe};
 
 /// What a page of ours may load: nothing from elsewhere, but it may talk to any gateway.
 const CSP: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -53,12 +54,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/diagnostics/websocket", get(diagnostics::websocket).options(diagnostics::preflight))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .fallback(page::asset)
         .layer(constant(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(constant(header::X_FRAME_OPTIONS, "DENY"))
         .layer(constant(header::REFERRER_POLICY, "no-referrer"))
         .layer(constant(header::CONTENT_SECURITY_POLICY, CSP))
         .layer(CatchPanicLayer::new())
+        // Around all the others, so that their answers are logged too, and have an id.
+        .layer(axum::middleware::from_fn(observe))
         .with_state(app)
 }
 
@@ -77,6 +81,7 @@ fn cors(app: &App) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([HeaderName::from_static(contract::REQUEST_ID_HEADER)])
         .allow_credentials(true)
         .max_age(std::time::Duration::from_hours(24))
 }

@@ -79,6 +79,11 @@ impl Store {
         self.lock().by_id.len()
     }
 
+    /// How many connections they have.
+    pub(crate) fn connections(&self) -> usize {
+        self.lock().by_id.values().flatten().map(|session| session.status().connections()).sum()
+    }
+
     /// Takes no more sessions, and gives back those there are.
     pub(crate) fn close(&self) -> Vec<Handle> {
         let mut sessions = self.lock();

@@ -20,11 +20,13 @@ use shellbridge_protocol::{
 
 use crate::{
     app::App,
+    count,
     error::ApiError,
+    observe::about_session,
     outlet::ConnectionId,
     push::Forbidden,
     routes::bearer,
-    session::{Answer, ConnectionInfo, Handle, Status},
+    session::{Answer, ConnectionInfo, Handle, Status, Unreachable},
     unix_ms, unix_secs,
 };
 
@@ -32,11 +34,24 @@ use crate::{
 const CLOCK_SKEW_MS: i64 = 60_000;
 
 /// The body of a request that is proven to be the Lambda's, and new.
-pub(crate) struct Signed(Bytes);
+pub(crate) struct Signed {
+    body: Bytes,
+    /// The connection that the token is bound to.
+    connection: String,
+}
 
 impl Signed {
     fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_json::from_slice(&self.0).map_err(|error| ApiError::bad_request(error.to_string()))
+        serde_json::from_slice(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+
+    /// Refuses a body about another connection than the token's.
+    fn is_about(&self, connection: &str) -> Result<(), ApiError> {
+        if self.connection == connection {
+            Ok(())
+        } else {
+            Err(ApiError::bad_request("connectionId is not X-Connection-Id"))
+        }
     }
 }
 
@@ -44,67 +59,95 @@ impl FromRequest<Arc<App>> for Signed {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let refused = || ApiError::unauthorized("not signed by the Lambda");
+        let refused = |cause| {
+            count::bridge_refused(cause);
+            ApiError::unauthorized("not signed by the Lambda")
+        };
         let path = request.uri().path().to_owned();
-        let token = bearer(request.headers()).ok_or_else(refused)?.to_owned();
-        let connection = request
-            .headers()
-            .get(CONNECTION_ID_HEADER)
-            .and_then(|id| id.to_str().ok())
-            .ok_or_else(refused)?;
-        let connection = connection.to_owned();
+        let headers = request.headers();
+        let token = bearer(headers).ok_or_else(|| refused("no_token"))?.to_owned();
+        let connection = headers.get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok());
+        let connection = connection.ok_or_else(|| refused("no_connection"))?.to_owned();
         let body = Bytes::from_request(request, app).await.map_err(|error| {
+            count::bridge_refused("body");
             let status = error.into_response().status();
             ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read")
         })?;
         let now = unix_secs();
         let token = app.bridge.verify(&token, &path, &connection, &body, now).map_err(|cause| {
-            tracing::warn!(%cause, %path, connection_id = %connection, "a request is not the Lambda's");
-            refused()
+            tracing::warn!(%cause, path, "a request is not the Lambda's");
+            refused(count::token_fault(cause))
         })?;
         let replay = match app.replays.lock() {
             Ok(mut replays) => replays.check(&token.jti, token.remembered_until(), now),
             Err(_) => return Err(ApiError::internal()),
         };
         match replay {
-            Replay::Fresh => Ok(Self(body)),
+            Replay::Fresh => Ok(Self { body, connection }),
             Replay::Seen => {
-                tracing::warn!(%path, connection_id = %connection, "a request of the Lambda came twice");
-                Err(refused())
+                tracing::warn!(path, "a request of the Lambda came twice");
+                Err(refused("replay"))
             }
-            Replay::Full => Err(ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::RateLimited,
-                "too many requests to tell them from replays",
-            )),
+            Replay::Full => {
+                count::bridge_refused("full");
+                let message = "too many requests to tell them from replays";
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, message))
+            }
         }
     }
 }
 
 /// `POST /api/ws/connect`
 pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
-    let request: ConnectRequest = signed.json()?;
-    let session = app.store.get(&request.session_id).ok_or_else(ApiError::no_session)?;
+    let refused = |cause| {
+        move |error: ApiError| {
+            count::connect_refused(cause);
+            error
+        }
+    };
+    let request: ConnectRequest = signed.json().map_err(refused("malformed"))?;
+    signed.is_about(&request.connection_id).map_err(refused("malformed"))?;
+    about_session(&request.session_id);
+    let session = app.store.get(&request.session_id).ok_or_else(ApiError::no_session);
+    let session = session.map_err(refused("no_session"))?;
     let status = session.status();
     if !may_open(&request.user_id, request.read_only, request.names_session, &status.owner) {
-        return Err(ApiError::forbidden("not your session"));
+        return Err(refused("not_owner")(ApiError::forbidden("not your session")));
     }
     let id: ConnectionId = request.connection_id.into();
-    let outlet = app.pusher.outlet(id.clone(), &request.callback_url, true).map_err(forbidden)?;
+    let outlet = app.pusher.outlet(id.clone(), &request.callback_url, Some(request.connected_at));
+    let outlet = outlet.map_err(forbidden).map_err(refused("callback_url"))?;
     let info = info(id, request.read_only, request.connected_at, request.token_expires_at);
-    session.connect(info, outlet).await?;
+    session.connect(info, outlet).await.map_err(|error| {
+        let cause = match error {
+            Unreachable::Ended => "no_session",
+            Unreachable::Busy => "busy",
+            Unreachable::Full => "full",
+        };
+        refused(cause)(error.into())
+    })?;
+    count::connected();
     Ok(Json(serde_json::json!({"ok": true})).into_response())
 }
 
 /// `POST /api/ws/message`
 pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
     let envelope: Envelope = signed.json()?;
+    signed.is_about(&envelope.connection_id)?;
+    about_session(&envelope.session_id);
+    count::received(signed.body.len());
+    app.rates.check(&envelope.connection_id, &envelope.user_id).map_err(|whose| {
+        count::rate_limited(whose);
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, "too many frames a second")
+    })?;
     let session = app.store.get(&envelope.session_id).ok_or_else(ApiError::no_session)?;
     if !adoptable(&envelope, session.status()) {
         return Err(ApiError::no_session());
     }
-    let answer = answer(&app, &session, envelope, &signed.0).await?;
-    Ok(match answer.json() {
+    let answer = answer(&app, &session, envelope, &signed.body).await?;
+    let json = answer.json();
+    count::replied(&answer, json.as_ref().map_or(0, Bytes::len));
+    Ok(match json {
         Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })
@@ -113,6 +156,8 @@ pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Resu
 /// `POST /api/ws/disconnect`
 pub(crate) async fn disconnect(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
     let request: DisconnectRequest = signed.json()?;
+    signed.is_about(&request.connection_id)?;
+    about_session(&request.session_id);
     if let Some(session) = app.store.get(&request.session_id) {
         // A session that has ended needs no news of its connections.
         let _ = session.disconnect(request.connection_id.into()).await;
@@ -131,14 +176,19 @@ fn adoptable(envelope: &Envelope, session: &Status) -> bool {
 async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) -> Result<Answer, ApiError> {
     // What the Lambda adds is not the client's.
     if body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
+        count::frame(None);
         return Ok(Answer::Frame(
             ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into(),
         ));
     }
     let (mut frame, head) = match ClientFrame::parse(body) {
         Ok(parsed) => parsed,
-        Err(error) => return Ok(Answer::Frame(error.into())),
+        Err(error) => {
+            count::frame(None);
+            return Ok(Answer::Frame(error.into()));
+        }
     };
+    count::frame(Some(&frame));
     if let ClientFrame::Ping { timestamp, .. } = &mut frame {
         // The Lambda's stands where the client's was.
         let Ok(sent) = envelope.bridge.client_timestamp.as_ref().map(|raw| raw.number()).transpose() else {
@@ -154,7 +204,7 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
     }
     let bridge = envelope.bridge;
     let id: ConnectionId = envelope.connection_id.into();
-    let outlet = app.pusher.outlet(id.clone(), &bridge.callback_url, false).map_err(forbidden)?;
+    let outlet = app.pusher.outlet(id.clone(), &bridge.callback_url, None).map_err(forbidden)?;
     let info = info(id, bridge.read_only, bridge.connected_at, bridge.token_expires_at);
     Ok(match session.frame(info, outlet, frame, bridge.message_id).await? {
         Answer::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {

@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     app::App,
     error::ApiError,
+    observe::about_session,
     routes::bearer,
     session::{self, Handle, Start},
     shell::{ShellRequest, ShellSpec},
@@ -241,6 +242,7 @@ async fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle,
     } else {
         Caller::User(app.access.verify(bearer(headers).unwrap_or_default(), Some(id)).await?)
     };
+    about_session(id);
     let session = app.store.get(id).ok_or_else(ApiError::no_session)?;
     match &caller {
         Caller::User(grant) if !grant.opens(&session.status().owner) => Err(ApiError::no_session()),
@@ -264,6 +266,7 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     }
     let spec = ShellSpec::new(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let expires_at = unix_ms().saturating_add(ttl.saturating_mul(1000));
+    about_session(&id);
     let reservation = app.store.reserve(&id)?;
     let store = app.store.clone();
     let start = Start { id: id.clone(), owner: user_id.clone(), spec, expires_at };

@@ -1,0 +1,147 @@
+//! How many frames a second one connection, and one user, may send.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU32,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::keyed::HashMapStateStore,
+};
+
+/// Connections, and users, that are counted at once. Far more than one process can serve; each takes 16 bytes.
+const MAX_KEYS: usize = 100_000;
+
+/// Counts the frames of connections and users.
+pub(crate) struct RateLimits<C: Clock = DefaultClock> {
+    connections: Counted<C>,
+    users: Counted<C>,
+    /// Names are counted by their hashes, seeded at random: a name's length costs nothing, and nobody can choose two
+    /// that share a count.
+    hasher: RandomState,
+}
+
+/// Counts of one kind. One that is full again is forgotten.
+struct Counted<C: Clock> {
+    limiter: RateLimiter<u64, HashMapStateStore<u64>, C, NoOpMiddleware<C::Instant>>,
+    most: usize,
+}
+
+/// A frame too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TooMany {
+    /// Of this connection.
+    Connection,
+    /// Of this user.
+    User,
+    /// Of so many others that this one cannot be counted.
+    Others,
+}
+
+impl TooMany {
+    /// As metrics call it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::User => "user",
+            Self::Others => "others",
+        }
+    }
+}
+
+impl RateLimits {
+    /// Frames a second; as many may come at once.
+    pub(crate) fn new(connection: NonZeroU32, user: NonZeroU32) -> Self {
+        Self::with(connection, user, MAX_KEYS, &DefaultClock::default())
+    }
+}
+
+impl<C: Clock + Clone> RateLimits<C> {
+    fn with(connection: NonZeroU32, user: NonZeroU32, most: usize, clock: &C) -> Self {
+        let counted = |quota| Counted {
+            limiter: RateLimiter::hashmap_with_clock(Quota::per_second(quota), clock.clone()),
+            most,
+        };
+        Self { connections: counted(connection), users: counted(user), hasher: RandomState::new() }
+    }
+
+    /// Counts a frame, and says whether it is one too many.
+    pub(crate) fn check(&self, connection: &str, user: &str) -> Result<(), TooMany> {
+        self.connections.check(self.hasher.hash_one(connection), TooMany::Connection)?;
+        self.users.check(self.hasher.hash_one(user), TooMany::User)
+    }
+
+    /// Forgets who has been silent for a second: a count that is full again says nothing. Wants to be called from
+    /// time to time.
+    pub(crate) fn forget_silent(&self) {
+        for counted in [&self.connections, &self.users] {
+            counted.limiter.retain_recent();
+            counted.limiter.shrink_to_fit();
+        }
+    }
+}
+
+impl<C: Clock> Counted<C> {
+    fn check(&self, key: u64, too_many: TooMany) -> Result<(), TooMany> {
+        // Nobody is forgotten to make room, or many names would lift the limit of one. The silent go by themselves.
+        if self.limiter.len() >= self.most {
+            return Err(TooMany::Others);
+        }
+        self.limiter.check_key(&key).map_err(|_| too_many)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn limits(most: usize) -> (RateLimits<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let number = |n| NonZeroU32::new(n).unwrap();
+        (RateLimits::with(number(10), number(25), most, &clock), clock)
+    }
+
+    #[test]
+    fn a_connection_has_its_frames_a_second_and_then_waits() {
+        let (limits, clock) = limits(100);
+        for _ in 0..10 {
+            assert_eq!(limits.check("c", "u"), Ok(()));
+        }
+        assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
+        assert_eq!(limits.check("another", "u"), Ok(()), "others are not held up");
+        clock.advance(Duration::from_millis(100));
+        assert_eq!(limits.check("c", "u"), Ok(()));
+        assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
+    }
+
+    #[test]
+    fn a_user_s_connections_share_one_limit() {
+        let (limits, _) = limits(100);
+        let sent = (0..50).filter(|n| limits.check(&format!("c{}", n % 5), "u").is_ok()).count();
+        assert_eq!(sent, 25);
+        assert_eq!(limits.check("fresh", "u"), Err(TooMany::User));
+        assert_eq!(limits.check("fresh", "somebody else"), Ok(()));
+    }
+
+    #[test]
+    fn names_are_bounded_and_the_silent_are_forgotten() {
+        let (limits, clock) = limits(3);
+        for name in ["a", "b", "c"] {
+            assert_eq!(limits.check(name, name), Ok(()));
+        }
+        assert_eq!(limits.check("d", "d"), Err(TooMany::Others));
+        limits.forget_silent();
+        assert_eq!(limits.connections.limiter.len(), 3, "they were heard a moment ago");
+        clock.advance(Duration::from_secs(2));
+        limits.forget_silent();
+        assert_eq!((limits.connections.limiter.len(), limits.users.limiter.len()), (0, 0));
+        assert_eq!(limits.check("d", "d"), Ok(()));
+    }
+}
