@@ -1,19 +1,22 @@
-"""Makes two more templates of template.yaml: `python infra/generate.py`; `--check` only says whether they are current.
+"""Makes of the templates what follows from them: `python infra/generate.py`; `--check` only says whether it is current.
 
 - template-existing-role.yaml has no IAM resource at all, for accounts whose policies refuse a template for
   mentioning one.
 - template-long-form.yaml has plain ApiGatewayV2 resources, for regions whose SAM transform does not know
   AWS::Serverless::WebSocketApi yet.
+- iam/*.json are the policies of the roles in the templates, for an admin who makes the roles by hand.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from samtags import Tag, dump, load, short
+from evaluate import Evaluation
+from samtags import Tag, dump, load, long, short
 
 INFRA = Path(__file__).resolve().parent
 SOURCE = INFRA.parent / "template.yaml"
@@ -199,13 +202,78 @@ def moved(template: dict[str, Any]) -> dict[str, Any]:
     return template
 
 
+# Role by role: the template, the role in it, the files, and what else a policy may need by its condition.
+ROLES = [
+    ("../template.yaml", "HandlerRole", "function", {"HasSecretsKey": "kms", "InVpc": "vpc"}),
+    ("backend-ecs-service.yaml", "ExecutionRole", "backend-execution", {"HasSecretsKey": "kms"}),
+    ("backend-ecs-service.yaml", "TaskRole", "backend-task", {}),
+    ("backend-ecs-express.yaml", "InfrastructureRole", "backend-express-infrastructure", {}),
+    ("backend-apprunner.yaml", "InstanceRole", "backend-apprunner", {"HasSecretsKey": "kms"}),
+    ("backend-apprunner.yaml", "AccessRole", "backend-apprunner-access", {}),
+]
+# Conditions that policies are written for: an admin leaves out what is not used.
+ASSUMED = {"HasJwtSecret", "HasAdminToken"}
+# What is written in place of what CloudFormation fills in; iam/fill.py puts values there.
+PLACES = {
+    "AWS::AccountId": "${ACCOUNT_ID}",
+    "AWS::Partition": "${PARTITION}",
+    "AWS::Region": "${REGION}",
+    "AWS::StackName": "${STACK}",
+    "AWS::URLSuffix": "amazonaws.com",
+    "Api": "${API_ID}",
+    "ApiId": "${API_ID}",
+    "StageName": "${STAGE}",
+    "BridgeSecretArn": "${BRIDGE_SECRET_ARN}",
+    "JwtSecretArn": "${JWT_SECRET_ARN}",
+    "AdminTokenArn": "${ADMIN_TOKEN_ARN}",
+    "SecretsKmsKeyArn": "${SECRETS_KMS_KEY_ARN}",
+    "Table.Arn": "arn:${PARTITION}:dynamodb:${REGION}:${ACCOUNT_ID}:table/${TABLE}",
+    "HandlerLogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/aws/lambda/${STACK}-websocket-handler:*",
+    "LogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/shellbridge/${STACK}:*",
+}
+
+
+class _Assuming(Evaluation):
+    """Takes the conditions in `true` to hold, and no others."""
+
+    true: frozenset[str]
+
+    def condition(self, name: str) -> bool:
+        return name in self.true
+
+
+def policies() -> dict[Path, str]:
+    """The text of each file in iam/ that a role is made from."""
+    texts = {}
+    for path, role, name, optional in ROLES:
+        template = long(load((INFRA / path).read_text()))
+        evaluation = _Assuming(template, dict.fromkeys(template["Parameters"], "x"), PLACES)
+
+        def statements(*true: str, evaluation: Evaluation = evaluation, role: str = role) -> list[Any]:
+            evaluation.true = frozenset(ASSUMED | set(true))
+            properties = evaluation.value(template["Resources"][role]["Properties"])
+            return [part for policy in properties.get("Policies", []) for part in policy["PolicyDocument"]["Statement"]]
+
+        properties = template["Resources"][role]["Properties"]
+        always = statements()
+        documents = {f"{name}-trust": evaluation.value(properties["AssumeRolePolicyDocument"])["Statement"]}
+        if always:
+            documents[f"{name}-policy"] = always
+        for condition, suffix in optional.items():
+            documents[f"{name}-policy-{suffix}"] = [part for part in statements(condition) if part not in always]
+        for file, parts in documents.items():
+            text = json.dumps({"Version": "2012-10-17", "Statement": parts}, indent=2)
+            texts[INFRA / "iam" / f"{file}.json"] = f"{text}\n"
+    return texts
+
+
 def generated() -> dict[Path, str]:
     """The text of each generated file."""
     texts = {}
     for path, make in (("template-existing-role.yaml", existing_role), ("template-long-form.yaml", long_form)):
         text = dump(short(moved(make(load(SOURCE.read_text())))))
         texts[INFRA / path] = f"# Made of ../template.yaml by generate.py, where its comments are. Not to be edited.\n{text}"
-    return texts
+    return texts | policies()
 
 
 def main() -> int:

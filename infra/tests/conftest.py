@@ -1,0 +1,84 @@
+"""The templates as the SAM transform leaves them, and with their conditions worked out."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+INFRA = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(INFRA))
+
+from evaluate import PSEUDO, Evaluation  # noqa: E402
+from samtags import load, long  # noqa: E402
+
+TEMPLATES = {
+    "template": INFRA.parent / "template.yaml",
+    "existing-role": INFRA / "template-existing-role.yaml",
+    "long-form": INFRA / "template-long-form.yaml",
+}
+ROLE = "arn:aws:iam::123456789012:role/given"
+BRIDGE = "arn:aws:ssm:us-east-1:123456789012:parameter/shellbridge/bridge"
+JWT = "arn:aws:secretsmanager:us-east-1:123456789012:secret:shellbridge/jwt-AbCdEf"
+GIVEN = {
+    "BackendUrl": "https://backend.example.org",
+    "BridgeSecretArn": BRIDGE,
+    "JwtSecretArn": JWT,
+    "AllowedOrigins": "https://app.example.org",
+}
+EVERYTHING = {
+    **GIVEN,
+    "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+    "SecretsKmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/k",
+    "CustomDomainName": "ws.example.org",
+    "CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/c",
+    "HostedZoneId": "Z1",
+    "SubnetIds": "subnet-1,subnet-2",
+    "SecurityGroupIds": "sg-1",
+    "ReservedConcurrency": "50",
+    "AccessLogs": "enabled-with-account-role",
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:alarms",
+    "ConnectAuthorization": "AWS_IAM",
+}
+
+
+def source(name: str) -> dict[str, Any]:
+    """A template as it is written, in its long form."""
+    return long(load(TEMPLATES[name].read_text()))
+
+
+def translated(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A template as CloudFormation gets it from the SAM transform."""
+    template = source(name)
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            # As `sam package` would.
+            resource["Properties"]["CodeUri"] = "s3://bucket/key"
+    session = boto3.Session(region_name=PSEUDO["AWS::Region"])
+    translator = Translator({}, Parser(), None, session)
+    defaults = {key: item["Default"] for key, item in template["Parameters"].items() if "Default" in item}
+    values = {key: str(value) for key, value in {**defaults, **parameters}.items()}
+    return translator.translate(copy.deepcopy(template), values)
+
+
+def made(name: str, **parameters: Any) -> Evaluation:
+    """A template as CloudFormation would make it with these parameters."""
+    names = {"Api": "api0000001", "Api.ApiId": "api0000001"}
+    return Evaluation(translated(name, parameters), parameters, names)
+
+
+@pytest.fixture(params=list(TEMPLATES))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each of the three forms of the API's template."""
+    return request.param
+
+
+def required(name: str) -> dict[str, Any]:
+    """The parameters without a default."""
+    return {**GIVEN, "ExistingRoleArn": ROLE} if name == "existing-role" else GIVEN
