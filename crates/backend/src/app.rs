@@ -11,7 +11,11 @@ use shellbridge_protocol::{
     bridge::{BridgeKeys, ReplayCache},
     origin::AllowedOrigins,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::{
     access::Access,
@@ -86,12 +90,14 @@ impl App {
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let app = Arc::new(App::new(config).await?);
+    // Before anybody is told that we listen: a signal that nobody waits for kills.
+    let stop = stop_signal()?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening http://{}", listener.local_addr()?);
     let tidy = tokio::spawn(tidy(app.clone()));
     let store = app.store.clone();
     let ended = async move {
-        stop_signal().await;
+        stop.await;
         tracing::info!("stopping");
         tokio::spawn(end_anyway());
         drain(&store).await;
@@ -140,18 +146,14 @@ async fn drain(store: &Store) {
     }
 }
 
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// SIGTERM or Ctrl-C, from now on.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(error) => {
-            tracing::error!(%error, "SIGTERM cannot be waited for");
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
+    })
 }

@@ -22,6 +22,11 @@ impl ApiError {
         Self { status, frame: ErrorFrame::new(code, message) }
     }
 
+    /// What it is answered with.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// 404, alike for sessions that are unknown and those of others.
     pub(crate) fn no_session() -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::SessionInvalid, "no such session")

@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
-    extract::{FromRequest, Path, Request, State},
-    http::{HeaderMap, StatusCode, Uri, header},
+    extract::{FromRequest, FromRequestParts, Path, Request, State},
+    http::{HeaderMap, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -83,6 +83,77 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     }
 }
 
+/// The platform, by `ADMIN_TOKEN`. Asked before the body is read.
+pub(crate) struct Admin;
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let wanted = || ApiError::unauthorized("ADMIN_TOKEN is wanted");
+        is_admin(app, &parts.headers).then_some(Self).ok_or_else(wanted)
+    }
+}
+
+/// Somebody at this machine, where `DEV_SESSIONS` lets them. Asked before the body is read.
+pub(crate) struct Developer;
+
+impl FromRequestParts<Arc<App>> for Developer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        if !app.config.dev_sessions {
+            return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::Forbidden, "DEV_SESSIONS is off"));
+        }
+        let elsewhere = || ApiError::forbidden("only from this machine");
+        is_local(app, &parts.uri, &parts.headers).then_some(Self).ok_or_else(elsewhere)
+    }
+}
+
+/// The session of the path, for one who may know of it; to others it is not there. Asked before the body is read.
+pub(crate) struct Known {
+    session: Handle,
+    caller: Caller,
+}
+
+impl FromRequestParts<Arc<App>> for Known {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        let Path(id) = path.map_err(|_| ApiError::no_session())?;
+        let caller = if is_admin(app, &parts.headers) {
+            Caller::Admin
+        } else {
+            let token = bearer(&parts.headers).unwrap_or_default();
+            Caller::User(app.access.verify(token, Some(&id)).await?)
+        };
+        about_session(&id);
+        let session = app.store.get(&id).ok_or_else(ApiError::no_session)?;
+        match &caller {
+            Caller::User(grant) if !grant.opens(&session.status().owner) => Err(ApiError::no_session()),
+            _ => Ok(Self { session, caller }),
+        }
+    }
+}
+
+/// One who may change the session of the path, too.
+pub(crate) struct Changeable(Handle);
+
+impl FromRequestParts<Arc<App>> for Changeable {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Known { session, caller } = Known::from_request_parts(parts, app).await?;
+        match caller {
+            Caller::User(grant) if grant.read_only => {
+                Err(ApiError::forbidden("this token only allows to watch"))
+            }
+            _ => Ok(Self(session)),
+        }
+    }
+}
+
 /// Who asks about a session.
 enum Caller {
     /// The platform, by `ADMIN_TOKEN`.
@@ -94,28 +165,18 @@ enum Caller {
 /// `POST /api/sessions`
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    _: Admin,
     Body(body): Body<Create>,
 ) -> Result<Response, ApiError> {
-    if !is_admin(&app, &headers) {
-        return Err(ApiError::unauthorized("ADMIN_TOKEN is wanted"));
-    }
     make(&app, body).await
 }
 
 /// `POST /api/dev/sessions`
 pub(crate) async fn create_dev(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    headers: HeaderMap,
+    _: Developer,
     Body(body): Body<CreateDev>,
 ) -> Result<Response, ApiError> {
-    if !app.config.dev_sessions {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::Forbidden, "DEV_SESSIONS is off"));
-    }
-    if !is_local(&app, &uri, &headers) {
-        return Err(ApiError::forbidden("only from this machine"));
-    }
     let CreateDev { user_id, session_id, ttl_seconds, shell } = body;
     make(
         &app,
@@ -125,39 +186,27 @@ pub(crate) async fn create_dev(
 }
 
 /// `GET /api/sessions/{id}`
-pub(crate) async fn show(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
-    let (session, _) = session_of(&app, &id, &headers).await?;
+pub(crate) async fn show(Known { session, .. }: Known) -> Json<Value> {
     let status = session.status();
-    Ok(Json(json!({
+    Json(json!({
         "sessionId": status.id,
         "userId": status.owner,
         "status": status.word(),
         "connections": status.connections(),
         "createdAt": status.created_at,
         "expiresAt": status.expires_at(),
-    })))
+    }))
 }
 
 /// `GET /api/sessions/{id}/validate`
-pub(crate) async fn validate(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let session = match session_of(&app, &id, &headers).await {
-        Ok((session, _)) => session,
-        Err(error) => {
-            let response = error.into_response();
-            if response.status() != StatusCode::NOT_FOUND {
-                return Ok(response);
-            }
-            return Ok((StatusCode::NOT_FOUND, Json(json!({"valid": false, "error": "no such session"})))
-                .into_response());
+pub(crate) async fn validate(known: Result<Known, ApiError>) -> Result<Response, ApiError> {
+    let session = match known {
+        Ok(Known { session, .. }) => session,
+        Err(error) if error.status() == StatusCode::NOT_FOUND => {
+            let invalid = Json(json!({"valid": false, "error": "no such session"}));
+            return Ok((StatusCode::NOT_FOUND, invalid).into_response());
         }
+        Err(error) => return Err(error),
     };
     let status = session.status();
     let expires_at = status.expires_at();
@@ -172,26 +221,17 @@ pub(crate) async fn validate(
 }
 
 /// `DELETE /api/sessions/{id}`: answers when no process of it is left.
-pub(crate) async fn end(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<StatusCode, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers).await?;
-    caller.may_change()?;
+pub(crate) async fn end(Changeable(session): Changeable) -> StatusCode {
     session.end().await;
-    Ok(StatusCode::NO_CONTENT)
+    StatusCode::NO_CONTENT
 }
 
 /// `POST /api/sessions/{id}/extend`
 pub(crate) async fn extend(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
+    Changeable(session): Changeable,
     Body(Extend { seconds }): Body<Extend>,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers).await?;
-    caller.may_change()?;
     let status = session.status();
     let latest = status.created_at.saturating_add(app.config.max_session_ttl.saturating_mul(1000));
     let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
@@ -204,12 +244,9 @@ pub(crate) async fn extend(
 /// `POST /api/sessions/{id}/share`
 pub(crate) async fn share(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
+    Changeable(session): Changeable,
     Body(Share { ttl_seconds }): Body<Share>,
 ) -> Result<Response, ApiError> {
-    let (session, caller) = session_of(&app, &id, &headers).await?;
-    caller.may_change()?;
     if !app.access.can_mint() {
         let message = "no key to mint tokens with: set JWT_SECRET or JWT_PRIVATE_KEY";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Forbidden, message));
@@ -221,33 +258,6 @@ pub(crate) async fn share(
     let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
     let token = token(&app, &viewer, &status.id, true, expires_at).await.ok_or_else(ApiError::internal)?;
     Ok((StatusCode::CREATED, Json(json!({ "token": token, "expiresAt": expires_at }))).into_response())
-}
-
-impl Caller {
-    /// Refuses those who may only watch.
-    fn may_change(&self) -> Result<(), ApiError> {
-        match self {
-            Self::User(grant) if grant.read_only => {
-                Err(ApiError::forbidden("this token only allows to watch"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Finds a session for one who may know of it; to others it is not there.
-async fn session_of(app: &App, id: &str, headers: &HeaderMap) -> Result<(Handle, Caller), ApiError> {
-    let caller = if is_admin(app, headers) {
-        Caller::Admin
-    } else {
-        Caller::User(app.access.verify(bearer(headers).unwrap_or_default(), Some(id)).await?)
-    };
-    about_session(id);
-    let session = app.store.get(id).ok_or_else(ApiError::no_session)?;
-    match &caller {
-        Caller::User(grant) if !grant.opens(&session.status().owner) => Err(ApiError::no_session()),
-        _ => Ok((session, caller)),
-    }
 }
 
 async fn make(app: &App, body: Create) -> Result<Response, ApiError> {

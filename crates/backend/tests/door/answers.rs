@@ -1,0 +1,130 @@
+//! What every answer carries: request ids, security headers, CORS; and how far a session can be extended.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Backend, Gateway, ORIGIN, Settings};
+
+#[tokio::test]
+async fn a_request_id_is_taken_over_if_it_looks_like_one() {
+    let backend = Settings::new().start().await;
+    let id_for = async |sent: Option<&str>| {
+        let request = backend.get("/health");
+        let request = match sent {
+            Some(id) => request.header("x-request-id", id),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        id_for(Some("c6af9ac6-7b61-11e6-9a41-93e8deadbeef")).await,
+        "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
+    );
+    let made = id_for(None).await;
+    assert!(uuid::Uuid::parse_str(&made).is_ok(), "{made}");
+    for bad in ["a b", "<script>", &"x".repeat(129)] {
+        let made = id_for(Some(bad)).await;
+        assert!(uuid::Uuid::parse_str(&made).is_ok(), "{made} for {bad}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_the_security_headers() {
+    let backend = Settings::new().start().await;
+    for (method, path) in [
+        (Method::GET, "/"),
+        (Method::GET, "/health"),
+        (Method::GET, "/metrics"),
+        (Method::GET, "/no/such/page"),
+        (Method::GET, "/api/sessions/s"),
+        (Method::POST, "/api/ws/message"),
+        (Method::PUT, "/api/ws/message"),
+    ] {
+        let request = backend.http.request(method.clone(), format!("{}{path}", backend.url));
+        let response = request.send().await.unwrap();
+        let said = |name: &str| response.headers()[name].to_str().unwrap();
+        assert_eq!(said("x-content-type-options"), "nosniff", "{method} {path}");
+        assert_eq!(said("x-frame-options"), "DENY", "{method} {path}");
+        assert_eq!(said("referrer-policy"), "no-referrer", "{method} {path}");
+        let policy = said("content-security-policy");
+        assert!(
+            policy.contains("default-src 'self'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe-eval") && !policy.contains("script-src 'self' 'unsafe"), "{policy}");
+    }
+}
+
+async fn preflight(backend: &Backend, path: &str, origin: &str) -> reqwest::Response {
+    let request = backend.http.request(Method::OPTIONS, format!("{}{path}", backend.url));
+    let request = request.header("origin", origin).header("access-control-request-method", "POST");
+    request.header("access-control-request-headers", "authorization,content-type").send().await.unwrap()
+}
+
+#[tokio::test]
+async fn pages_of_the_allow_list_may_use_the_api_and_no_others() {
+    let origins = format!("{ORIGIN}, https://*.labs.example.org");
+    let backend = Settings::new().set("ALLOWED_ORIGINS", &origins).start().await;
+    for origin in [ORIGIN, "https://one.labs.example.org"] {
+        let response = preflight(&backend, "/api/sessions/s/extend", origin).await;
+        let said = |name: &str| response.headers()[name].to_str().unwrap().to_lowercase();
+        assert_eq!(said("access-control-allow-origin"), origin);
+        assert_eq!(said("access-control-allow-credentials"), "true");
+        assert_eq!(said("access-control-max-age"), "86400");
+        assert!(said("access-control-allow-methods").contains("post"));
+        assert!(said("access-control-allow-headers").contains("authorization"));
+        assert!(said("vary").contains("origin"));
+        let refused = backend.get("/api/sessions/s").header("origin", origin).send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        assert_eq!(refused.headers()["access-control-allow-origin"], origin, "a page can read why");
+    }
+    for origin in [
+        "https://evil.example",
+        "https://app.example.org.evil.example",
+        "https://evil-app.example.org",
+        "http://app.example.org",
+        "https://labs.example.org",
+        "null",
+        "*",
+    ] {
+        let response = preflight(&backend, "/api/sessions/s/extend", origin).await;
+        assert!(!response.headers().contains_key("access-control-allow-origin"), "{origin}");
+    }
+    // The Lambda is no page.
+    let response = preflight(&backend, "/api/ws/message", ORIGIN).await;
+    assert!(!response.headers().contains_key("access-control-allow-origin"));
+    // Diagnostics tell every page, even why it is refused, but with no credentials.
+    let response = preflight(&backend, "/api/diagnostics/websocket", "https://evil.example").await;
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert!(!response.headers().contains_key("access-control-allow-credentials"));
+}
+
+#[tokio::test]
+async fn a_session_is_extended_to_its_longest_life_and_no_further() {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().set("MAX_SESSION_TTL", "7200").pushing_to(&gateway).start().await;
+    let session = backend.session("alice", "s").await;
+    let token = session["token"].as_str().unwrap().to_owned();
+    let about: Value =
+        backend.get("/api/sessions/s").bearer_auth(&token).send().await.unwrap().json().await.unwrap();
+    let created = about["createdAt"].as_u64().unwrap();
+    let extend = async |seconds: u64| -> Value {
+        let request = backend.post("/api/sessions/s/extend").bearer_auth(&token);
+        let response = request.json(&json!({"seconds": seconds})).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    };
+    let first = session["expiresAt"].as_u64().unwrap();
+    assert_eq!(extend(60).await["expiresAt"].as_u64(), Some(first + 60_000));
+    for much in [100_000, u64::MAX] {
+        assert_eq!(extend(much).await["expiresAt"].as_u64(), Some(created + 7_200_000));
+    }
+    let token = extend(1).await["token"].as_str().unwrap().to_owned();
+    let claims = jsonwebtoken::dangerous::insecure_decode::<Value>(&token).unwrap().claims;
+    assert_eq!(claims["exp"].as_u64(), Some((created + 7_200_000) / 1000), "and so is its token");
+    let long = json!({"userId": "bob", "sessionId": "long", "ttlSeconds": u64::MAX, "shell": "/bin/sh"});
+    let made = backend.post("/api/sessions").bearer_auth(crate::support::ADMIN_TOKEN).json(&long);
+    let made: Value = made.send().await.unwrap().json().await.unwrap();
+    assert!(made["expiresAt"].as_u64().unwrap() <= created + 7_200_000 + 60_000);
+}

@@ -1,0 +1,11 @@
+//! The backend's HTTP door, through the real program: who does not get in, and how it starts, tells and ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod answers;
+mod keys;
+mod limits;
+mod logs;
+mod starting;
+mod stopping;
+mod support;
+mod wrong;

@@ -1,0 +1,82 @@
+//! The orderly end: SIGTERM, as every platform sends it.
+
+use std::{path::Path, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{ADMIN_TOKEN, Gateway, Settings};
+
+#[tokio::test]
+async fn sigterm_tells_clients_ends_shells_and_exits_in_time() {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().pushing_to(&gateway).start().await;
+    backend.session("alice", "s").await;
+    backend.connect("s", "alice", "c").await;
+    gateway.frame("connected").await;
+    assert_eq!(backend.get("/ready").send().await.unwrap().status(), 200);
+    let shells = backend.shells();
+    assert_eq!(shells.len(), 1);
+
+    let started = Instant::now();
+    backend.terminate();
+    let notice = gateway.frame("notice").await;
+    assert_eq!(notice["code"], "DRAINING");
+    // It goes on to answer until its clients have read that.
+    let ready = backend.get("/ready").send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert_eq!(ready.json::<Value>().await.unwrap()["notReady"], json!(["stopping"]));
+    assert_eq!(backend.get("/health").send().await.unwrap().status(), 200, "it is alive all the same");
+    let more = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&json!({"userId": "bob"}));
+    let refused = more.send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.json::<Value>().await.unwrap()["code"], "BACKEND_UNAVAILABLE");
+    let ping = backend.frame("s", "alice", "c", json!({"type": "ping"})).await;
+    assert_eq!(ping.status(), 200, "and its sessions go on");
+
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(started.elapsed().as_secs() < 25, "{log}");
+    for shell in shells {
+        assert!(!Path::new(&format!("/proc/{shell}")).exists(), "{shell} lives on");
+    }
+    gateway.until("DELETE", |call| call.method == "DELETE" && call.connection == "c").await;
+}
+
+#[tokio::test]
+async fn a_shell_that_ignores_hangups_does_not_hold_the_end_up() {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().pushing_to(&gateway).start().await;
+    backend.session("alice", "s").await;
+    let trap = json!({"type": "command", "id": "1", "command": "trap '' HUP TERM; (trap '' HUP TERM; read x < /dev/tty; while :; do sleep 1000; done) & echo $!"});
+    // The answer may take longer than the backend keeps a request waiting; what counts is that it runs.
+    let stubborn = backend.frame("s", "alice", "c", trap).await;
+    assert!(stubborn.status().is_success());
+    backend.terminate();
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+}
+
+#[tokio::test]
+async fn pushes_that_cannot_be_made_do_not_hold_the_end_up() {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().pushing_to(&gateway).start().await;
+    backend.session("alice", "s").await;
+    gateway.fail_with.store(500, std::sync::atomic::Ordering::Relaxed);
+    backend.connect("s", "alice", "c").await;
+    gateway.frame("connected").await;
+    let started = Instant::now();
+    backend.terminate();
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(started.elapsed().as_secs() < 25, "{log}");
+}
+
+#[tokio::test]
+async fn without_sessions_the_end_is_at_once() {
+    let backend = Settings::new().start().await;
+    let started = Instant::now();
+    backend.terminate();
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(started.elapsed().as_secs() < 2, "{log}");
+}
