@@ -171,6 +171,14 @@ def test_no_access_logs_unless_asked_for():
     assert "AccessLogSettings" not in stage
 
 
+@pytest.mark.parametrize("name", ["template", "long-form"])
+def test_the_role_for_access_logs_comes_before_the_stage(name):
+    resources = made(name, **EVERYTHING).section("Resources")
+    assert resources["AccessLogGroup"]["Properties"]["Tags"][0]["Value"] == "<Account>"
+    (stage,) = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
+    assert stage["AccessLogSettings"]["DestinationArn"].endswith(":<AccessLogGroup>")
+
+
 def test_the_function(name):
     (function,) = of_type(made(name, **required(name)).section("Resources"), "AWS::Lambda::Function").values()
     assert function["Runtime"] == "provided.al2023" and function["Architectures"] == ["arm64"]
