@@ -27,6 +27,8 @@ pub(crate) struct Screen {
 #[derive(Default)]
 struct History {
     lines: VecDeque<Box<str>>,
+    /// Bytes of all of them: colours can make a line a hundred times as long as its text.
+    bytes: usize,
     /// The last line goes on in the next.
     open: String,
 }
@@ -45,6 +47,8 @@ struct Modes {
 
 /// Modes of the user's end, as xterm numbers them: mouse tracking and its encodings, focus, blink, bracketed paste.
 const TRACKED: [u16; 11] = [9, 12, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004];
+/// Bytes of scrollback, whatever it is made of.
+const MAX_HISTORY: usize = 512 * 1024;
 /// Longest escape sequence that can hold a tracked mode.
 const MAX_SEQUENCE: usize = 64;
 
@@ -117,9 +121,11 @@ impl Observer for History {
         write_line(&mut self.open, line);
         // A line without end would grow without bound.
         if !line.is_wrapped() || self.open.len() > 16 * 1024 {
+            self.bytes += self.open.len();
             self.lines.push_back(std::mem::take(&mut self.open).into_boxed_str());
-            if self.lines.len() > SNAPSHOT_SCROLLBACK {
-                self.lines.pop_front();
+            while self.lines.len() > SNAPSHOT_SCROLLBACK || self.bytes > MAX_HISTORY {
+                let Some(oldest) = self.lines.pop_front() else { break };
+                self.bytes -= oldest.len();
             }
         }
     }
@@ -368,6 +374,9 @@ mod tests {
     fn scrollback_is_bounded() {
         let screen = screen(10, 2, &"x\r\n".repeat(SNAPSHOT_SCROLLBACK + 50));
         assert_eq!(screen.history.lines.len(), SNAPSHOT_SCROLLBACK);
+        let colours = "\x1b[38;2;100;100;100mx\x1b[38;2;200;200;200my".repeat(400);
+        let colourful = self::screen(1000, 2, &format!("{colours}\r\n").repeat(SNAPSHOT_SCROLLBACK));
+        assert!(colourful.history.bytes <= MAX_HISTORY);
         let endless = self::screen(10, 2, &"x".repeat(100_000));
         assert!(endless.history.open.len() <= 17 * 1024);
     }

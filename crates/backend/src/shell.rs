@@ -7,4 +7,4 @@ pub(crate) mod pty;
 
 pub(crate) use environment::{ShellRequest, ShellSpec};
 pub use process::keep_secrets;
-pub(crate) use process::{end_all, has_members};
+pub(crate) use process::{end_all, living};

@@ -27,6 +27,8 @@ pub(super) struct Gone {
     pub(super) since: Duration,
     /// First output byte that it did not acknowledge; none if it left of its own will.
     pub(super) needs: Option<u64>,
+    /// It knows that the shell has ended, or does not want to.
+    pub(super) told_exit: bool,
 }
 
 /// At most [`MAX_CLIENTS`] clients by their ids.
@@ -110,22 +112,24 @@ impl Clients {
         Some(self.0.entry(id.to_owned()).or_insert_with(Client::new))
     }
 
-    /// The first offset that a lost client still needs, of those that the shell waits for.
-    pub(super) fn waited_for(&self, now: Duration, grace: Duration) -> Option<u64> {
-        self.gone(now, grace).map(|(needs, _)| needs).min()
+    /// The first offset that a lost client still needs, of those that the shell waits for. What is gone from the log,
+    /// which begins at `start`, needs no waiting: they get a picture in any case.
+    pub(super) fn waited_for(&self, now: Duration, grace: Duration, start: u64) -> Option<u64> {
+        self.gone(now, grace).filter_map(|gone| gone.needs).filter(|needs| *needs >= start).min()
+    }
+
+    /// Whether one who was lost a short time ago has not learnt that the shell ended at `end`.
+    pub(super) fn any_unaware(&self, now: Duration, grace: Duration, end: u64) -> bool {
+        self.gone(now, grace).any(|gone| gone.needs.is_some_and(|needs| needs < end) || !gone.told_exit)
     }
 
     /// When the next lost client stops being waited for.
     pub(super) fn wait_ends(&self, now: Duration, grace: Duration) -> Option<Duration> {
-        self.gone(now, grace).map(|(_, since)| since + grace).min()
+        self.gone(now, grace).map(|gone| gone.since + grace).min()
     }
 
-    fn gone(&self, now: Duration, grace: Duration) -> impl Iterator<Item = (u64, Duration)> {
-        self.0
-            .values()
-            .filter_map(|client| client.gone)
-            .filter(move |gone| now < gone.since + grace)
-            .filter_map(|gone| Some((gone.needs?, gone.since)))
+    fn gone(&self, now: Duration, grace: Duration) -> impl Iterator<Item = Gone> {
+        self.0.values().filter_map(|client| client.gone).filter(move |gone| now < gone.since + grace)
     }
 }
 
@@ -141,7 +145,8 @@ mod tests {
         }
         assert!(clients.enter("one-too-many").is_none());
         for (id, since) in [("client-05", 9), ("client-07", 3)] {
-            clients.get_mut(id).unwrap().gone = Some(Gone { since: Duration::from_secs(since), needs: None });
+            clients.get_mut(id).unwrap().gone =
+                Some(Gone { since: Duration::from_secs(since), needs: None, told_exit: true });
         }
         assert!(clients.enter("newcomer").is_some());
         assert!(clients.get("client-07").is_none() && clients.get("client-05").is_some());

@@ -20,7 +20,7 @@ use crate::{
     outlet::ConnectionId,
     shell::{
         command::{CommandState, Finished, Running},
-        has_members,
+        living,
     },
     unix_ms,
 };
@@ -101,21 +101,26 @@ impl Commands {
         if self.current.is_some() {
             return None;
         }
-        let (request, asker) = self.queue.pop_front()?;
-        let timeout =
-            request.timeout_ms.map_or(COMMAND_TIMEOUT, Duration::from_millis).min(MAX_COMMAND_TIMEOUT);
-        let started = Running::start(self.state.clone(), &request.command);
-        self.current = Some((request, asker));
-        match started {
-            Ok(running) => {
-                self.groups.retain(|group| has_members(*group));
-                self.groups.insert(running.group());
-                Some(Ok((running, timeout)))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a command cannot be started");
-                let failed = ErrorFrame::new(ErrorCode::CommandFailed, "the command cannot be started");
-                self.answer(failed.into(), now).map(Err)
+        loop {
+            let (request, asker) = self.queue.pop_front()?;
+            let timeout =
+                request.timeout_ms.map_or(COMMAND_TIMEOUT, Duration::from_millis).min(MAX_COMMAND_TIMEOUT);
+            let started = Running::start(self.state.clone(), &request.command);
+            self.current = Some((request, asker));
+            match started {
+                Ok(running) => {
+                    self.groups = living(std::mem::take(&mut self.groups));
+                    self.groups.insert(running.group());
+                    return Some(Ok((running, timeout)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a command cannot be started");
+                    let failed = ErrorFrame::new(ErrorCode::CommandFailed, "the command cannot be started");
+                    // Answered by the request that is still open, it leaves the turn to the next.
+                    if let Some(late) = self.answer(failed.into(), now) {
+                        return Some(Err(late));
+                    }
+                }
             }
         }
     }
@@ -154,10 +159,9 @@ impl Commands {
         ServerFrame::ClearAck { timestamp: unix_ms() }
     }
 
-    /// Process groups to be ended with the session.
-    pub(super) fn groups(&self) -> impl Iterator<Item = i32> + '_ {
-        // An empty group's number may be somebody else's by now.
-        self.groups.iter().copied().filter(|group| has_members(*group))
+    /// Process groups in which something was left, to be ended with the session.
+    pub(super) fn groups(&mut self) -> HashSet<i32> {
+        living(std::mem::take(&mut self.groups))
     }
 
     /// Keeps the answer to the current command, and gives it to whoever waits.
@@ -168,8 +172,8 @@ impl Commands {
             frame => frame,
         };
         let size = match &frame {
-            ServerFrame::CommandResult { result, .. } => result.len(),
-            _ => 0,
+            ServerFrame::CommandResult { result, .. } => result.len() + request.id.len(),
+            _ => request.id.len(),
         };
         self.results.push_back(Done { id: request.id, at: now, size, frame: frame.clone() });
         while self.results.len() > MAX_COMMAND_RESULTS
@@ -201,7 +205,9 @@ fn result(request: &Request, finished: Finished) -> ServerFrame {
     let mut text = String::from_utf8_lossy(&finished.output).into_owned();
     let whole = text.len();
     text.truncate(text.floor_char_boundary(MAX_COMMAND_RESULT));
-    text.truncate(Payload::fit(text.as_bytes(), MAX_MESSAGE - ANSWER_HEAD));
+    // The id comes back as it is, and may be long.
+    let id = serde_json::to_string(&request.id).map_or(0, |json| json.len());
+    text.truncate(Payload::fit(text.as_bytes(), (MAX_MESSAGE - ANSWER_HEAD).saturating_sub(id)));
     let truncated = finished.truncated || text.len() < whole;
     ServerFrame::CommandResult {
         result: text,
@@ -284,10 +290,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_that_cannot_start_leaves_the_turn_to_the_next() {
+        let mut commands = commands();
+        let bad = ask(&mut commands, "bad", "echo \0");
+        let next = ask(&mut commands, "next", "echo next");
+        run_all(&mut commands).await;
+        let bad = bad.await.unwrap();
+        assert!(
+            matches!(bad, Some(ServerFrame::Error(ErrorFrame { code: ErrorCode::CommandFailed, .. }))),
+            "{bad:?}"
+        );
+        assert_eq!(text(next.await.unwrap()), "next\n");
+    }
+
+    #[tokio::test]
     async fn invalid_utf8_is_replaced_and_every_answer_fits() {
         let mut commands = commands();
         let answer = ask(&mut commands, "1", "head -c 100000 /dev/zero | tr '\\0' '\\377'");
-        let control = ask(&mut commands, "2", "head -c 100000 /dev/zero");
+        let control = ask(&mut commands, &"\n".repeat(15_000), "head -c 100000 /dev/zero");
         run_all(&mut commands).await;
         for answer in [answer, control] {
             let frame = answer.await.unwrap().unwrap();

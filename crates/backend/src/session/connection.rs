@@ -41,6 +41,11 @@ pub(super) struct Connection {
     pub(super) attachment: Option<Attachment>,
     /// Output frames under way.
     pub(super) in_flight: usize,
+    /// The size it was told last, unasked, and whether that is under way.
+    pub(super) told_size: Option<Size>,
+    pub(super) size_in_flight: bool,
+    /// The newest `seq` by which it left the streams.
+    pub(super) left: Option<u64>,
     /// When its last frame came, or it was last seen to exist.
     pub(super) heard: Duration,
     /// When its token ends.
@@ -82,7 +87,18 @@ pub(super) struct Snapshot {
 impl Connection {
     pub(super) const fn new(info: ConnectionInfo, now: Duration) -> Self {
         let expires = now.saturating_add(info.token_lasts);
-        Self { info, seq: None, size: None, attachment: None, in_flight: 0, heard: now, expires }
+        Self {
+            info,
+            seq: None,
+            size: None,
+            attachment: None,
+            in_flight: 0,
+            told_size: None,
+            size_in_flight: false,
+            left: None,
+            heard: now,
+            expires,
+        }
     }
 
     /// Whether `other` came after this connection, so that it takes over a client id.
@@ -125,10 +141,12 @@ impl Attachment {
             }
             return;
         }
+        // A picture that never arrived is no part of what the client has.
+        let has = if self.snapshot.is_some() { self.window.acked() } else { needed };
         let snapshot = match self.snapshot.take() {
             // Its bytes were asked for again, and what follows it is still there.
             Some(snapshot) if snapshot.offset > needed && log.lost(snapshot.offset) == 0 => snapshot.again(),
-            _ => Snapshot::new(screen, log.end(), log.end() - needed, epoch, size),
+            _ => Snapshot::new(screen, log.end(), log.end() - has, epoch, size),
         };
         self.window.jump(snapshot.offset);
         self.snapshot = Some(snapshot);
@@ -153,7 +171,9 @@ impl Attachment {
             return Some(frame);
         }
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
-        if sendable == 0 || (in_flight > 0 && sendable < PAYLOAD_BUDGET / 2) {
+        // What is acknowledged has arrived, whether or not its push has come back.
+        let under_way = in_flight > 0 && self.window.acked() < self.window.sent();
+        if sendable == 0 || (under_way && sendable < PAYLOAD_BUDGET / 2) {
             return None;
         }
         let offset = self.window.sent();

@@ -62,6 +62,8 @@ pub(super) enum PushKind {
     Output,
     /// The shell's end.
     Exit,
+    /// The size in force.
+    Size,
     /// Anything else.
     Other,
 }
@@ -185,6 +187,7 @@ impl Core {
             }
             ClientFrame::Detach { seq } => {
                 if connection.is_news(seq) {
+                    connection.left = seq;
                     self.detach(id, now);
                     self.refit();
                 }
@@ -220,10 +223,13 @@ impl Core {
         }
         let connection = self.connections.get_mut(id)?;
         let news = connection.is_news(seq);
-        let same = connection.attachment.as_ref().filter(|attachment| attachment.client_id == client_id);
-        if let (Some(_), false) = (same, news) {
+        if !news && connection.attachment.is_some() {
             return self.attached(id);
         }
+        if !news && seq <= connection.left {
+            return error(ErrorCode::NotAttached, "this connection has detached since");
+        }
+        let same = connection.attachment.as_ref().filter(|attachment| attachment.client_id == client_id);
         // Without a counter it may be a repetition that comes late: never behind what is acknowledged.
         let from = match same {
             Some(attachment) if seq.is_none() => offset.max(attachment.window.acked()),
@@ -250,12 +256,15 @@ impl Core {
         attachment.behind_since = None;
         attachment.told_input = input;
         attachment.exit = ExitFrame::Unsent;
-        if writes {
+        // A resize that overtook it is newer.
+        if writes && (news || connection.size.is_none()) {
             connection.size = Some(size);
         }
         self.refit();
         let Core { connections, log, screen, epoch, size, .. } = self;
-        let attachment = connections.get_mut(id)?.attachment.as_mut()?;
+        let connection = connections.get_mut(id)?;
+        connection.told_size = Some(*size);
+        let attachment = connection.attachment.as_mut()?;
         attachment.bridge_gap(log, screen, *epoch, *size);
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
@@ -348,13 +357,16 @@ impl Core {
     /// A push has ended.
     pub(super) fn pushed(&mut self, id: &ConnectionId, kind: PushKind, sent: Sent, now: Duration) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if kind == PushKind::Output {
-            connection.in_flight = connection.in_flight.saturating_sub(1);
+        match kind {
+            PushKind::Output => connection.in_flight = connection.in_flight.saturating_sub(1),
+            PushKind::Size => connection.size_in_flight = false,
+            PushKind::Exit | PushKind::Other => {}
         }
         if sent == Sent::Gone {
             self.drop_connection(id, now);
         } else if kind == PushKind::Exit
             && let Some(attachment) = &mut connection.attachment
+            && attachment.exit == ExitFrame::InFlight
         {
             attachment.exit = ExitFrame::Delivered;
         }
@@ -403,7 +415,7 @@ impl Core {
             && client.holder.as_ref() == Some(id)
         {
             client.holder = None;
-            client.gone = Some(Gone { since: now, needs: None });
+            client.gone = Some(Gone { since: now, needs: None, told_exit: true });
         }
     }
 
@@ -415,7 +427,11 @@ impl Core {
         {
             client.holder = None;
             let since = attachment.behind_since.unwrap_or(now);
-            client.gone = Some(Gone { since, needs: Some(attachment.window.acked()) });
+            // A picture on its way stands for what is before it.
+            let snapshot = attachment.snapshot.as_ref().map_or(0, |snapshot| snapshot.offset);
+            let needs = attachment.window.acked().max(snapshot);
+            client.gone =
+                Some(Gone { since, needs: Some(needs), told_exit: attachment.exit == ExitFrame::Delivered });
         }
     }
 
@@ -434,16 +450,6 @@ impl Core {
         self.size = size;
         self.screen.resize(size);
         self.effects.push_back(Effect::Resize(size));
-        let news = encode(&self.resize_ack());
-        for (to, connection) in &self.connections {
-            if connection.attachment.is_some() {
-                self.effects.push_back(Effect::Push {
-                    to: to.clone(),
-                    frame: news.clone(),
-                    kind: PushKind::Other,
-                });
-            }
-        }
     }
 }
 

@@ -9,9 +9,11 @@ use shellbridge_protocol::{
 };
 
 use super::{
+    Size,
     connection::{Attachment, Connection, ExitFrame, encode},
     core::{Core, Effect, PushKind},
 };
+use crate::unix_ms;
 
 /// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
 const INPUT_ACK_AFTER: Duration = INPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
@@ -26,7 +28,7 @@ impl Core {
                 .then(|| self.limits.output_window.saturating_sub(behind))
         };
         let best = self.connections.values().filter_map(|c| room(c, c.attachment.as_ref()?)).max();
-        match (best, self.clients.waited_for(now, self.limits.resume_grace)) {
+        match (best, self.clients.waited_for(now, self.limits.resume_grace, self.log.start())) {
             (Some(room), _) => usize::try_from(room).unwrap_or(usize::MAX),
             (None, Some(needs)) => self.log.room_before(needs),
             (None, None) => usize::MAX,
@@ -77,10 +79,7 @@ impl Core {
                 .as_ref()
                 .is_some_and(|a| a.exit == ExitFrame::Delivered && a.window.acked() == self.log.end())
         };
-        let waiting = self
-            .clients
-            .waited_for(now, self.limits.resume_grace)
-            .is_some_and(|needs| needs < self.log.end());
+        let waiting = self.clients.any_unaware(now, self.limits.resume_grace, self.log.end());
         now >= *since + self.limits.resume_grace || (!waiting && self.connections.values().all(knows))
     }
 
@@ -103,6 +102,17 @@ impl Core {
         }
         let mut due = connection.expires.min(connection.heard + CHECK_AFTER);
         let read_only = connection.info.read_only;
+        // One at a time, so that the newest is the last, and a slow connection gathers none.
+        if connection.attachment.is_some()
+            && !connection.size_in_flight
+            && connection.told_size != Some(*size)
+        {
+            connection.told_size = Some(*size);
+            connection.size_in_flight = true;
+            let Size { cols, rows } = *size;
+            let frame = encode(&ServerFrame::ResizeAck { cols, rows, timestamp: unix_ms() });
+            effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Size });
+        }
         let Some(attachment) = &mut connection.attachment else { return Some(due) };
         let input =
             (!read_only).then(|| clients.get(&attachment.client_id).map_or(0, |c| c.input.consumed()));

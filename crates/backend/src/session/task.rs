@@ -47,6 +47,12 @@ const READ: usize = 16 * 1024;
 /// After the shell's end, its output is complete when nothing came for this long, although something that it left
 /// behind may still hold the terminal open.
 const QUIET: Duration = Duration::from_millis(100);
+/// More than a terminal holds of what nobody has read (Linux: two pages, and 64 KiB on their way).
+const HELD: usize = 128 * 1024;
+/// A shell that lived for less than this is not started anew at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// Longest wait before a shell is started anew.
+const RESTART_MAX: Duration = Duration::from_secs(30);
 /// How long before its end a session says so.
 const EXPIRY_NOTICE: Duration = Duration::from_mins(5);
 /// How long last words may take.
@@ -109,6 +115,8 @@ pub(crate) fn spawn(
         command: None,
         detached_since: Some(Instant::now()),
         told_expiry: false,
+        restart_at: SHORT_LIFE,
+        restart_wait: SHORT_LIFE,
     };
     let handle = Handle { status: status.clone(), inbox };
     let run = async move {
@@ -129,8 +137,9 @@ pub(crate) fn spawn(
 enum Tty {
     /// It is read as the flow of output allows.
     Open,
-    /// The shell has ended; what it wrote before is still being read.
-    Draining(Exit),
+    /// The shell has ended; what it wrote before is still being read: until it is quiet, or more has come than the
+    /// terminal can have held.
+    Draining { exit: Exit, quiet_at: Instant, left: usize },
     /// Nothing more will come.
     Closed,
 }
@@ -151,6 +160,9 @@ struct Task {
     leaders: HashSet<i32>,
     detached_since: Option<Instant>,
     told_expiry: bool,
+    /// When a new shell may be started at the earliest, and the wait that was for it.
+    restart_at: Duration,
+    restart_wait: Duration,
 }
 
 /// The end of something that concerned a connection.
@@ -180,9 +192,15 @@ impl Task {
             let event = self.next(inbox, &mut buffer, due).await;
             let now = self.now();
             match event {
-                Event::Message(None | Some(Message::End)) => break,
+                Event::Message(None | Some(Message::End)) => {
+                    self.farewell(ErrorCode::SessionInvalid, "the session was ended");
+                    break;
+                }
                 Event::Message(Some(message)) => self.message(message, now),
-                Event::Read(Ok(count @ 1..)) => self.core.output(buffer.get(..count).unwrap_or_default()),
+                Event::Read(Ok(count @ 1..)) => {
+                    self.core.output(buffer.get(..count).unwrap_or_default());
+                    self.drained(count, now);
+                }
                 // EIO: the last process that had the terminal open is gone.
                 Event::Read(_) | Event::Quiet => self.tty_closed(now),
                 Event::Wrote(client, Ok(count)) => self.core.wrote(&client, count, now),
@@ -197,7 +215,7 @@ impl Task {
                             self.core.exited(exit, now);
                             Tty::Closed
                         }
-                        _ => Tty::Draining(exit),
+                        _ => Tty::Draining { exit, quiet_at: Instant::now() + QUIET, left: HELD },
                     };
                 }
                 Event::Done(id, done) => self.done(&id, &done, now),
@@ -223,25 +241,27 @@ impl Task {
                 Some(Err((to, frame))) => self.core.push(&to, &frame),
             }
         }
-        if self.core.is_over(now) && !(self.settings.shell_restart && self.restart(now)) {
-            return None;
+        let mut restart_in = None;
+        if self.core.is_over(now) {
+            if !self.settings.shell_restart {
+                return None;
+            }
+            restart_in = self.restart_at.checked_sub(now).filter(|wait| !wait.is_zero());
+            if restart_in.is_none() && !self.restart(now) {
+                return None;
+            }
         }
         let remaining = Duration::from_millis(self.status.expires_at().saturating_sub(unix_ms()));
         if remaining.is_zero() {
-            let expired = ErrorFrame::new(ErrorCode::SessionExpired, "the session's time is over").into();
-            let all: Vec<_> = self.core.connections.keys().cloned().collect();
-            for id in all {
-                self.core.farewell(&id, &expired, now);
-            }
-            self.perform();
+            self.farewell(ErrorCode::SessionExpired, "the session's time is over");
             return None;
         }
         if remaining <= EXPIRY_NOTICE && !self.told_expiry && !self.core.connections.is_empty() {
             self.told_expiry = true;
             self.core.notify(NoticeCode::SessionExpiring, "the session's time is nearly over");
         }
-        let mut wait =
-            remaining.checked_sub(EXPIRY_NOTICE).filter(|wait| !wait.is_zero()).unwrap_or(remaining);
+        let expiry = remaining.checked_sub(EXPIRY_NOTICE).filter(|wait| !wait.is_zero()).unwrap_or(remaining);
+        let mut wait = restart_in.map_or(expiry, |wait| wait.min(expiry));
         if let Some(due) = self.core.tick(now) {
             wait = wait.min(due.saturating_sub(now));
         }
@@ -265,7 +285,11 @@ impl Task {
     /// Waits for what happens next.
     async fn next(&mut self, inbox: &mut mpsc::Receiver<Message>, buffer: &mut [u8], due: Instant) -> Event {
         let reading = !matches!(self.tty, Tty::Closed);
-        let draining = matches!(self.tty, Tty::Draining(_));
+        let quiet_at = match &self.tty {
+            Tty::Draining { quiet_at, .. } => Some(*quiet_at),
+            _ => None,
+        };
+        let draining = quiet_at.is_some();
         let allowance = if reading { self.core.read_allowance(self.now()).min(buffer.len()) } else { 0 };
         let input = self.core.next_input().filter(|_| matches!(self.tty, Tty::Open));
         let write = async {
@@ -283,12 +307,10 @@ impl Task {
                 None => pending().await,
             }
         };
+        // What is short and bounded goes first; quiet is when there is nothing to read.
         tokio::select! {
+            biased;
             message = inbox.recv() => Event::Message(message),
-            event = write => event,
-            read = self.shell.reader.read(buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => Event::Read(read),
-            () = tokio::time::sleep(QUIET), if draining && allowance > 0 => Event::Quiet,
-            status = self.shell.child.wait(), if !draining && self.core.exit.is_none() => Event::Exited(exit_of(status)),
             Some(done) = self.pushes.join_next() => match done {
                 Ok((id, done)) => Event::Done(id, done),
                 Err(error) => {
@@ -297,6 +319,14 @@ impl Task {
                 }
             },
             event = command => event,
+            status = self.shell.child.wait(), if !draining && self.core.exit.is_none() => {
+                Event::Exited(exit_of(status))
+            }
+            event = write => event,
+            read = self.shell.reader.read(buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
+                Event::Read(read)
+            }
+            () = tokio::time::sleep_until(quiet_at.unwrap_or(due)), if draining && allowance > 0 => Event::Quiet,
             () = tokio::time::sleep_until(due) => Event::Timer,
         }
     }
@@ -411,8 +441,19 @@ impl Task {
         }
     }
 
+    /// Notes what came of the shell after its end. Another program may write to its terminal for ever.
+    fn drained(&mut self, count: usize, now: Duration) {
+        if let Tty::Draining { quiet_at, left, .. } = &mut self.tty {
+            *quiet_at = Instant::now() + QUIET;
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                self.tty_closed(now);
+            }
+        }
+    }
+
     fn tty_closed(&mut self, now: Duration) {
-        if let Tty::Draining(exit) = std::mem::replace(&mut self.tty, Tty::Closed) {
+        if let Tty::Draining { exit, .. } = std::mem::replace(&mut self.tty, Tty::Closed) {
             self.core.exited(exit, now);
         }
     }
@@ -426,6 +467,14 @@ impl Task {
                 self.shell = shell;
                 self.tty = Tty::Open;
                 self.core.restarted(unix_ms(), now);
+                // One that dies at once would be started as fast as the machine can.
+                let lived = now.saturating_sub(self.restart_at);
+                self.restart_wait = if lived < SHORT_LIFE {
+                    (self.restart_wait * 2).clamp(SHORT_LIFE, RESTART_MAX)
+                } else {
+                    SHORT_LIFE
+                };
+                self.restart_at = now + self.restart_wait;
                 true
             }
             Err(error) => {
@@ -435,22 +484,29 @@ impl Task {
         }
     }
 
+    /// Ends all connections with a last word.
+    fn farewell(&mut self, code: ErrorCode, message: &str) {
+        let (last, now) = (ErrorFrame::new(code, message).into(), self.now());
+        let all: Vec<_> = self.core.connections.keys().cloned().collect();
+        for id in all {
+            self.core.farewell(&id, &last, now);
+        }
+        self.perform();
+    }
+
     /// Leaves nothing behind: connections told and closed, processes ended, descriptors closed.
     async fn end(mut self) {
         let outlets = std::mem::take(&mut self.outlets);
-        let goodbye = async {
-            // What is under way first: an answer, a last error.
-            while self.pushes.join_next().await.is_some() {}
-            let mut closing = JoinSet::new();
-            for (_, outlet) in outlets {
-                closing.spawn(close(outlet, None));
-            }
-            closing.join_all().await;
-        };
-        if tokio::time::timeout(FAREWELL, goodbye).await.is_err() {
+        // What is under way first: an answer, a last error. One slow connection does not keep the others.
+        let pushes = async { while self.pushes.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, pushes).await.is_err() {
             tracing::warn!("connections could not be told of the session's end in time");
         }
-        let Self { shell, mut leaders, commands, command, .. } = self;
+        let closing: JoinSet<_> = outlets.into_values().map(|outlet| close(outlet, None)).collect();
+        if tokio::time::timeout(FAREWELL, closing.join_all()).await.is_err() {
+            tracing::warn!("connections could not be deleted in time");
+        }
+        let Self { shell, mut leaders, mut commands, command, .. } = self;
         leaders.extend(commands.groups());
         if let Some(running) = command {
             running.abort();
@@ -460,7 +516,7 @@ impl Task {
         drop((reader, writer));
         shell::end_all(leaders).await;
         // Its status is of no interest now, but nobody else would reap it.
-        let _ = child.wait().await;
+        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
     }
 
     fn now(&self) -> Duration {

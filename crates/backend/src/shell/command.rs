@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::Read,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ const MAX_STATE: u64 = 256 * 1024;
 /// `$1` is the file for that: the working directory, then the environment, separated by NULs.
 const WRAPPER: &str = r#"__sb_file=$1 __sb_command=$2
 shift 2
-trap '__sb_code=$?; { pwd -P; env -0; } >|"$__sb_file" 2>/dev/null; exit "$__sb_code"' EXIT
+trap '__sb_code=$?; { pwd -P; command -p env -0; } >|"$__sb_file" 2>/dev/null; exit "$__sb_code"' EXIT
 eval "$__sb_command""#;
 
 /// What lasts from one command of a session to the next.
@@ -73,7 +73,7 @@ impl CommandState {
         if cwd.is_absolute() {
             self.cwd = cwd;
         }
-        self.env = env
+        let env: BTreeMap<_, _> = env
             .get(1..)
             .unwrap_or_default()
             .split(|byte| *byte == 0)
@@ -82,6 +82,10 @@ impl CommandState {
             .filter(|(name, _)| !matches!(*name, "_" | "SHLVL"))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        // Nothing at all is the word of an `env` that failed.
+        if !env.is_empty() {
+            self.env = env;
+        }
     }
 }
 
@@ -109,6 +113,8 @@ impl Running {
     /// When there is no more process, descriptor or memory to be had.
     pub(crate) fn start(state: CommandState, command: &str) -> std::io::Result<Self> {
         let file = std::env::temp_dir().join(format!("shellbridge-{}", uuid::Uuid::new_v4().simple()));
+        // It will hold the session's variables: for this user's eyes only.
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
         let (reader, writer) = std::io::pipe()?;
         let mut shell = tokio::process::Command::new(&state.shell);
         shell
@@ -137,7 +143,7 @@ impl Running {
 
     /// Waits for it, at most for `timeout`; then its whole process group is killed.
     ///
-    /// The command ends when the shell does. What it left in the background may go on writing; that is not waited for.
+    /// The command ends when the shell does. What it left in the background is not waited for, and writes to nobody.
     ///
     /// # Errors
     /// When the kernel does not let it be waited for.
@@ -250,6 +256,15 @@ mod tests {
         let done = run(done.state, "unset SHELLBRIDGE_TEST; exit 5").await;
         assert_eq!(done.exit.exit_code, 5);
         assert_eq!(text(&run(done.state, "echo \"[$SHELLBRIDGE_TEST]\"; pwd").await), "[]\n/usr\n");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_leads_nowhere_loses_no_other_variable() {
+        let done = run(state(), "export PATH=/nowhere LAST=ing").await;
+        assert_eq!(
+            text(&run(done.state, "echo $LAST $PATH; test -n \"$HOME\" && echo home").await),
+            "ing /nowhere\nhome\n"
+        );
     }
 
     #[tokio::test]

@@ -62,7 +62,8 @@ fn signal_name(signal: i32) -> String {
 /// Ends every process of a session: first politely, as a terminal that hangs up, then for good.
 ///
 /// `leaders` are the pids of the shells and command groups that were started. What they started is found by POSIX
-/// session, process group and parent.
+/// session, process group and parent. One that made itself a session of its own and was orphaned is not found: to end
+/// those too, give every session a container.
 pub(crate) async fn end_all(leaders: HashSet<i32>) {
     signal_all(&leaders, Signal::SIGHUP);
     signal_all(&leaders, Signal::SIGCONT);
@@ -89,17 +90,31 @@ pub(crate) fn signal_all(leaders: &HashSet<i32>, signal: Signal) -> usize {
 }
 
 /// Whether a process is in a session or group of `leader`.
-pub(crate) fn has_members(leader: i32) -> bool {
+#[cfg(test)]
+pub(super) fn has_members(leader: i32) -> bool {
     !members(&HashSet::from([leader])).is_empty()
+}
+
+/// Those of `groups` in which a process lives.
+pub(crate) fn living(groups: HashSet<i32>) -> HashSet<i32> {
+    if groups.is_empty() {
+        return groups;
+    }
+    let alive: HashSet<i32> = processes().filter(|stat| stat.state != b'Z').map(|stat| stat.group).collect();
+    groups.into_iter().filter(|group| alive.contains(group)).collect()
+}
+
+/// All processes that can be seen.
+fn processes() -> impl Iterator<Item = Stat> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Stat::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
 /// Living processes that belong to `leaders`.
 fn members(leaders: &HashSet<i32>) -> Vec<i32> {
-    let all: Vec<Stat> = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Stat::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
-        .collect();
+    let all: Vec<Stat> = processes().collect();
     let mut mine: HashSet<i32> = HashSet::new();
     loop {
         let before = mine.len();

@@ -11,10 +11,10 @@ mod weather;
 
 const MS: Duration = Duration::from_millis(1);
 const LIMITS: Limits =
-    Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_secs(60) };
+    Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_mins(1) };
 
 fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
-    ConnectionInfo { id: id.into(), read_only, connected_at, token_lasts: Duration::from_secs(7 * 3600) }
+    ConnectionInfo { id: id.into(), read_only, connected_at, token_lasts: Duration::from_hours(7) }
 }
 
 fn core() -> Core {
@@ -232,7 +232,7 @@ fn the_size_is_the_smallest_of_the_attached_writers() {
 fn no_more_than_a_window_is_sent_and_a_stopped_client_is_asked() {
     let mut core = core();
     let a = joined(&mut core, "a", MS);
-    core.output(&[b'x'; 40_000]);
+    core.output(&vec![b'x'; 40_000]);
     let frames = pushed(&mut core, MS);
     assert_eq!(output_bytes(&frames, "a"), 16 * 1024);
     assert_eq!(core.read_allowance(MS), 0, "the shell is held");
@@ -255,7 +255,7 @@ fn no_more_than_a_window_is_sent_and_a_stopped_client_is_asked() {
 fn a_client_whose_window_ends_with_the_output_is_asked_too() {
     let mut core = core();
     joined(&mut core, "a", MS);
-    core.output(&[b'x'; 16 * 1024]);
+    core.output(&vec![b'x'; 16 * 1024]);
     pushed(&mut core, MS);
     assert_eq!(core.read_allowance(MS), 0, "its acknowledgement was lost, and the shell waits for it");
     assert_eq!(pushed(&mut core, 1001 * MS).len(), 1);
@@ -307,7 +307,7 @@ fn a_slow_writer_does_not_stop_a_quick_one_and_gets_a_picture() {
 fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
     let mut core = core();
     let a = joined(&mut core, "a", MS);
-    core.output(&[b'x'; 1000]);
+    core.output(&vec![b'x'; 1000]);
     pushed(&mut core, MS);
     core.frame(&a, ack(1000), MS);
     core.disconnect(&a, MS);
@@ -323,7 +323,7 @@ fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
 fn a_connected_client_that_says_nothing_for_the_grace_counts_as_lost() {
     let mut core = core();
     joined(&mut core, "a", MS);
-    core.output(&[b'x'; 16 * 1024]);
+    core.output(&vec![b'x'; 16 * 1024]);
     pushed(&mut core, MS);
     assert_eq!(core.read_allowance(59_000 * MS), 0);
     assert_eq!(core.read_allowance(60_002 * MS), usize::MAX);
@@ -334,7 +334,7 @@ fn viewers_never_hold_the_shell() {
     let mut core = core();
     core.connect(info("v", 1, true), MS);
     core.frame(&"v".into(), attach("v", 0), MS);
-    core.output(&[b'x'; 64 * 1024]);
+    core.output(&vec![b'x'; 64 * 1024]);
     pushed(&mut core, MS);
     assert_eq!(core.read_allowance(MS), usize::MAX);
     core.disconnect("v", MS);
@@ -388,7 +388,7 @@ fn offsets_of_another_shell_count_as_none() {
 fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word() {
     let mut core = core();
     let a = joined(&mut core, "a", MS);
-    core.output(&[b'x'; 20_000]);
+    core.output(&vec![b'x'; 20_000]);
     core.exited(Exit { exit_code: 3, signal: None }, MS);
     let frames = pushed(&mut core, MS);
     assert!(!frames.iter().any(|(_, frame)| matches!(frame, ServerFrame::Exit { .. })), "the window is full");
@@ -402,6 +402,96 @@ fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word
     core.frame(&a, ack(20_000), MS);
     pushed(&mut core, MS);
     assert!(core.is_over(MS));
+}
+
+#[test]
+fn a_client_cut_before_the_news_of_the_end_is_waited_for() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(b"x");
+    pushed(&mut core, MS);
+    core.frame(&a, ack(1), MS);
+    core.exited(Exit { exit_code: 137, signal: None }, MS);
+    core.disconnect(&a, MS);
+    assert!(!core.is_over(2 * MS), "it has every byte, and not the end");
+    core.connect(info("b", 2, false), 3 * MS);
+    let answer = core.frame(&"b".into(), attach("a", 1), 3 * MS);
+    assert!(matches!(answer, Some(ServerFrame::Attached { exit: Some(_), .. })), "{answer:?}");
+    pushed(&mut core, 3 * MS);
+    core.frame(&"b".into(), ack(1), 3 * MS);
+    assert!(core.is_over(4 * MS));
+}
+
+#[test]
+fn a_client_lost_with_a_picture_on_its_way_needs_only_what_follows() {
+    let mut core = core();
+    core.output(&vec![b'x'; 100_000]);
+    let a = joined(&mut core, "a", MS);
+    core.disconnect(&a, MS);
+    assert_eq!(core.read_allowance(2 * MS), LIMITS.output_buffer);
+}
+
+#[test]
+fn a_picture_that_never_arrived_is_part_of_the_next_gap() {
+    let mut core = core();
+    let slow = joined(&mut core, "slow", MS);
+    core.output(&vec![b'x'; 1000]);
+    pushed(&mut core, MS);
+    core.frame(&slow, ack(1000), MS);
+    core.disconnect(&slow, MS);
+    core.output(&vec![b'x'; 100_000]);
+    core.connect(info("slow", 2, false), MS);
+    core.frame(&slow, attach("slow", 1000), MS);
+    pushed(&mut core, MS);
+    core.output(&vec![b'x'; 100_000]);
+    pushed(&mut core, 3000 * MS);
+    // The probe says that nothing of the picture came.
+    core.frame(&slow, ack(1000), 3001 * MS);
+    let frames = pushed(&mut core, 3001 * MS);
+    let gap = frames.iter().find_map(|(_, frame)| match frame {
+        ServerFrame::Snapshot { gap, offset, .. } => Some((*gap, *offset)),
+        _ => None,
+    });
+    assert_eq!(gap, Some((200_000, 201_000)));
+}
+
+#[test]
+fn an_old_attach_has_no_effect_after_a_detach_or_a_newer_resize() {
+    let mut core = core();
+    let a: ConnectionId = "a".into();
+    core.connect(info("a", 1, false), MS);
+    let numbered = |seq| {
+        let ClientFrame::Attach { client_id, epoch, output_offset, .. } = attach("a", 0) else {
+            unreachable!()
+        };
+        ClientFrame::Attach { client_id, cols: 80, rows: 24, epoch, output_offset, seq: Some(seq) }
+    };
+    core.frame(&a, ClientFrame::Resize { cols: 100, rows: 30, seq: Some(2) }, MS);
+    assert!(matches!(
+        core.frame(&a, numbered(1), MS),
+        Some(ServerFrame::Attached { cols: 100, rows: 30, .. })
+    ));
+    core.frame(&a, ClientFrame::Detach { seq: Some(3) }, MS);
+    assert_eq!(code(core.frame(&a, numbered(1), MS)), Some(ErrorCode::NotAttached));
+    assert!(matches!(core.frame(&a, numbered(4), MS), Some(ServerFrame::Attached { .. })));
+}
+
+#[test]
+fn a_slow_connection_is_told_of_the_newest_size_only() {
+    let mut core = core();
+    let (a, b) = (joined(&mut core, "a", MS), joined(&mut core, "b", MS));
+    pushed(&mut core, MS);
+    for cols in 10..60 {
+        core.frame(&a, ClientFrame::Resize { cols, rows: 20, seq: None }, MS);
+        core.tick(MS);
+    }
+    let sizes =
+        core.effects.iter().filter(|effect| matches!(effect, Effect::Push { to, .. } if *to == b)).count();
+    assert_eq!(sizes, 1, "one at a time");
+    core.effects.clear();
+    core.pushed(&b, PushKind::Size, Sent::Delivered, MS);
+    let frames = pushed(&mut core, MS);
+    assert!(matches!(&frames[..], [(to, ServerFrame::ResizeAck { cols: 59, .. })] if *to == b), "{frames:?}");
 }
 
 #[test]
@@ -452,7 +542,7 @@ fn a_push_that_finds_nobody_ends_the_connection_and_never_the_session() {
         "made true by a DELETE"
     );
     assert!(core.was_dropped("a"));
-    assert!(core.clients.waited_for(2 * MS, LIMITS.resume_grace).is_some());
+    assert!(core.clients.waited_for(2 * MS, LIMITS.resume_grace, 0).is_some());
 }
 
 #[test]
