@@ -19,8 +19,13 @@ pub(crate) async fn backend(stack: &Stack) -> u32 {
     .await
 }
 
-fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// Open descriptors: sockets, and all others.
+fn descriptors(pid: u32) -> (usize, usize) {
+    let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
+    let targets = all.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let (sockets, others): (Vec<_>, Vec<_>) =
+        targets.partition(|target| target.to_string_lossy().starts_with("socket:"));
+    (sockets.len(), others.len())
 }
 
 /// Living and dead children.
@@ -35,6 +40,18 @@ fn children(pid: u32) -> BTreeSet<u32> {
         parent == Some(pid)
     })
     .collect()
+}
+
+/// What a shell said of its jobs: `pid 123.`
+fn pids(output: &[u8]) -> Vec<u32> {
+    let text = String::from_utf8_lossy(output).into_owned();
+    text.split("pid ").skip(1).filter_map(|rest| rest.split('.').next()?.parse().ok()).collect()
+}
+
+/// Whether a process runs; a dead one that init has not reaped does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 fn temporary_files() -> usize {
@@ -53,6 +70,7 @@ async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
     stack.until_state("no connection", |state| state["connections"] == 0).await;
     let before = (descriptors(pid), children(pid));
     let files = temporary_files();
+    let mut left = Vec::new();
     for round in 0..20 {
         let mut sessions = Vec::new();
         for _ in 0..10 {
@@ -61,14 +79,25 @@ async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
         if round % 5 == 0 {
             // One of them works, and leaves something running behind its back.
             let mut terminal = Terminal::new(&stack, &sessions[0], "worker");
-            terminal.run("sleep 1000 & nohup sleep 1000 >/dev/null 2>&1 & echo wo''rks", "works").await;
+            let line = "sleep 1000 & echo p''id $!. ; nohup sleep 1000 >/dev/null 2>&1 & echo p''id $!. ; echo wo''rks";
+            terminal.run(line, "works").await;
+            left.extend(pids(&terminal.output));
         }
         for session in &sessions {
             session.end().await;
         }
     }
+    assert_eq!(left.len(), 8);
+    let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
+    assert!(alive.is_empty(), "left running: {alive:?}");
     assert_eq!(children(pid), before.1);
-    until("descriptors as before", || async { (descriptors(pid) <= before.0).then_some(()) }).await;
+    // Idle connections to the gateway are pooled, so many as were ever used at once: a few, not one a session.
+    let (sockets, others) = before.0;
+    until("descriptors as before", || async {
+        let now = descriptors(pid);
+        (now.1 <= others && now.0 <= sockets + 16).then_some(())
+    })
+    .await;
     assert!(temporary_files() <= files);
 }
 

@@ -189,6 +189,11 @@ impl Terminal {
     }
 
     fn receive(&mut self, text: &str) {
+        if text.starts_with(r#"{"message": "Internal server error""#) {
+            // API Gateway's own word for an invocation that failed: what was in it is sent again.
+            self.refusals += 1;
+            return;
+        }
         let frame: ServerFrame = serde_json::from_str(text).unwrap();
         let limit = match frame {
             ServerFrame::Output { .. } | ServerFrame::Snapshot { .. } => MAX_FRAME,
