@@ -7,7 +7,7 @@ LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invoc
 GATEWAY_TESTS := crates/gateway/tests
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint types page build clean
+.PHONY: help run watch test soak lint infra types page build clean
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,6 +45,12 @@ lint: page ## Formatting and every warning, in Rust and TypeScript.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd crates/web && npm run lint
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
+
+infra: $(VENV)/bin/sam ## Lint, scan and test the templates (from PyPI, in a virtual environment).
+	infra/lint.sh $(VENV)
+	$(VENV)/bin/python -m pytest -q infra/tests
 
 test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
@@ -57,6 +63,11 @@ test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 soak: page ## The promise at full size and more: SOAK=10 times 20,000 keys and 50 MB a run.
 	cargo build --release --workspace --bins
 	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise
+
+$(VENV)/bin/sam: infra/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r infra/requirements.txt
+	@touch $@
 
 $(VENV)/bin/cargo-lambda:
 	python3 -m venv $(VENV)
