@@ -103,6 +103,8 @@ pub enum Event {
     Restarted,
     /// Another connection took over; this client is done.
     Replaced,
+    /// The backend no longer knows this client: it goes on under a new id, see [`Client::rename`].
+    Forgotten,
     /// A frame that is not about the streams.
     Other(ServerFrame),
     /// Nothing to know.
@@ -136,8 +138,17 @@ impl Client {
     pub fn connected(&mut self, now: Duration) {
         if self.link != Link::Replaced {
             self.seq = 0;
+            // Its missing parts may be of another screen now.
+            self.snapshot = None;
             self.attach(now);
         }
+    }
+
+    /// Attaches under a new id, with an input stream from 0. What was not acknowledged is sent there.
+    pub fn rename(&mut self, id: impl Into<String>, now: Duration) {
+        self.id = id.into();
+        (self.acked_input, self.sent_input, self.retry) = (0, 0, None);
+        self.attach(now);
     }
 
     /// The connection is gone.
@@ -283,9 +294,9 @@ impl Client {
         self.seq += 1;
     }
 
-    fn is_current(&self, epoch: u64) -> bool {
-        // Output may come before `attached`: then it is of the shell that is being attached to.
-        self.epoch.is_none_or(|known| known == epoch) && self.link != Link::Replaced
+    fn is_current(&mut self, epoch: u64) -> bool {
+        // Output may come before `attached`: then it names the shell.
+        *self.epoch.get_or_insert(epoch) == epoch && self.link != Link::Replaced
     }
 
     fn attached(
@@ -310,6 +321,10 @@ impl Client {
             self.acked_input = input_offset;
         }
         self.epoch = Some(epoch);
+        if input_offset < self.acked_input {
+            self.link = Link::Down;
+            return Event::Forgotten;
+        }
         self.link = Link::Attached;
         if let Some(exit) = exit {
             let end = self.exit.take().map_or(u64::MAX, |(end, _)| end);
@@ -420,5 +435,64 @@ impl Client {
         self.ack_at = None;
         self.acked_output = self.output.next();
         self.acked_output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn attached(epoch: u64, input_offset: u64) -> ServerFrame {
+        let (cols, rows) = (80, 24);
+        ServerFrame::Attached {
+            epoch,
+            output_offset: 0,
+            input_offset,
+            cols,
+            rows,
+            read_only: false,
+            gap: None,
+            exit: None,
+        }
+    }
+
+    fn attach(client: &mut Client, epoch: u64, input_offset: u64) -> Event {
+        client.connected(NOW);
+        assert!(matches!(client.poll(NOW), Some(ClientFrame::Attach { .. })));
+        client.receive(attached(epoch, input_offset), NOW)
+    }
+
+    #[test]
+    fn a_client_that_was_forgotten_goes_on_under_a_new_name() {
+        let mut client = Client::new("client-0123456789", 80, 24);
+        attach(&mut client, 1, 0);
+        client.write(b"abc");
+        assert!(matches!(client.poll(NOW), Some(ClientFrame::Input { offset: 0, .. })));
+        let ack = ServerFrame::InputAck { epoch: 1, client_id: "client-0123456789".into(), input_offset: 2 };
+        client.receive(ack, NOW);
+        client.disconnected();
+        assert_eq!(attach(&mut client, 1, 0), Event::Forgotten);
+        client.rename("client-9876543210", NOW);
+        assert!(matches!(client.poll(NOW), Some(ClientFrame::Attach { .. })));
+        assert_eq!(client.receive(attached(1, 0), NOW), Event::Attached);
+        let Some(ClientFrame::Input { client_id, offset: 0, payload, .. }) = client.poll(NOW) else {
+            panic!("no input")
+        };
+        assert_eq!((client_id.as_str(), payload.data.as_deref()), ("client-9876543210", Some("c")));
+    }
+
+    #[test]
+    fn output_of_a_shell_that_was_replaced_before_attached_came_is_not_kept() {
+        let mut client = Client::new("client-0123456789", 80, 24);
+        client.connected(NOW);
+        client.poll(NOW);
+        let early =
+            ServerFrame::Output { epoch: 1, offset: 0, payload: Payload::new(b"old"), input_offset: None };
+        client.receive(early, NOW);
+        assert_eq!(client.take_output(), b"old");
+        client.receive(attached(2, 0), NOW);
+        assert_eq!(client.output_offset(), 0);
     }
 }

@@ -28,23 +28,10 @@ const DEFAULT_TTL: u64 = 3600;
 /// Longest user id.
 const MAX_USER_ID: usize = 256;
 
-/// Body of `POST /api/sessions`.
+/// Body of `POST /api/sessions`, and of `POST /api/dev/sessions`, where `userId` may be left out.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Create {
-    user_id: String,
-    #[serde(default)]
-    session_id: Option<String>,
-    #[serde(default)]
-    ttl_seconds: Option<u64>,
-    #[serde(flatten)]
-    shell: ShellRequest,
-}
-
-/// Body of `POST /api/dev/sessions`: the same, all of it optional.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CreateDev {
     #[serde(default)]
     user_id: Option<String>,
     #[serde(default)]
@@ -175,14 +162,10 @@ pub(crate) async fn create(
 pub(crate) async fn create_dev(
     State(app): State<Arc<App>>,
     _: Developer,
-    Body(body): Body<CreateDev>,
+    Body(mut body): Body<Create>,
 ) -> Result<Response, ApiError> {
-    let CreateDev { user_id, session_id, ttl_seconds, shell } = body;
-    make(
-        &app,
-        Create { user_id: user_id.unwrap_or_else(|| "developer".to_owned()), session_id, ttl_seconds, shell },
-    )
-    .await
+    body.user_id.get_or_insert_with(|| "developer".to_owned());
+    make(&app, body).await
 }
 
 /// `GET /api/sessions/{id}`
@@ -262,6 +245,7 @@ pub(crate) async fn share(
 
 async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     let Create { user_id, session_id, ttl_seconds, shell } = body;
+    let user_id = user_id.unwrap_or_default();
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
     }
