@@ -41,19 +41,19 @@ const scrollback = (page: Page) =>
   });
 
 const programs: [name: string, start: string, shown: string | RegExp, leave: string[]][] = [
-  [
-    "vi",
-    "printf 'wide 漢字 and é\\n%.0s' 1 2 3 > f; vi f",
-    "wide 漢字",
-    ["Escape", ":", "q", "!", "Enter"],
-  ],
+  ["vi", "printf 'wide 漢字 and é\\n%.0s' 1 2 3 > f; vi f", "wide 漢字", ["Escape", ":", "q", "!", "Enter"]],
   [
     "a full-screen redraw in colour",
     String.raw`printf '\e[?1049h\e[?25l\e[?1000h\e[2J'; for r in 1 2 3 4 5 6 7 8; do printf "\e[$r;$((r*3))H\e[3${"$"}{r}m\e[4$((7-r%7));1mrow $r 漢\e[m"; done; printf '\e[5;20r\e[10;4Hend'; read -s -n 1; printf '\e[r\e[?1000l\e[?25h\e[?1049l'`,
     "end",
     ["q"],
   ],
-  ["the prompt after coloured output", "printf '\\e[1;38;5;208mbright\\e[0;7m inverse\\e[m plain 漢字\\n'", "bright", []],
+  [
+    "the prompt after coloured output",
+    "printf '\\e[1;38;5;208mbright\\e[0;7m inverse\\e[m plain 漢字\\n'",
+    "bright",
+    [],
+  ],
 ];
 
 for (const [name, start, shown, leave] of programs) {
