@@ -6,8 +6,10 @@ use tokio::time::Instant;
 
 /// Kept free after the last wait, to log and to answer the runtime.
 const MARGIN: Duration = Duration::from_millis(200);
-/// Deadline where the context names none, which the Lambda service never does: API Gateway's own limit.
+/// Time where the context names no deadline, which the Lambda service never does: API Gateway's own limit.
 const DEFAULT: Duration = Duration::from_secs(29);
+/// A deadline before this, in 2001, is none: `cargo lambda watch` (1.9) sends a duration in its place.
+const NO_TIME: u64 = 1_000_000_000_000;
 
 /// The end of an invocation.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +19,7 @@ impl Deadline {
     /// From the context's deadline, Unix milliseconds.
     pub(crate) fn new(deadline_ms: u64) -> Self {
         let left = match deadline_ms {
-            0 => DEFAULT,
+            ..NO_TIME => DEFAULT,
             ms => Duration::from_millis(ms).saturating_sub(since_epoch()),
         };
         Self(Instant::now() + left.saturating_sub(MARGIN))
@@ -61,6 +63,13 @@ mod tests {
         );
         tokio::time::advance(Duration::from_secs(6)).await;
         assert_eq!(deadline.within(Duration::from_secs(1), Duration::ZERO), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_time_gives_api_gateway_s() {
+        for none in [0, 600_000] {
+            assert_eq!(Deadline::new(none).within(Duration::from_mins(1), Duration::ZERO), DEFAULT - MARGIN);
+        }
     }
 
     #[test]
