@@ -13,17 +13,28 @@ mod task;
 
 use std::time::Duration;
 
+use shellbridge_protocol::frame::ServerFrame;
+
 pub(crate) use self::{
     connection::ConnectionInfo,
     handle::{Answer, Handle, Status, Unreachable},
     task::{Settings, Start, spawn},
 };
 
+use crate::unix_ms;
+
 /// A terminal's size in cells; both at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) cols: u16,
     pub(crate) rows: u16,
+}
+
+impl Size {
+    /// The frame that says it is in force.
+    fn ack(self) -> ServerFrame {
+        ServerFrame::ResizeAck { cols: self.cols, rows: self.rows, timestamp: unix_ms() }
+    }
 }
 
 impl Default for Size {

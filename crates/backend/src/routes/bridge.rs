@@ -174,8 +174,8 @@ fn adoptable(envelope: &Envelope, session: &Status) -> bool {
 }
 
 async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) -> Result<Answer, ApiError> {
-    // What the Lambda adds is not the client's.
-    if body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
+    // What the Lambda adds is not the client's. Measured only where it decides.
+    if body.len() > MAX_FRAME && body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
         count::frame(None);
         return Ok(Answer::Frame(
             ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into(),

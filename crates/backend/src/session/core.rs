@@ -162,7 +162,7 @@ impl Core {
                     connection.size = Some(Size { cols, rows });
                     self.refit();
                 }
-                Some(self.resize_ack())
+                Some(self.size.ack())
             }
             ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, seq } => {
                 let offset = output_offset.filter(|_| epoch.is_none_or(|epoch| epoch == self.epoch));
@@ -401,10 +401,6 @@ impl Core {
     /// Pushes a frame that answers no request in hand.
     pub(super) fn push(&mut self, to: &ConnectionId, frame: &ServerFrame) {
         self.effects.push_back(Effect::Push { to: to.clone(), frame: encode(frame), kind: PushKind::Other });
-    }
-
-    pub(super) fn resize_ack(&self) -> ServerFrame {
-        ServerFrame::ResizeAck { cols: self.size.cols, rows: self.size.rows, timestamp: unix_ms() }
     }
 
     /// Takes a connection out of the streams. Its client is gone, and not waited for.

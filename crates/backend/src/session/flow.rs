@@ -9,11 +9,9 @@ use shellbridge_protocol::{
 };
 
 use super::{
-    Size,
     connection::{Attachment, Connection, ExitFrame, encode},
     core::{Core, Effect, PushKind},
 };
-use crate::unix_ms;
 
 /// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
 const INPUT_ACK_AFTER: Duration = INPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
@@ -109,8 +107,7 @@ impl Core {
         {
             connection.told_size = Some(*size);
             connection.size_in_flight = true;
-            let Size { cols, rows } = *size;
-            let frame = encode(&ServerFrame::ResizeAck { cols, rows, timestamp: unix_ms() });
+            let frame = encode(&size.ack());
             effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Size });
         }
         let Some(attachment) = &mut connection.attachment else { return Some(due) };
