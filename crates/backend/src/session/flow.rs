@@ -63,7 +63,8 @@ impl Core {
         }
         at(self.tick_gaps(now));
         if let Some((_, since)) = &self.exit {
-            at(Some(*since + self.limits.resume_grace));
+            // Past that, the session waits for something else, such as a new shell's turn.
+            at(Some(*since + self.limits.resume_grace).filter(|due| *due > now));
         }
         next
     }
