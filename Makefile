@@ -60,9 +60,9 @@ test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 	@[ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
 	cd crates/web && npm test && npm run e2e
 
-soak: page ## The promise at full size and more: SOAK=10 times 20,000 keys and 50 MB a run.
+soak: page ## The promise at ten times its full size (200,000 keys and 500 MB a run), and a minute of `yes`.
 	cargo build --release --workspace --bins
-	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise
+	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise:: flood::
 
 $(VENV)/bin/sam: infra/requirements.txt
 	python3 -m venv $(VENV)
