@@ -121,6 +121,8 @@ class Evaluation:
                     return self._value(yes if self.condition(name) else no)
                 case "Fn::Join":
                     return argument[0].join(str(self._value(item)) for item in self._value(argument[1]))
+                case "Fn::Split":
+                    return str(self._value(argument[1])).split(argument[0])
             if function.startswith("Fn::"):
                 raise NotImplementedError(function)
         items = ((key, self._value(item)) for key, item in value.items())

@@ -195,7 +195,7 @@ def moved(template: dict[str, Any]) -> dict[str, Any]:
     """With the paths that are right one directory further down."""
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
-            resource["Properties"]["CodeUri"] = ".."
+            resource["Properties"]["CodeUri"] = f"../{resource['Properties']['CodeUri']}"
     application = template["Metadata"]["AWS::ServerlessRepo::Application"]
     for key in ("LicenseUrl", "ReadmeUrl"):
         application[key] = f"../{application[key]}"
