@@ -17,7 +17,7 @@ use crate::{
     config::{Config, ConfigError},
     deadline::Deadline,
     jwks::Jwks,
-    secrets::Secret,
+    secrets::{Apart, Secret, Which},
 };
 
 /// Time kept free to answer the handshake.
@@ -77,10 +77,10 @@ impl Refused {
 }
 
 impl Auth {
-    pub(crate) fn new(config: &Config, aws: &Aws) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, aws: &Aws, apart: &Apart) -> Result<Self, ConfigError> {
         let origins = AllowedOrigins::parse(config.allowed_origins.as_deref().unwrap_or_default())?;
         let within = config.limits.aws.max(config.limits.jwks);
-        Ok(Self { keys: keys(config, aws)?, rules: config.claim_rules(), origins, within })
+        Ok(Self { keys: keys(config, aws, apart)?, rules: config.claim_rules(), origins, within })
     }
 
     /// Verifies the handshake's token, then its origin. `now` is Unix seconds.
@@ -123,12 +123,13 @@ impl Auth {
 }
 
 /// Exactly one kind of key, so that it fixes the algorithm family.
-fn keys(config: &Config, aws: &Aws) -> Result<Keys, ConfigError> {
+fn keys(config: &Config, aws: &Aws, apart: &Apart) -> Result<Keys, ConfigError> {
     let set = (&config.jwt_secret, &config.jwt_secret_arn, &config.jwt_public_key, &config.jwks_url);
     match set {
         (Some(secret), None, None, None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_secret(secret)?))),
         (None, Some(name), None, None) => {
-            Ok(Keys::Secret(Secret::stored(name, aws.clone(), config.limits, |secret| {
+            let which = (Which::Jwt, apart);
+            Ok(Keys::Secret(Secret::stored(name, which, aws.clone(), config.limits, |secret| {
                 Ok(TokenKeys::from_secret(secret)?)
             })))
         }

@@ -23,7 +23,7 @@ use crate::{
     event::Invocation,
     http::Http,
     metrics::Tally,
-    secrets::Secret,
+    secrets::{Apart, Secret, Which},
 };
 
 /// Repeats of a request that failed for a passing reason.
@@ -91,11 +91,14 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn new(config: &Config, http: Http, aws: &Aws) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, http: Http, aws: &Aws, apart: &Apart) -> Result<Self, ConfigError> {
         let keys = match (&config.bridge_secret, &config.bridge_secret_arn) {
             (Some(secret), None) => Secret::set(BridgeKeys::parse(secret)?),
             (None, Some(name)) => {
-                Secret::stored(name, aws.clone(), config.limits, |secret| Ok(BridgeKeys::parse(secret)?))
+                let which = (Which::Bridge, apart);
+                Secret::stored(name, which, aws.clone(), config.limits, |secret| {
+                    Ok(BridgeKeys::parse(secret)?)
+                })
             }
             (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
             _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),

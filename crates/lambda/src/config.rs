@@ -7,6 +7,9 @@ use shellbridge_protocol::{access, bridge, origin};
 use tracing_subscriber::{filter::Targets, prelude::*};
 use url::Url;
 
+/// Where metrics go unless a setting says otherwise.
+const DEFAULT_NAMESPACE: &str = "Shellbridge";
+
 /// The settings of the function.
 #[derive(Debug, Clone, Parser)]
 #[command(version, about = "The function behind the WebSocket API of Shellbridge")]
@@ -66,6 +69,9 @@ pub struct Config {
     /// they might print headers. One line a frame is written in any case, with the metrics in it.
     #[arg(long, env, default_value = "info")]
     pub log_level: tracing::Level,
+    /// Namespace of the metrics. Stacks that share a region and an account want one each, or their alarms mix.
+    #[arg(long, env, default_value = DEFAULT_NAMESPACE)]
+    pub metrics_namespace: String,
     /// Not settable from outside; tests are quicker with shorter ones.
     #[arg(skip)]
     pub limits: Limits,
@@ -158,6 +164,9 @@ impl Config {
         ] {
             setting.take_if(|value| value.is_empty());
         }
+        if self.metrics_namespace.is_empty() {
+            DEFAULT_NAMESPACE.clone_into(&mut self.metrics_namespace);
+        }
         self
     }
 
@@ -175,16 +184,6 @@ impl Config {
     /// What tokens must say beside being in time.
     pub(crate) fn claim_rules(&self) -> access::ClaimRules {
         access::ClaimRules { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
-    }
-
-    /// Refuses what no part can see by itself.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        if let (Some(bridge), Some(jwt)) = (&self.bridge_secret, &self.jwt_secret)
-            && bridge.split(',').any(|key| key.trim() == jwt)
-        {
-            return Err(ConfigError::SameSecret);
-        }
-        Ok(())
     }
 
     /// Writes logs as JSON lines to stdout, where the Lambda service takes them from.

@@ -54,15 +54,15 @@ impl App {
         aws: AwsSettings,
         out: impl Write + Send + 'static,
     ) -> Result<Self, ConfigError> {
-        config.check()?;
+        let apart = secrets::Apart::new(&config)?;
         let http = http::Http::new(config.limits);
         let aws = aws::Aws::new(aws, http.clone());
         Ok(Self {
-            auth: auth::Auth::new(&config, &aws)?,
+            auth: auth::Auth::new(&config, &aws, &apart)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
-            backend: backend::Backend::new(&config, http, &aws)?,
+            backend: backend::Backend::new(&config, http, &aws, &apart)?,
             reply: reply::Reply::new(aws, config.limits),
-            metrics: metrics::Metrics::new(out),
+            metrics: metrics::Metrics::new(config.metrics_namespace.clone(), out),
             config,
         })
     }

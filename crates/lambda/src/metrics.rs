@@ -71,25 +71,26 @@ impl Tally {
 
 /// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
 pub(crate) struct Metrics {
+    namespace: String,
     out: Mutex<Box<dyn Write + Send>>,
     warm: AtomicBool,
 }
 
 impl Metrics {
-    pub(crate) fn new(out: impl Write + Send + 'static) -> Self {
-        Self { out: Mutex::new(Box::new(out)), warm: AtomicBool::new(false) }
+    pub(crate) fn new(namespace: String, out: impl Write + Send + 'static) -> Self {
+        Self { namespace, out: Mutex::new(Box::new(out)), warm: AtomicBool::new(false) }
     }
 
     pub(crate) fn emit(&self, tally: &Tally) {
         let cold = !self.warm.swap(true, Ordering::Relaxed);
         // One write a line, so that none is mixed into another. A line that cannot be written must not fail
         // the frame.
-        let line = format!("{}\n", line(tally, cold));
+        let line = format!("{}\n", line(&self.namespace, tally, cold));
         let _ = self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
     }
 }
 
-fn line(tally: &Tally, cold: bool) -> Value {
+fn line(namespace: &str, tally: &Tally, cold: bool) -> Value {
     let mut metrics = Map::new();
     let ms = |duration: Duration| json!((duration.as_secs_f64() * 1e6).round() / 1e3);
     metrics.insert("DurationMs".into(), ms(tally.started.elapsed()));
@@ -123,8 +124,8 @@ fn line(tally: &Tally, cold: bool) -> Value {
     let named: Vec<Value> = metrics.keys().map(|name| json!({ "Name": name, "Unit": unit(name) })).collect();
     // Latencies by route alone: each further dimension is a further metric that is paid for.
     let directives = json!([
-        { "Namespace": "Shellbridge", "Dimensions": [["Route"]], "Metrics": named },
-        { "Namespace": "Shellbridge", "Dimensions": [["Route", "Outcome"]],
+        { "Namespace": namespace, "Dimensions": [["Route"]], "Metrics": named },
+        { "Namespace": namespace, "Dimensions": [["Route", "Outcome"]],
           "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
     ]);
     metrics.extend([

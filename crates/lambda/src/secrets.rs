@@ -1,7 +1,10 @@
 //! Secrets: from the environment, or from where they are kept, read when first needed and again when they
 //! seem to have been changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::Mutex,
@@ -10,11 +13,62 @@ use tokio::{
 
 use crate::{
     aws::Aws,
-    config::{ConfigError, Limits},
+    config::{Config, ConfigError, Limits},
 };
 
 /// Between two tries while it could not be read at all, because its store limits requests.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Which of the two secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// `BRIDGE_SECRET`, one key or two.
+    Bridge,
+    /// `JWT_SECRET`.
+    Jwt,
+}
+
+/// The texts of both secrets as they are in use, wherever they came from: who knows one must not be able to do
+/// what the other is for.
+#[derive(Clone, Default)]
+pub(crate) struct Apart(Arc<SyncMutex<Texts>>);
+
+#[derive(Default)]
+struct Texts {
+    bridge: Option<String>,
+    jwt: Option<String>,
+}
+
+impl Apart {
+    /// With those that the settings hold.
+    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+        let apart = Self::default();
+        for (which, text) in [(Which::Bridge, &config.bridge_secret), (Which::Jwt, &config.jwt_secret)] {
+            text.as_deref().map_or(Ok(()), |text| apart.take(which, text))?;
+        }
+        Ok(apart)
+    }
+
+    /// Takes a secret into use in place of the one before, unless it is the other.
+    fn take(&self, which: Which, text: &str) -> Result<(), ConfigError> {
+        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bridge, jwt) = match which {
+            Which::Bridge => (Some(text), texts.jwt.as_deref()),
+            Which::Jwt => (texts.bridge.as_deref(), Some(text)),
+        };
+        if let (Some(bridge), Some(jwt)) = (bridge, jwt)
+            && bridge.split(',').any(|key| key.trim() == jwt)
+        {
+            return Err(ConfigError::SameSecret);
+        }
+        let own = match which {
+            Which::Bridge => &mut texts.bridge,
+            Which::Jwt => &mut texts.jwt,
+        };
+        *own = Some(text.to_owned());
+        Ok(())
+    }
+}
 
 /// A secret in the form it is used in.
 pub(crate) struct Secret<T> {
@@ -25,9 +79,19 @@ pub(crate) struct Secret<T> {
 
 struct Stored<T> {
     parameter: String,
+    which: Which,
+    apart: Apart,
     aws: Aws,
     limits: Limits,
     parse: fn(&str) -> Result<T, ConfigError>,
+}
+
+impl<T> Stored<T> {
+    fn take(&self, text: &str) -> Result<T, ConfigError> {
+        let value = (self.parse)(text)?;
+        self.apart.take(self.which, text)?;
+        Ok(value)
+    }
 }
 
 struct State<T> {
@@ -46,11 +110,12 @@ impl<T> Secret<T> {
     /// One that is kept under a name or ARN, in Parameter Store or Secrets Manager.
     pub(crate) fn stored(
         name: &str,
+        (which, apart): (Which, &Apart),
         aws: Aws,
         limits: Limits,
         parse: fn(&str) -> Result<T, ConfigError>,
     ) -> Self {
-        let stored = Stored { parameter: parameter(name), aws, limits, parse };
+        let stored = Stored { parameter: parameter(name), which, apart: apart.clone(), aws, limits, parse };
         Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read: None }) }
     }
 
@@ -98,7 +163,7 @@ impl<T> State<T> {
         if self.text.as_ref() == Some(&text) {
             return None;
         }
-        match (stored.parse)(text.trim_end_matches('\n')) {
+        match stored.take(text.trim_end_matches('\n')) {
             Ok(value) => {
                 self.text = Some(text);
                 self.value = Some(Arc::new(value));

@@ -41,6 +41,7 @@ static BED: LazyLock<(App, Runtime)> = LazyLock::new(|| {
         stage: None,
         callback_endpoint: None,
         log_level: tracing::Level::ERROR,
+        metrics_namespace: "Shellbridge".into(),
         limits: Limits { aws: Duration::from_secs(1), ..limits },
     };
     let sdk =

@@ -115,6 +115,32 @@ async fn a_hung_backend_is_a_timeout_within_the_limit_and_does_not_open_the_circ
     assert_works_within_1_s(&bed).await;
 }
 
+#[tokio::test]
+async fn a_slow_backend_is_a_timeout_and_its_late_answer_goes_nowhere() {
+    let (listener, url) = hung().await;
+    let awake = tokio::sync::watch::Sender::new(false);
+    let asleep = awake.subscribe();
+    let handler = async move || {
+        asleep.clone().wait_for(|awake| *awake).await.unwrap();
+        r#"{"type":"pong","timestamp":1}"#
+    };
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await.unwrap() });
+    let bed = Bed::with(|config| {
+        config.backend_url = Some(url);
+        config.limits = Limits { backend: Duration::from_millis(100), ..config.limits };
+    })
+    .await;
+    put_record(&bed).await;
+    for _ in 0..7 {
+        let (error, took) = failure(&bed).await;
+        assert_eq!((&error["code"], &error["retryable"]), (&"BACKEND_TIMEOUT".into(), &true.into()));
+        assert!((Duration::from_millis(100)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    }
+    awake.send_replace(true);
+    assert_works_within_1_s(&bed).await;
+    assert!(bed.connections.taken().is_empty(), "only what was asked for last was answered");
+}
+
 /// Takes connections and never answers.
 async fn hung() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -229,6 +255,7 @@ async fn statuses_become_codes() {
         bed.backend.always(move |_| (status, body.to_owned()));
         let (error, took) = failure(&bed).await;
         assert_eq!((&error["code"], &error["retryable"]), (&code.into(), &retryable.into()), "{status}");
+        assert_eq!(error["ref"], "p1", "{status}");
         let all = bed.backend.taken();
         assert_eq!(all.len(), asked, "{status}");
         assert!(took < Duration::from_secs(2));

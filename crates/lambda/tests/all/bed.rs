@@ -143,6 +143,7 @@ pub fn config() -> Config {
         stage: None,
         callback_endpoint: None,
         log_level: tracing::Level::INFO,
+        metrics_namespace: "Shellbridge".into(),
         limits: Limits::default(),
     }
 }

@@ -228,6 +228,43 @@ async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_stored_secret_that_is_the_other_one_is_refused() {
+    // Which are stored, and what their store holds. The bridge's has a second key, of a rotation.
+    let rotating = format!("{BRIDGE_SECRET}, {JWT_SECRET}");
+    for (jwt_stored, bridge_stored) in [(true, true), (true, false), (false, true)] {
+        let bridge = rotating.clone();
+        let store = parameter_store(move |name| {
+            Some(if name == "/jwt" { JWT_SECRET.to_owned() } else { bridge.clone() })
+        })
+        .await;
+        let mut endpoints = Endpoints::default();
+        endpoints.0.insert("SSM", store.url.clone());
+        let bed = Bed::with_endpoints(endpoints, |config| {
+            if jwt_stored {
+                config.jwt_secret = None;
+                config.jwt_secret_arn = Some("/jwt".to_owned());
+            }
+            config.bridge_secret = (!bridge_stored).then(|| rotating.clone());
+            config.bridge_secret_arn = bridge_stored.then(|| "/bridge".to_owned());
+            config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+        })
+        .await;
+        let which = format!("stored: JWT_SECRET {jwt_stored}, BRIDGE_SECRET {bridge_stored}");
+        assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503, "{which}");
+        assert!(bed.backend.taken().is_empty() && bed.items().await.is_empty(), "{which}");
+
+        store.always(|asked| {
+            let name = asked.json()["Name"].clone();
+            let value = if name == "/jwt" { "other-secret-other-secret-other-s" } else { BRIDGE_SECRET };
+            (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
+        });
+        let jwt = if jwt_stored { "other-secret-other-secret-other-s" } else { JWT_SECRET };
+        let token = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), jwt);
+        assert_eq!(bed.handle(connect_event(&token)).await.status_code, 200, "put right; {which}");
+    }
+}
+
 #[test]
 fn settings_that_it_must_not_run_with_are_refused() {
     let good = || Config { backend_url: Some("https://backend.example".into()), ..config() };

@@ -52,7 +52,7 @@ async fn repeats_of_both_kinds_are_counted() {
 /// The embedded metric format's rules (`CloudWatch` User Guide, "Specification: Embedded metric format").
 #[tokio::test]
 async fn the_metrics_are_in_the_embedded_metric_format() {
-    let bed = Bed::new().await;
+    let bed = Bed::with(|config| config.metrics_namespace = "Shellbridge/one-stack".into()).await;
     bed.connected().await;
     bed.send(r#"{"type":"ping"}"#).await;
     bed.handle(json!({})).await;
@@ -61,7 +61,7 @@ async fn the_metrics_are_in_the_embedded_metric_format() {
         let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
         assert_eq!(directives.len(), 2);
         for directive in directives {
-            assert_eq!(directive["Namespace"], "Shellbridge");
+            assert_eq!(directive["Namespace"], "Shellbridge/one-stack");
             for dimension in
                 directive["Dimensions"].as_array().unwrap().iter().flat_map(|set| set.as_array().unwrap())
             {
