@@ -22,6 +22,12 @@ impl ApiError {
         Self { status, frame: ErrorFrame::new(code, message) }
     }
 
+    /// Names the client's frame that it answers.
+    pub(crate) fn answering(mut self, reference: Option<String>) -> Self {
+        self.frame = self.frame.answering(reference);
+        self
+    }
+
     /// What it is answered with.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status

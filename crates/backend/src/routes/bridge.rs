@@ -138,7 +138,9 @@ pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Resu
     count::received(signed.body.len());
     app.rates.check(&envelope.connection_id, &envelope.user_id).map_err(|whose| {
         count::rate_limited(whose);
+        let reference = FrameHead::read(&signed.body).ok().and_then(|head| head.reference());
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, "too many frames a second")
+            .answering(reference)
     })?;
     let session = app.store.get(&envelope.session_id).ok_or_else(ApiError::no_session)?;
     if !adoptable(&envelope, session.status()) {

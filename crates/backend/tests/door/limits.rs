@@ -30,8 +30,8 @@ async fn a_connection_that_floods_is_told_so_and_others_are_not_held_up() {
     let (taken, refusal) = flood(&backend, "alice", 1, 10_000).await;
     let refusal = refusal.expect("20 a second are not 10,000");
     assert_eq!(
-        (&refusal["type"], &refusal["code"], &refusal["retryable"]),
-        (&json!("error"), &json!("RATE_LIMITED"), &json!(true))
+        (&refusal["type"], &refusal["code"], &refusal["retryable"], &refusal["ref"]),
+        (&json!("error"), &json!("RATE_LIMITED"), &json!(true), &json!("echo"))
     );
     #[allow(clippy::cast_precision_loss)]
     let (taken, allowed) = (taken as f64, 20.0 * (1.0 + started.elapsed().as_secs_f64()));
