@@ -31,6 +31,10 @@ struct History {
     bytes: usize,
     /// The last line goes on in the next.
     open: String,
+    /// Only a part of the screen may be scrolling.
+    margins: bool,
+    /// Something was printed: the parser is outside any escape sequence or string.
+    printed: bool,
 }
 
 /// How the user's terminal is to behave: the last word on each mode.
@@ -51,6 +55,8 @@ const TRACKED: [u16; 11] = [9, 12, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 101
 const MAX_HISTORY: usize = 512 * 1024;
 /// Longest escape sequence that can hold a tracked mode.
 const MAX_SEQUENCE: usize = 64;
+/// Plain text that is followed in any case, to see that it is printed.
+const PROOF: usize = 2 * MAX_SEQUENCE;
 
 impl Screen {
     pub(crate) fn new(size: Size) -> Self {
@@ -65,7 +71,28 @@ impl Screen {
     }
 
     /// Follows the shell's output. Bytes that are not UTF-8 are passed over, as xterm.js does.
+    ///
+    /// Of plain lines, only as many are followed as the scrollback and the screen hold: those before them would
+    /// leave no trace. A model reads 50 MB a second, which is most of what a build log costs; so give it much at once.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let (_, rows) = self.terminal.size();
+        let lines = SNAPSHOT_SCROLLBACK + 2 * rows + 2;
+        let (mut fed, mut at) = (0, 0);
+        while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() > PROOF + 2 * lines) {
+            let run = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+            if let Some((proof, tail)) = rest.get(..run).and_then(|run| beyond(run, lines)) {
+                self.follow(bytes.get(fed..at).unwrap_or_default());
+                self.history.printed = false;
+                self.follow(rest.get(..proof).unwrap_or_default());
+                let scrolls = self.history.printed && !self.history.margins && self.modes.pending.is_empty();
+                fed = at + if scrolls { tail } else { proof };
+            }
+            at += run + 1;
+        }
+        self.follow(bytes.get(fed..).unwrap_or_default());
+    }
+
+    fn follow(&mut self, bytes: &[u8]) {
         self.modes.scan(bytes);
         let joined;
         let bytes = if self.partial.is_empty() {
@@ -114,6 +141,21 @@ impl Screen {
     }
 }
 
+/// Bytes that print a character or move to the next line or tab, whatever modes are set.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e | b'\r' | b'\n' | b'\t')
+}
+
+/// Where the first line of plain text after the proof ends, and where its last `lines` lines begin, if there is
+/// anything between.
+fn beyond(run: &[u8], lines: usize) -> Option<(usize, usize)> {
+    let ends = |pair: &&[u8]| *pair == b"\r\n";
+    let proof = PROOF + run.get(PROOF..)?.windows(2).position(|pair| ends(&pair))? + 2;
+    let after = run.windows(2).rev().enumerate().filter(|(_, pair)| ends(pair)).nth(lines)?.0;
+    let tail = run.len() - after;
+    (tail > proof).then_some((proof, tail))
+}
+
 impl Observer for History {
     type Output = ();
 
@@ -130,9 +172,18 @@ impl Observer for History {
         }
     }
 
-    fn after(&mut self, _: &mut Observation<'_>, operation: &Operation) {
-        if let Operation::Function(Function::Ed(EdScope::SavedLines) | Function::Ris) = operation {
-            *self = Self::default();
+    fn after(&mut self, context: &mut Observation<'_>, operation: &Operation) {
+        let Operation::Function(function) = operation else { return };
+        match function {
+            Function::Print(_) => self.printed = true,
+            Function::Decstbm(top, bottom) => {
+                let (_, rows) = context.terminal().size();
+                self.margins = *top > 1 || !(*bottom == 0 || usize::from(*bottom) == rows);
+            }
+            Function::Decstr => self.margins = false,
+            Function::Ed(EdScope::SavedLines) => *self = Self { margins: self.margins, ..Self::default() },
+            Function::Ris => *self = Self::default(),
+            _ => {}
         }
     }
 
@@ -379,6 +430,52 @@ mod tests {
         assert!(colourful.history.bytes <= MAX_HISTORY);
         let endless = self::screen(10, 2, &"x".repeat(100_000));
         assert!(endless.history.open.len() <= 17 * 1024);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Plain lines that are passed over leave the same terminal as if every byte had been followed.
+        #[test]
+        fn what_is_passed_over_leaves_no_trace(
+            parts in proptest::collection::vec((
+                prop_oneof![
+                    "\\x1b\\[[1-4];[1-5]r(\\x1b\\[[1-5]H)?",
+                    "\\x1b\\[r|\\x1bc|\\x1b\\[!p|\\x1b\\[3J|\\x1b\\[2J",
+                    "\\x1b\\[[?](1049|7|6)[hl]|\\x1b\\[4[hl]|\\x1b\\[20[hl]",
+                    "\\x1b\\[[1-5];[1-9]H|\\x1b\\[4[1-7]m|\\x1b\\[m|\\x0e|\\x1b[(]0|\\x1bH",
+                    "\\x1b|\\x1b\\[|\\x1b\\]0;|\\x1bP|\\x1b\\[?[0-9]{0,70}|\\x07|\\x1b\\\\|界|\u{9b}3",
+                    "[a-z]{0,30}",
+                ],
+                ("[a-z0-9 \t]{0,25}", "(\r\n|\n|\r)?", 0_usize..2600, "[a-z]{0,14}"),
+            ), 1..5),
+        ) {
+            let mut text = String::new();
+            for (before, (line, end, count, rest)) in &parts {
+                text.push_str(before);
+                for n in 0..*count {
+                    text.push_str(line.get(..line.len() - n % (line.len() + 1)).unwrap_or(line));
+                    text.push_str(if n % 3 == 0 { end } else { "\r\n" });
+                }
+                text.push_str(rest);
+            }
+            let (mut passing, mut following) = (screen(12, 5, ""), screen(12, 5, ""));
+            passing.feed(text.as_bytes());
+            following.follow(text.as_bytes());
+            prop_assert_eq!(passing.snapshot(), following.snapshot());
+        }
+    }
+
+    #[test]
+    fn most_of_a_build_log_is_passed_over() {
+        let log: Vec<u8> = (0..20_000).flat_map(|n| format!("{n} compiling\r\n").into_bytes()).collect();
+        let run = &log[..];
+        let (proof, tail) = beyond(run, 1000).unwrap();
+        assert_eq!(&log[proof - 2..proof], b"\r\n");
+        assert!(log[tail..].starts_with(b"19000 compiling\r\n"), "{}", tail);
+        let mut screen = screen(80, 24, "$ make\r\n");
+        screen.feed(run);
+        assert!(text(&screen).contains("18999 compiling") && !text(&screen).contains("18900 compiling"));
     }
 
     proptest! {
