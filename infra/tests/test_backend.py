@@ -65,6 +65,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
     assert all(environment.values()), "the backend takes an empty setting for one that is set"
     everything = {
         "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "RedisUrlArn": BRIDGE, "JwtPublicKey": "k",
+        "JwksUrl": "https://id.example.org/jwks",
         "JwtIssuer": "i", "JwtAudience": "a", "CallbackUrl": "https://ws.example.org",
     }
     if name == "backend-apprunner":
@@ -115,6 +116,13 @@ def test_one_instance_and_a_health_check(name):
     else:
         scaling = resources["AWS::AppRunner::AutoScalingConfiguration"]
         assert (scaling["MinSize"], scaling["MaxSize"]) == ("1", "1")
+
+
+@pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])
+def test_the_address_of_ecs_express_has_its_scheme_once(endpoint):
+    template = long(load((INFRA / "backend-ecs-express.yaml").read_text()))
+    outputs = Evaluation(template, COMMON, {"Service.Endpoint": endpoint}).section("Outputs")
+    assert outputs["Endpoint"]["Value"] == "https://x.ecs.us-east-1.on.aws"
 
 
 def test_the_image_is_not_roots_and_is_the_stacks():

@@ -187,9 +187,7 @@ def test_the_function(name):
     (written,) = (item for item in source(name)["Resources"].values() if item["Type"] == "AWS::Serverless::Function")
     assert written["Metadata"] == {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": "websocket-handler"}}
     path = TEMPLATES[name].parent / written["Properties"]["CodeUri"]
-    assert (path / "Cargo.toml").is_file()
-    binary = (path / "crates/lambda/Cargo.toml").read_text()
-    assert 'name = "websocket-handler"' in binary
+    assert 'name = "websocket-handler"' in (path / "Cargo.toml").read_text()
 
 
 def test_settings_are_those_that_the_function_reads(name):
@@ -244,6 +242,18 @@ def test_alarms_and_dashboard(name):
         assert alarm["AlarmActions"] == [EVERYTHING["AlarmTopicArn"]] and alarm["AlarmDescription"]
     (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard").values()
     assert len(json.loads(dashboard["DashboardBody"])["widgets"]) == 9
+    # Every metric of ours is looked for where this stack's function writes it, and by a name that it writes.
+    (function,) = of_type(resources, "AWS::Lambda::Function").values()
+    namespace = function["Environment"]["Variables"]["METRICS_NAMESPACE"]
+    assert namespace == "Shellbridge/shellbridge"
+    ours = [alarm for alarm in alarms.values() if alarm.get("Namespace", "").startswith("Shellbridge")]
+    assert {alarm["Namespace"] for alarm in ours} == {namespace} and len(ours) == 2
+    assert set(re.findall(r'"(Shellbridge[^"]*)"', dashboard["DashboardBody"])) == {namespace}
+    metrics = (TEMPLATES["template"].parent / "crates/lambda/src/metrics.rs").read_text()
+    for metric in ["Refusals", "BackendMs", "PushMs", "Frames", "BytesIn", "BytesOut"]:
+        assert f'"{metric}"' in dashboard["DashboardBody"] and f'"{metric}"' in metrics
+    assert alarms["RefusedConnectAlarm"]["MetricName"] == "Refusals"
+    assert alarms["RefusedConnectAlarm"]["Dimensions"] == [{"Name": "Route", "Value": "$connect"}]
 
 
 def test_the_dead_backend_alarm_knows_every_failure():
