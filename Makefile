@@ -5,9 +5,17 @@ VENV := .venv
 GATEWAY := $(BIN)/gateway --backend $(BIN)/backend
 LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invocations
 GATEWAY_TESTS := crates/gateway/tests
+# Deploying: which sections of samconfig.toml count (`default` is the dev stack, or `prod`), and what they say.
+ENVIRONMENT := default
+SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
+STACK := $(VENV)/bin/python infra/stack.py
+saved = $(shell [ ! -x $(VENV)/bin/sam ] || $(STACK) saved $(1) $(2))
+ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
+BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint infra types page build clean
+.PHONY: help run watch test soak lint infra types page build function test-function clean
+.PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -63,6 +71,44 @@ test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 soak: page ## The promise at ten times its full size (200,000 keys and 500 MB a run), and a minute of `yes`.
 	cargo build --release --workspace --bins
 	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise:: flood::
+
+function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.
+	@! command -v rustup >/dev/null || rustup target add --quiet $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
+	$(SAM) build --parameter-overrides Architecture=$(ARCH)
+
+test-function: ## The same for this machine, answering recorded events and then a terminal under the gateway.
+	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
+	cargo build --quiet --workspace --bins
+	WEBSOCKET_HANDLER=$(abspath $(BUILT)) cargo test -p shellbridge-lambda --test all process
+	WEBSOCKET_HANDLER=$(abspath $(BUILT)) cargo test -p shellbridge-gateway --test whole terminal
+
+deploy: function ## Deploy API, function and table; asks for everything the first time. ENVIRONMENT=prod for the other stack.
+	$(SAM) deploy --config-env $(ENVIRONMENT) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
+
+deploy-backend: $(VENV)/bin/sam ## Deploy the backend's image. The first time BACKEND=ecs-service, ecs-express or apprunner.
+	$(SAM) list stack-outputs --config-env $(ENVIRONMENT) --output json | $(STACK) backend $(ENVIRONMENT) $(BACKEND)
+	$(SAM) deploy --config-env $(ENVIRONMENT)-backend $(if $(call saved,$(ENVIRONMENT)-backend,Image),,--guided)
+
+url: $(VENV)/bin/sam ## Say what clients connect to.
+	@$(SAM) list stack-outputs --config-env $(ENVIRONMENT) --output json | $(STACK) output WebSocketUrl
+
+logs: $(VENV)/bin/sam ## Follow the function's log.
+	$(SAM) logs --config-env $(ENVIRONMENT)
+
+destroy: $(VENV)/bin/sam ## Delete both stacks, after asking. The table stays.
+	$(SAM) delete --config-env $(ENVIRONMENT)-backend
+	$(SAM) delete --config-env $(ENVIRONMENT)
+
+bundle: bucket function ## For the console: function.zip, to be put into BUCKET, and the templates that take it from there.
+	$(STACK) bundle $(BUCKET)
+	@echo "in .aws-sam/bundle: put function.zip into s3://$(BUCKET), then give CloudFormation one of the templates"
+
+publish: bucket function ## Publish to the Serverless Application Repository, by way of BUCKET, which it must be allowed to read.
+	$(SAM) package --s3-bucket $(BUCKET) --output-template-file .aws-sam/packaged.yaml
+	$(SAM) publish --template-file .aws-sam/packaged.yaml
+
+bucket:
+	@[ -n "$(BUCKET)" ] || { echo "say BUCKET=name of an S3 bucket"; exit 1; }
 
 $(VENV)/bin/sam: infra/requirements.txt
 	python3 -m venv $(VENV)

@@ -185,9 +185,12 @@ impl Stack {
         Self::with_function(&example("scripted_function")).flag("--route-responses", "$default")
     }
 
-    /// The whole stack: the real backend and the real Lambda, which must be built.
+    /// The whole stack: the real backend and the real Lambda, which must be built; `WEBSOCKET_HANDLER` names another
+    /// build of the Lambda, such as the one that is deployed.
     pub fn whole() -> StackBuilder {
-        Self::with_function(&sibling("websocket-handler")).flag("--backend", sibling("backend"))
+        let function =
+            std::env::var_os("WEBSOCKET_HANDLER").map_or_else(|| sibling("websocket-handler"), PathBuf::from);
+        Self::with_function(&function).flag("--backend", sibling("backend"))
     }
 
     /// A stack around a function.

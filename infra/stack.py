@@ -1,0 +1,103 @@
+"""What make asks about a deployment.
+
+    stack.py saved ENV PARAMETER            its value as samconfig.toml has it, or nothing
+    stack.py output NAME < OUTPUTS          one output of a stack
+    stack.py backend ENV [KIND] < OUTPUTS   writes into samconfig.toml what the backend is to know of the API's stack
+    stack.py bundle BUCKET                  writes .aws-sam/bundle: what the console needs, with the code in that bucket
+
+OUTPUTS is what `sam list stack-outputs --output json` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import zipfile
+from pathlib import Path
+
+import tomlkit
+from samtags import dump, load
+
+ROOT = Path(__file__).resolve().parents[1]
+# Parameter of the backend's templates: output of the API's stack.
+OF_OUTPUTS = {
+    "ApiId": "ApiId",
+    "StageName": "Stage",
+    "CallbackUrl": "CallbackUrl",
+    "WebSocketUrl": "WebSocketUrl",
+    "AllowedOrigins": "BackendAllowedOrigins",
+    "BridgeSecretArn": "BackendBridgeSecretArn",
+}
+# Parameters that both have. Roles are not among them.
+SHARED = (
+    "JwtSecretArn", "JwtPublicKey", "JwksUrl", "JwtIssuer", "JwtAudience", "SecretsKmsKeyArn", "PermissionsBoundaryArn",
+    "LogRetentionDays",
+)
+
+
+def parameters(config: dict, environment: str) -> dict[str, str]:
+    """The parameters of an environment: a list as written by hand, or one line as `sam deploy --guided` writes it."""
+    overrides = config.get(environment, {}).get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
+    pairs = shlex.split(overrides) if isinstance(overrides, str) else [shlex.split(pair)[0] for pair in overrides]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def line(values: dict[str, str]) -> str:
+    """Parameters as one line that SAM reads."""
+    return " ".join(f'{name}="{value}"' for name, value in values.items())
+
+
+def outputs(text: str) -> dict[str, str]:
+    """Outputs by name."""
+    return {item["OutputKey"]: item["OutputValue"] for item in json.loads(text)}
+
+
+def tell_backend(config: dict, environment: str, kind: str | None, given: dict[str, str]) -> None:
+    """Fills in `ENV-backend`; what is there already and not the API's to say stays."""
+    section = config[f"{environment}-backend"]["deploy"]["parameters"]
+    api = parameters(config, environment)
+    values = parameters(config, f"{environment}-backend")
+    values |= {name: given[output] for name, output in OF_OUTPUTS.items()}
+    values |= {name: api[name] for name in SHARED if api.get(name)}
+    section["parameter_overrides"] = line(values)
+    if kind:
+        section["template_file"] = f"infra/backend-{kind}.yaml"
+
+
+def bundle(bucket: str, build: Path, to: Path) -> None:
+    """The built function as a zip, and templates that take it from the bucket."""
+    to.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(to / "function.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        # Deployed as it lies there: without the execute bit Lambda cannot start it.
+        entry = zipfile.ZipInfo("bootstrap")
+        entry.external_attr = 0o755 << 16
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, (build / "Handler" / "bootstrap").read_bytes())
+    for source in (ROOT / "template.yaml", ROOT / "infra/template-existing-role.yaml"):
+        template = load(source.read_text())
+        # Its paths are of no use there.
+        del template["Metadata"]["AWS::ServerlessRepo::Application"]
+        template["Resources"]["Handler"]["Properties"]["CodeUri"] = f"s3://{bucket}/function.zip"
+        (to / source.name).write_text(dump(template))
+
+
+def main(arguments: list[str]) -> None:
+    path = Path("samconfig.toml")
+    match arguments:
+        case ["saved", environment, name]:
+            print(parameters(tomlkit.parse(path.read_text()), environment).get(name, ""))
+        case ["output", name]:
+            print(outputs(sys.stdin.read())[name])
+        case ["backend", environment, *kind]:
+            config = tomlkit.parse(path.read_text())
+            tell_backend(config, environment, *(kind or [None]), outputs(sys.stdin.read()))
+            path.write_text(tomlkit.dumps(config))
+        case ["bundle", bucket]:
+            bundle(bucket, Path(".aws-sam/build"), Path(".aws-sam/bundle"))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
