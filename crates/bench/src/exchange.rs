@@ -1,0 +1,167 @@
+//! What is exchanged: a frame for its answer, a key for its echo, a connection.
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{load::Exchange, socket::Socket, target::Session, terminal::Terminal};
+
+/// Numbers of frames have as many digits, so that none is part of another.
+const FIRST_NUMBER: u64 = 1_000_000_000_000;
+
+/// Sends a frame with a number and waits for the frame that holds it. The same code for the stack and for the floor.
+pub struct Asker {
+    socket: Socket,
+    kind: Kind,
+    number: u64,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `ping`, for `pong`; a raw echo gives the `ping` back.
+    Ping,
+    /// `command` `true`, for its result.
+    Command,
+}
+
+impl Asker {
+    /// Over a socket just opened.
+    pub const fn new(socket: Socket, kind: Kind) -> Self {
+        Self { socket, kind, number: FIRST_NUMBER }
+    }
+
+    /// Connected to a session.
+    pub async fn connect(session: &Session, kind: Kind) -> anyhow::Result<Self> {
+        Ok(Self::new(Socket::connect(&session.url, session.insecure).await?, kind))
+    }
+}
+
+impl Exchange for Asker {
+    async fn exchange(&mut self) -> anyhow::Result<()> {
+        self.number += 1;
+        let number = self.number.to_string();
+        let frame = match self.kind {
+            Kind::Ping => format!(r#"{{"type":"ping","timestamp":{number}}}"#),
+            Kind::Command => format!(r#"{{"type":"command","command":"true","id":"{number}"}}"#),
+        };
+        self.socket.send(frame).await?;
+        loop {
+            let answer = self.socket.text().await?;
+            if answer.starts_with(r#"{"type":"error""#) {
+                bail!("{answer}");
+            }
+            if answer.contains(number.as_str()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Types a key into `cat` and waits for its echo.
+pub struct Typist {
+    terminal: Terminal,
+    /// The offset that the next echo ends at.
+    expected: u64,
+    /// Keys since the last newline.
+    keys: u64,
+}
+
+/// Keys of a line. A terminal that reads lines takes 4,095 at most (`termios(3)`, canonical mode).
+const LINE: u64 = 60;
+
+impl Typist {
+    /// At a terminal attached to `cat` that has written nothing yet.
+    pub const fn new(terminal: Terminal) -> Self {
+        Self { terminal, expected: 0, keys: 0 }
+    }
+
+    async fn press(&mut self, key: u8, echo: &[u8]) -> anyhow::Result<()> {
+        self.terminal.write(&[key]);
+        self.expected += echo.len() as u64;
+        while self.terminal.output_offset() < self.expected {
+            self.terminal.step().await?;
+        }
+        let shown = self.terminal.take_output();
+        ensure!(shown == echo, "typed {key}, {echo:?} was to come, and {shown:?} came");
+        Ok(())
+    }
+}
+
+impl Exchange for Typist {
+    async fn exchange(&mut self) -> anyhow::Result<()> {
+        self.keys += 1;
+        self.press(b'x', b"x").await
+    }
+
+    async fn between(&mut self) -> anyhow::Result<()> {
+        if self.keys < LINE {
+            return Ok(());
+        }
+        // The terminal echoes the newline, and `cat` writes the line again.
+        let line = "x".repeat(usize::try_from(self.keys)?);
+        self.keys = 0;
+        self.press(b'\n', format!("\r\n{line}\r\n").as_bytes()).await
+    }
+}
+
+/// Opens a connection, attaches, and leaves.
+pub struct Visitor {
+    session: Session,
+    name: String,
+    last: Option<Terminal>,
+}
+
+impl Visitor {
+    /// Of a session.
+    pub const fn new(session: Session, name: String) -> Self {
+        Self { session, name, last: None }
+    }
+}
+
+impl Exchange for Visitor {
+    async fn exchange(&mut self) -> anyhow::Result<()> {
+        self.last = Some(Terminal::attached(self.session.clone(), &self.name).await?);
+        Ok(())
+    }
+
+    async fn between(&mut self) -> anyhow::Result<()> {
+        if let Some(terminal) = self.last.take() {
+            terminal.close().await;
+        }
+        Ok(())
+    }
+}
+
+/// Posts a small body over a connection kept open and reads the answer, as plainly as HTTP can be spoken.
+pub struct Poster {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// A body as long as a ping.
+const BODY: &str = r#"{"type":"ping","timestamp":1000000000000}"#;
+
+impl Poster {
+    /// Connected to `HOST:PORT`.
+    pub async fn connect(address: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.with_context(|| address.to_owned())?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::with_capacity(1024) })
+    }
+}
+
+impl Exchange for Poster {
+    async fn exchange(&mut self) -> anyhow::Result<()> {
+        let length = BODY.len();
+        let request = format!("POST / HTTP/1.1\r\nHost: floor\r\nContent-Length: {length}\r\n\r\n{BODY}");
+        self.stream.write_all(request.as_bytes()).await?;
+        self.buffer.clear();
+        while !self.buffer.ends_with(BODY.as_bytes()) {
+            ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the HTTP floor hung up");
+        }
+        Ok(())
+    }
+}

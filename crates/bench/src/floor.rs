@@ -1,0 +1,127 @@
+//! Floors: the least that each part could cost, as processes of their own like the real thing.
+
+use std::{
+    io::Read as _,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use axum::{Router, body::Bytes, routing::post};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::TcpListener,
+    process::{Child, Command},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Bytes of one read from the PTY, as in the backend.
+const READ: usize = 16 * 1024;
+
+/// Which floor.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Kind {
+    /// A WebSocket that gives every message back.
+    Websocket,
+    /// axum, which gives every body back.
+    Http,
+    /// A PTY read to its end; prints bytes and seconds.
+    Pty,
+}
+
+/// A floor that runs until this is dropped.
+pub struct Floor {
+    _child: Child,
+    /// `HOST:PORT`
+    pub address: String,
+}
+
+impl Floor {
+    /// Starts this program again, as a floor that listens.
+    pub async fn start(kind: Kind) -> anyhow::Result<Self> {
+        let name = clap::ValueEnum::to_possible_value(&kind).context("no name")?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["floor", name.get_name()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().context("the floor's stdout")?;
+        let line = BufReader::new(stdout).lines().next_line().await?.context("the floor ended")?;
+        Ok(Self { _child: child, address: line })
+    }
+}
+
+/// Bytes a second of a PTY read by a process of its own.
+pub async fn pty_rate(bytes: u64) -> anyhow::Result<f64> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["floor", "pty", "--bytes", &bytes.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "the PTY floor failed");
+    let text = String::from_utf8(output.stdout)?;
+    let (read, seconds) = text.trim().split_once(' ').context("the PTY floor's answer")?;
+    Ok(read.parse::<f64>()? / seconds.parse::<f64>()?)
+}
+
+/// Is a floor, until stdin ends.
+pub async fn serve(kind: Kind, bytes: u64) -> anyhow::Result<()> {
+    if let Kind::Pty = kind {
+        let (read, took) = read_pty(bytes).await?;
+        println!("{read} {}", took.as_secs_f64());
+        return Ok(());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    std::thread::spawn(|| {
+        let _ended = std::io::stdin().read(&mut [0; 1]);
+        std::process::exit(0);
+    });
+    if let Kind::Http = kind { serve_http(listener).await } else { serve_websocket(listener).await }
+}
+
+async fn serve_websocket(listener: TcpListener) -> anyhow::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+            while let Some(Ok(message)) = socket.next().await {
+                if let Message::Text(_) = message
+                    && socket.send(message).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+async fn serve_http(listener: TcpListener) -> anyhow::Result<()> {
+    use axum::serve::ListenerExt as _;
+    let app = Router::new().route("/", post(|body: Bytes| async { body }));
+    let listener = listener.tap_io(|stream| {
+        let _slower = stream.set_nodelay(true);
+    });
+    axum::serve(listener, app).await?;
+    Ok(())
+}
+
+/// Reads what `head | base64` writes to a PTY, as the backend does, and throws it away.
+async fn read_pty(bytes: u64) -> anyhow::Result<(u64, Duration)> {
+    let (mut pty, pts) = pty_process::open()?;
+    let mut child = pty_process::Command::new("/bin/sh")
+        .args(["-c", &format!("head -c {bytes} /dev/zero | base64")])
+        .spawn(pts)?;
+    let started = Instant::now();
+    let (mut buffer, mut total) = (vec![0; READ], 0);
+    // Linux answers EIO when the last process that had the terminal is gone.
+    while let Ok(read @ 1..) = pty.read(&mut buffer).await {
+        total += read as u64;
+    }
+    let took = started.elapsed();
+    child.wait().await?;
+    Ok((total, took))
+}

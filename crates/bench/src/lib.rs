@@ -1,0 +1,18 @@
+//! Measures the whole way, beside floors of the same run, and smokes deployed stacks.
+//!
+//! `stack` starts the built programs, `target` says how sessions are had, `terminal` and `socket` are the client,
+//! `load` runs closed and open loops of the `exchange`s.
+
+pub mod cost;
+pub mod exchange;
+pub mod floor;
+pub mod load;
+pub mod mode;
+pub mod output;
+pub mod process;
+pub mod report;
+pub mod socket;
+pub mod stack;
+pub mod target;
+pub mod terminal;
+mod tls;

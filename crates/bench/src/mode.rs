@@ -1,0 +1,160 @@
+//! The modes: what is measured, of a stack and of the floor below it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::ensure;
+
+use crate::{
+    exchange::{Asker, Kind, Poster, Typist, Visitor},
+    floor::Floor,
+    load::{self, Exchange, Latencies, Plan},
+    process,
+    report::{Cpu, Row},
+    socket::Socket,
+    stack::{Role, Stack},
+    target::Target,
+    terminal::Terminal,
+};
+
+/// What is looked at from outside while it is measured.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Where to connect to.
+    pub target: &'a Target,
+    /// Its processes, if they run here.
+    pub stack: Option<&'a Stack>,
+}
+
+/// The modes that are latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `ping` to `pong`.
+    Ping,
+    /// `command` `true` to its result.
+    Command,
+    /// A key to its echo through `cat`.
+    Echo,
+    /// Handshake to `attached`.
+    Connect,
+}
+
+impl Mode {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Command => "command",
+            Self::Echo => "echo",
+            Self::Connect => "connect",
+        }
+    }
+
+    /// Measures it over so many connections, each with a session of its own.
+    pub async fn measure(self, subject: Subject<'_>, connections: usize, plan: Plan) -> anyhow::Result<Row> {
+        let target = subject.target;
+        let one_only = self == Self::Echo && target.has_one_session();
+        ensure!(
+            !one_only || connections == 1,
+            "all connections would type into the one session of the token"
+        );
+        let sessions = target.sessions("/bin/cat", connections).await?;
+        let named =
+            sessions.into_iter().enumerate().map(|(index, session)| (session, format!("bench-{index}")));
+        let name = self.name();
+        match self {
+            Self::Ping | Self::Command => {
+                let kind = if self == Self::Ping { Kind::Ping } else { Kind::Command };
+                let mut askers = Vec::with_capacity(connections);
+                for (session, _) in named {
+                    askers.push(Asker::connect(&session, kind).await?);
+                }
+                exchanges(name, subject.stack, askers, plan).await
+            }
+            Self::Echo => {
+                let mut typists = Vec::with_capacity(connections);
+                for (session, name) in named {
+                    typists.push(Typist::new(Terminal::attached(session, &name).await?));
+                }
+                exchanges(name, subject.stack, typists, plan).await
+            }
+            Self::Connect => {
+                let visitors = named.map(|(session, name)| Visitor::new(session, name)).collect();
+                exchanges(name, subject.stack, visitors, plan).await
+            }
+        }
+    }
+}
+
+async fn exchanges<E: Exchange>(
+    name: &str,
+    stack: Option<&Stack>,
+    connections: Vec<E>,
+    plan: Plan,
+) -> anyhow::Result<Row> {
+    let count = connections.len();
+    let processes = stack.map(Stack::processes);
+    let mut edges = Vec::with_capacity(2);
+    let edge = || edges.push(processes.as_deref().map(times));
+    let (latencies, connections) = load::run(connections, plan, edge).await?;
+    drop(connections);
+    ensure!(latencies.count() > 0, "{name}: nothing was answered in {:?}", plan.measure);
+    let mut edges = edges.into_iter().flatten();
+    let cpu = edges.next().zip(edges.next()).map(|(before, after)| {
+        #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        let exchanges = latencies.count() as f64;
+        spent(&before, &after, 1e6 / exchanges)
+    });
+    Ok(Row::new(name, count, &latencies, cpu))
+}
+
+/// Processor time so far, by program.
+pub fn times(processes: &[(Role, u32)]) -> BTreeMap<Role, Duration> {
+    let mut times = BTreeMap::new();
+    for (role, pid) in processes {
+        *times.entry(*role).or_default() += process::cpu(*pid);
+    }
+    times
+}
+
+/// Processor time between two looks, seconds times `scale`.
+pub fn spent(before: &BTreeMap<Role, Duration>, after: &BTreeMap<Role, Duration>, scale: f64) -> Cpu {
+    let of = |role| {
+        let at = |times: &BTreeMap<Role, Duration>| times.get(&role).copied().unwrap_or_default();
+        at(after).saturating_sub(at(before)).as_secs_f64() * scale
+    };
+    Cpu { function: of(Role::Function), backend: of(Role::Backend), gateway: of(Role::Gateway) }
+}
+
+/// The raw WebSocket echo over so many connections.
+pub async fn floor_websocket(floor: &Floor, connections: usize, plan: Plan) -> anyhow::Result<Latencies> {
+    let mut askers = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let socket = Socket::connect(&format!("ws://{}/", floor.address), false).await?;
+        askers.push(Asker::new(socket, Kind::Ping));
+    }
+    Ok(load::run(askers, plan, || ()).await?.0)
+}
+
+/// Bare axum over so many connections.
+pub async fn floor_http(floor: &Floor, connections: usize, plan: Plan) -> anyhow::Result<Latencies> {
+    let mut posters = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        posters.push(Poster::connect(&floor.address).await?);
+    }
+    Ok(load::run(posters, plan, || ()).await?.0)
+}
+
+/// A mode of the stack, with the raw echo before and after it, so that noise meets both: floor, stack.
+pub async fn beside_floor(
+    mode: Mode,
+    subject: Subject<'_>,
+    floor: &Floor,
+    connections: usize,
+    plan: Plan,
+) -> anyhow::Result<[Row; 2]> {
+    let half = Plan { measure: plan.measure / 3, warm: plan.warm / 2, rate: None };
+    let mut under = floor_websocket(floor, connections, half).await?;
+    let row = mode.measure(subject, connections, plan).await?;
+    under.add(&floor_websocket(floor, connections, half).await?)?;
+    Ok([Row::new("floor: raw WebSocket echo", connections, &under, None), row])
+}

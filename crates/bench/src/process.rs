@@ -1,0 +1,90 @@
+//! What `/proc` says of a process: its children, its time on the processor, its memory.
+
+use std::{fs, time::Duration};
+
+/// Living children of a process, with their names.
+pub fn children(parent: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| {
+        let stat = Stat::read(pid)?;
+        (stat.field(1)? == u64::from(parent)).then_some((pid, stat.name))
+    })
+    .collect()
+}
+
+/// Time a process has had on the processor, in user and kernel mode, all its threads together. Steps of 10 ms.
+pub fn cpu(pid: u32) -> Duration {
+    let ticks = Stat::read(pid).and_then(|stat| Some(stat.field(11)? + stat.field(12)?)).unwrap_or_default();
+    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Resident memory, bytes.
+pub fn resident(pid: u32) -> u64 {
+    status(pid, "VmRSS:")
+}
+
+/// The most resident memory it ever had, bytes.
+pub fn most_resident(pid: u32) -> u64 {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+    value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+}
+
+/// `/proc/PID/stat` (`proc_pid_stat(5)`): its name, and the fields after it, from `state`.
+struct Stat {
+    name: String,
+    fields: String,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may hold anything.
+        let (head, fields) = text.rsplit_once(')')?;
+        Some(Self { name: head.split_once('(')?.1.to_owned(), fields: fields.to_owned() })
+    }
+
+    fn field(&self, index: usize) -> Option<u64> {
+        self.fields.split_ascii_whitespace().nth(index)?.parse().ok()
+    }
+}
+
+/// Lets this process, and those it starts, have as many descriptors as it may.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_by_name_with_its_memory() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(children(std::process::id()).iter().any(|(pid, _)| *pid == child.id()));
+        assert!(resident(std::process::id()) > 100_000);
+        assert!(most_resident(std::process::id()) >= resident(std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn work_is_seen_as_time() {
+        let before = cpu(std::process::id());
+        let mut sum = 0_u64;
+        while cpu(std::process::id()) < before + Duration::from_millis(20) {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(sum > 0);
+    }
+}

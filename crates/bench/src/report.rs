@@ -1,0 +1,121 @@
+//! Tables for people and JSON for programs.
+
+use serde::Serialize;
+
+use crate::load::Latencies;
+
+/// One line of the first table.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// The mode, and whether it is a floor.
+    pub name: String,
+    /// Connections or sessions.
+    pub connections: usize,
+    /// A second: exchanges, or bytes where there are no latencies.
+    pub rate: f64,
+    /// ms
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Quantiles>,
+    /// µs of processor time an exchange (ms a MB of output), by program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+}
+
+/// ms
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: f64,
+    /// 90%.
+    pub p90: f64,
+    /// 99%.
+    pub p99: f64,
+    /// 99.9%.
+    #[serde(rename = "p99.9")]
+    pub p999: f64,
+    /// How many were measured.
+    pub count: u64,
+}
+
+/// Processor time by program.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Cpu {
+    /// All processes of the function.
+    pub function: f64,
+    /// The backend.
+    pub backend: f64,
+    /// The stand-in: API Gateway's, Lambda's and `DynamoDB`'s work.
+    pub gateway: f64,
+}
+
+impl From<&Latencies> for Quantiles {
+    fn from(latencies: &Latencies) -> Self {
+        let at = |quantile| latencies.quantile_ms(quantile);
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), count: latencies.count() }
+    }
+}
+
+impl Row {
+    /// A row of latencies.
+    pub fn new(name: &str, connections: usize, latencies: &Latencies, cpu: Option<Cpu>) -> Self {
+        Self {
+            name: name.to_owned(),
+            connections,
+            rate: latencies.rate(),
+            latency: Some(latencies.into()),
+            cpu,
+        }
+    }
+
+    /// A row of bytes a second.
+    pub fn bytes(name: &str, sessions: usize, rate: f64) -> Self {
+        Self { name: name.to_owned(), connections: sessions, rate, latency: None, cpu: None }
+    }
+
+    /// The median, ms.
+    pub fn p50(&self) -> f64 {
+        self.latency.map_or(f64::NAN, |latency| latency.p50)
+    }
+}
+
+/// The table of rows. Each floor row is what the rows after it, of as many connections, are measured by.
+pub fn print_rows(rows: &[Row]) {
+    let head =
+        ["", "conns", "rate/s", "p50 ms", "p90", "p99", "p99.9", "CPU µs: function", "backend", "gateway"];
+    let lines = rows.iter().map(|row| {
+        let rate = if row.latency.is_some() {
+            format!("{:.0}", row.rate)
+        } else {
+            format!("{:.1} MB", row.rate / 1e6)
+        };
+        let mut cells = vec![row.name.clone(), row.connections.to_string(), rate];
+        match row.latency {
+            Some(q) => cells.extend([q.p50, q.p90, q.p99, q.p999].map(|ms| format!("{ms:.3}"))),
+            None => cells.extend(std::iter::repeat_n(String::new(), 4)),
+        }
+        match row.cpu {
+            Some(cpu) => {
+                cells.extend([cpu.function, cpu.backend, cpu.gateway].map(|micros| format!("{micros:.0}")));
+            }
+            None => cells.extend(std::iter::repeat_n(String::new(), 3)),
+        }
+        cells
+    });
+    print_table(&head.map(str::to_owned), &lines.collect::<Vec<_>>());
+}
+
+/// A table whose first column is text and whose others are numbers.
+pub fn print_table(head: &[String], lines: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = std::iter::once(head).chain(lines.iter().map(Vec::as_slice));
+        cells.filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    for line in std::iter::once(head).chain(lines.iter().map(Vec::as_slice)) {
+        let cells = line.iter().enumerate().map(|(column, cell)| {
+            let width = width(column);
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}

@@ -1,0 +1,257 @@
+//! The whole stack as processes of its own, on free ports, gone when dropped.
+//!
+//! The gateway's tests have a starter of their own, on purpose: theirs runs what cargo has just built for the test and
+//! panics with its log, this one runs release builds, with the secrets known, and says what is missing.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process;
+
+/// Time until everything is up, on a busy machine.
+const START_WITHIN: Duration = Duration::from_secs(30);
+/// The gateway gives the backend 25 s to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// Secrets of local stacks, which only this machine can reach: known, so that a function can be started beside one.
+pub const SECRETS: [(&str, &str); 3] = [
+    ("BRIDGE_SECRET", "bench-bridge-secret-bench-bridge-secret"),
+    ("JWT_SECRET", "bench-users-secret-bench-users-secret"),
+    ("ADMIN_TOKEN", "bench-admin-token-bench-admin-token"),
+];
+/// Whatever else would change where tokens are verified, or whether a loop without pauses is let through.
+const UNSET: [&str; 7] = [
+    "JWT_PUBLIC_KEY",
+    "JWT_PRIVATE_KEY",
+    "JWKS_URL",
+    "JWT_SECRET_ARN",
+    "BRIDGE_SECRET_ARN",
+    "ALLOWED_ORIGINS",
+    "FRONTEND_URL",
+];
+/// A closed loop sends more than a person may: limits are not what is measured.
+const RATES: [(&str, &str); 2] = [("RATE_LIMIT_CONNECTION", "1000000"), ("RATE_LIMIT_USER", "10000000")];
+
+/// The programs of a stack.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Directory of `gateway` and `backend`.
+    pub directory: PathBuf,
+    /// The function's executable.
+    pub function: PathBuf,
+}
+
+impl Programs {
+    /// Those beside this program; the function with the profile that is deployed, where that was built.
+    pub fn find(directory: Option<PathBuf>, function: Option<PathBuf>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("where this program lies")?;
+        let directory = directory.unwrap_or_else(|| own.parent().unwrap_or(Path::new(".")).to_owned());
+        let deployed = directory.join("../lambda/websocket-handler");
+        let function = function.unwrap_or_else(|| {
+            let small = deployed.is_file() && directory.file_name().is_some_and(|name| name == "release");
+            if small { deployed } else { directory.join("websocket-handler") }
+        });
+        for program in [&directory.join("gateway"), &directory.join("backend"), &function] {
+            ensure!(program.is_file(), "{}: not there; `make build` first", program.display());
+        }
+        Ok(Self { directory, function })
+    }
+
+    /// A stack without limits on rates.
+    pub fn stack(&self) -> Builder {
+        Builder { programs: self.clone(), flags: Vec::new(), variables: Vec::new() }
+    }
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Builder {
+    programs: Programs,
+    flags: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// A flag of `gateway`, and its value if that is not empty.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.extend([name, value].into_iter().filter(|word| !word.is_empty()).map(str::to_owned));
+        self
+    }
+
+    /// A variable of the environment of all that is started.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts everything and waits until it is ready.
+    pub async fn start(self) -> anyhow::Result<Stack> {
+        tokio::task::spawn_blocking(move || self.start_blocking()).await?
+    }
+
+    fn start_blocking(self) -> anyhow::Result<Stack> {
+        let directory = TempDir::new().context("a directory for the log")?;
+        let log = std::fs::File::create(directory.path().join("log")).context("the log")?;
+        let gateway = self.programs.directory.join("gateway");
+        let mut command = Command::new(&gateway);
+        for name in UNSET {
+            command.env_remove(name);
+        }
+        command
+            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--backend-port", "0"])
+            .args(["--request-rate", "0", "--connect-rate", "0", "--stop-with-parent"])
+            .arg("--backend")
+            .arg(self.programs.directory.join("backend"))
+            .arg("--function")
+            .arg(&self.programs.function)
+            .args(&self.flags)
+            .envs(SECRETS)
+            .envs(RATES)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut child = command.spawn().with_context(|| format!("starting {}", gateway.display()))?;
+        let stdout = child.stdout.take().context("the gateway's stdout")?;
+        let mut stack = Stack {
+            child,
+            directory,
+            page: String::new(),
+            websocket: String::new(),
+            control: String::new(),
+            dynamodb: String::new(),
+            management: String::new(),
+            http: reqwest::Client::new(),
+        };
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _gone = sender.send(line);
+            }
+        });
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else {
+                bail!("the stack did not come up; its log ends:\n{}", stack.log_end());
+            };
+            let (name, value) = line.split_once(' ').unwrap_or((&line, ""));
+            let place = match name {
+                "page" => &mut stack.page,
+                "websocket" => &mut stack.websocket,
+                "control" => &mut stack.control,
+                "dynamodb" => &mut stack.dynamodb,
+                "management" => &mut stack.management,
+                "ready" => return Ok(stack),
+                _ => continue,
+            };
+            value.trim().clone_into(place);
+        }
+    }
+}
+
+/// A running stack.
+#[derive(Debug)]
+pub struct Stack {
+    child: Child,
+    directory: TempDir,
+    http: reqwest::Client,
+    /// `http://127.0.0.1:PORT/`: the backend.
+    pub page: String,
+    /// `ws://127.0.0.1:PORT/prod`
+    pub websocket: String,
+    /// `http://127.0.0.1:PORT/`
+    pub control: String,
+    /// `http://127.0.0.1:PORT`
+    pub dynamodb: String,
+    /// `http://127.0.0.1:PORT/prod`
+    pub management: String,
+}
+
+impl Stack {
+    /// `GET /__state`: what the gateway counted.
+    pub async fn state(&self) -> anyhow::Result<Value> {
+        let url = format!("{}__state", self.control);
+        let body = self.http.get(url).send().await?.error_for_status()?.bytes().await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// The sum of a metric of the backend over its labels, of lines that hold all of `labels`.
+    pub async fn backend_metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+        let url = format!("{}metrics", self.page);
+        let text = self.http.get(url).send().await?.error_for_status()?.text().await?;
+        let lines = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Its processes: `gateway`, `backend`, and each of the function's.
+    pub fn processes(&self) -> Vec<(Role, u32)> {
+        let mut all = vec![(Role::Gateway, self.child.id())];
+        for (pid, name) in process::children(self.child.id()) {
+            // The kernel cuts names at 15 bytes.
+            match name.as_str() {
+                "backend" => all.push((Role::Backend, pid)),
+                "websocket-handl" => all.push((Role::Function, pid)),
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// A home for shells, without anybody's start-up files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The end of what its processes wrote.
+    pub fn log_end(&self) -> String {
+        let text = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
+        let from = text.len().saturating_sub(2_000);
+        String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
+    }
+}
+
+/// What a process of a stack is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The stand-in for API Gateway, Lambda and `DynamoDB`.
+    Gateway,
+    /// One process of the function.
+    Function,
+    /// The backend.
+    Backend,
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _gone = kill_process(pid, Signal::TERM);
+        }
+        let until = Instant::now() + STOP_WITHIN;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() > until {
+                let _gone = self.child.kill();
+                let _gone = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
