@@ -25,6 +25,7 @@ const PUSH_RETRIES: &str = "shellbridge_push_retries_total";
 const PUSH_SECONDS: &str = "shellbridge_push_seconds";
 const REQUEST_SECONDS: &str = "shellbridge_request_seconds";
 const SESSIONS: &str = "shellbridge_sessions";
+const SESSION_FAULTS: &str = "shellbridge_session_faults_total";
 const CONNECTIONS: &str = "shellbridge_connections";
 
 /// Upper bounds of the histograms, seconds: from a push in the same region to the longest retried one.
@@ -59,6 +60,7 @@ pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(PUSH_RETRIES, "Pushes tried again");
     describe_histogram!(PUSH_SECONDS, "From a frame's first attempt to its delivery");
     describe_histogram!(REQUEST_SECONDS, "Requests, by route and class of status");
+    describe_counter!(SESSION_FAULTS, "Sessions that ended by a fault of the backend");
     describe_gauge!(SESSIONS, "Sessions");
     describe_gauge!(CONNECTIONS, "Connections of all sessions");
     Ok(handle)
@@ -146,6 +148,11 @@ pub(crate) fn push_lost() {
     counter!(PUSHES, "outcome" => "gone").increment(1);
 }
 
+/// A frame cannot be delivered: it is too large.
+pub(crate) fn push_too_large() {
+    counter!(PUSHES, "outcome" => "too_large").increment(1);
+}
+
 /// A push failed and will be tried again.
 pub(crate) fn push_retried() {
     counter!(PUSH_RETRIES).increment(1);
@@ -161,6 +168,11 @@ pub(crate) fn request(route: String, status: u16, took: Duration) {
         _ => "5xx",
     };
     histogram!(REQUEST_SECONDS, "route" => route, "status" => class).record(took);
+}
+
+/// A session ended by a fault of ours.
+pub(crate) fn session_failed() {
+    counter!(SESSION_FAULTS).increment(1);
 }
 
 /// How many sessions and connections there are now.

@@ -14,6 +14,8 @@ pub(crate) enum Sent {
     Delivered,
     /// There is no such connection any more, or it takes nothing.
     Gone,
+    /// This frame is larger than the connection takes, however often it is sent.
+    TooLarge,
 }
 
 /// A future that may cross threads.

@@ -162,6 +162,13 @@ impl ApiGateway {
                 count::push_lost();
                 return Sent::Gone;
             }
+            if status == Some(413) {
+                // Ours are below API Gateway's limit: something on the way has a smaller one.
+                let bytes = frame.len();
+                tracing::warn!(connection_id = %self.connection, bytes, "a frame is too large to be pushed");
+                count::push_too_large();
+                return Sent::TooLarge;
+            }
             tracing::debug!(connection_id = %self.connection, status, "a push failed");
             count::push_retried();
             // Full jitter spreads those that failed together.

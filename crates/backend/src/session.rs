@@ -9,7 +9,9 @@ mod connection;
 mod core;
 mod flow;
 mod handle;
+mod snapshot;
 mod task;
+mod tty;
 
 use std::time::Duration;
 

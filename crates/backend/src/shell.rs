@@ -7,4 +7,4 @@ pub(crate) mod pty;
 
 pub(crate) use environment::{ShellRequest, ShellSpec};
 pub use process::keep_secrets;
-pub(crate) use process::{end_all, living};
+pub(crate) use process::{Leader, end_all, living};

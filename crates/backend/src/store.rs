@@ -103,16 +103,22 @@ impl Store {
 }
 
 impl Reservation {
-    /// Puts the session in its place.
-    pub(crate) fn fill(mut self, handle: Handle) {
-        let Some(id) = self.id.take() else { return };
+    /// Puts the session in its place. Gives it back, to be ended, if the backend is stopping: [`Store::close`] did not
+    /// see it.
+    pub(crate) fn fill(mut self, handle: Handle) -> Result<(), Handle> {
+        let Some(id) = self.id.take() else { return Ok(()) };
         let mut sessions = self.store.lock();
+        if sessions.closed {
+            sessions.by_id.remove(&id);
+            return Err(handle);
+        }
         if handle.status().has_ended() {
             // So quickly that it could not be forgotten.
             sessions.by_id.remove(&id);
         } else {
             sessions.by_id.insert(id, Some(handle));
         }
+        Ok(())
     }
 }
 
@@ -126,7 +132,13 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{
+        session::{Limits, Settings, Start, spawn},
+        shell::{ShellRequest, ShellSpec},
+    };
 
     #[test]
     fn an_id_is_given_once_and_comes_back_when_nothing_came_of_it() {
@@ -136,6 +148,27 @@ mod tests {
         assert!(store.get("a").is_none());
         drop(first);
         assert!(store.reserve("a").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_made_while_the_backend_stops_is_given_back_and_can_be_ended() {
+        let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::ZERO };
+        let settings = Settings { limits, detached_ttl: Duration::from_mins(10), shell_restart: false };
+        let shell = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
+        let start = Start {
+            id: "a".to_owned(),
+            owner: "alice".to_owned(),
+            spec: ShellSpec::new(shell).unwrap(),
+            expires_at: crate::unix_ms() + 600_000,
+        };
+        let store = Store::default();
+        let reservation = store.reserve("a").unwrap();
+        assert!(store.close().is_empty());
+        let session = spawn(settings, start, |_| ()).unwrap();
+        let session = reservation.fill(session).expect_err("nobody else would end it");
+        assert_eq!(store.len(), 0);
+        session.end().await;
+        assert!(session.status().has_ended());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
     routes::bearer,
     session::{self, Handle, Start},
     shell::{ShellRequest, ShellSpec},
+    store::Refused,
     unix_ms,
 };
 
@@ -268,7 +269,10 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
         tracing::error!(%error, session_id = %id, "a shell cannot be started");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "the shell cannot be started")
     })?;
-    reservation.fill(handle);
+    if let Err(late) = reservation.fill(handle) {
+        late.end().await;
+        return Err(Refused::Closed.into());
+    }
     let body = json!({
         "sessionId": id,
         "token": token(app, &user_id, &id, false, expires_at).await,

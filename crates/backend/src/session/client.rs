@@ -19,6 +19,8 @@ pub(super) struct Client {
     pub(super) gone: Option<Gone>,
     /// When an open hole is reported, and the wait after that.
     gap: Option<(Duration, Duration)>,
+    /// Which of the session's writes to the shell was its last; 0 if none was.
+    pub(super) wrote: u64,
 }
 
 /// A client without a connection.
@@ -37,7 +39,7 @@ pub(super) struct Clients(HashMap<String, Client>);
 
 impl Client {
     fn new() -> Self {
-        Self { input: Reassembler::new(INPUT_WINDOW), holder: None, gone: None, gap: None }
+        Self { input: Reassembler::new(INPUT_WINDOW), holder: None, gone: None, gap: None, wrote: 0 }
     }
 
     /// Takes typed bytes and keeps watch over holes.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::{
     outlet::ConnectionId,
     shell::{
+        Leader,
         command::{CommandState, Finished, Running},
         living,
     },
@@ -49,7 +50,7 @@ pub(super) struct Commands {
     results: VecDeque<Done>,
     history: VecDeque<HistoryEntry>,
     /// Process groups in which something may be left.
-    groups: HashSet<i32>,
+    groups: HashSet<Leader>,
 }
 
 struct Done {
@@ -109,7 +110,6 @@ impl Commands {
             self.current = Some((request, asker));
             match started {
                 Ok(running) => {
-                    self.groups = living(std::mem::take(&mut self.groups));
                     self.groups.insert(running.group());
                     return Some(Ok((running, timeout)));
                 }
@@ -127,6 +127,8 @@ impl Commands {
 
     /// The current command has ended.
     pub(super) fn finished(&mut self, finished: std::io::Result<Finished>, now: Duration) -> Option<Late> {
+        // A group that is empty gives its number back: it is forgotten before another can have that.
+        self.groups = living(std::mem::take(&mut self.groups));
         let (request, _) = self.current.as_ref()?;
         let frame = match finished {
             Err(error) => {
@@ -160,8 +162,8 @@ impl Commands {
     }
 
     /// Process groups in which something was left, to be ended with the session.
-    pub(super) fn groups(&mut self) -> HashSet<i32> {
-        living(std::mem::take(&mut self.groups))
+    pub(super) fn end(self) -> HashSet<Leader> {
+        living(self.groups)
     }
 
     /// Keeps the answer to the current command, and gives it to whoever waits.

@@ -1,6 +1,6 @@
 //! One connection of a session: who it is, where it is in the output, and which frame goes out next.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shellbridge_protocol::{
@@ -10,14 +10,17 @@ use shellbridge_protocol::{
     stream::{OutputLog, SendWindow},
 };
 
-use super::Size;
-use crate::{outlet::ConnectionId, screen::Screen};
+use super::{
+    Size,
+    snapshot::{Picture, Snapshot},
+};
+use crate::outlet::ConnectionId;
 
 /// Output frames under way to one connection at once.
 const MAX_IN_FLIGHT: usize = 4;
 /// Room for all of an `output` or `snapshot` frame but its payload.
 const FRAME_HEAD: usize = 256;
-const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
+pub(super) const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
 
 /// Who a connection is, as the Lambda vouches for it.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub(super) struct Connection {
     /// The size it was told last, unasked, and whether that is under way.
     pub(super) told_size: Option<Size>,
     pub(super) size_in_flight: bool,
+    /// It knows that the session's time is nearly over.
+    pub(super) told_expiry: bool,
     /// The newest `seq` by which it left the streams.
     pub(super) left: Option<u64>,
     /// When its last frame came, or it was last seen to exist.
@@ -77,13 +82,6 @@ pub(super) enum ExitFrame {
     Delivered,
 }
 
-/// A picture of the screen, kept until it is acknowledged: the same bytes for the same offset.
-pub(super) struct Snapshot {
-    pub(super) offset: u64,
-    frames: Vec<Bytes>,
-    unsent: VecDeque<usize>,
-}
-
 impl Connection {
     pub(super) const fn new(info: ConnectionInfo, now: Duration) -> Self {
         let expires = now.saturating_add(info.token_lasts);
@@ -95,6 +93,7 @@ impl Connection {
             in_flight: 0,
             told_size: None,
             size_in_flight: false,
+            told_expiry: false,
             left: None,
             heard: now,
             expires,
@@ -132,11 +131,11 @@ impl Attachment {
     }
 
     /// Puts a snapshot in place of what is gone, if the next byte to send is; says where output goes on.
-    pub(super) fn bridge_gap(&mut self, log: &OutputLog, screen: &Screen, epoch: u64, size: Size) {
+    pub(super) fn bridge_gap(&mut self, log: &OutputLog, picture: impl FnOnce() -> Arc<Picture>) {
         let needed = self.window.sent();
         if log.lost(needed) == 0 {
             // A picture of before is not needed by one who goes on where it has been.
-            if self.snapshot.as_ref().is_some_and(|snapshot| needed < snapshot.offset) {
+            if self.snapshot.as_ref().is_some_and(|snapshot| needed < snapshot.offset()) {
                 self.snapshot = None;
             }
             return;
@@ -145,10 +144,12 @@ impl Attachment {
         let has = if self.snapshot.is_some() { self.window.acked() } else { needed };
         let snapshot = match self.snapshot.take() {
             // Its bytes were asked for again, and what follows it is still there.
-            Some(snapshot) if snapshot.offset > needed && log.lost(snapshot.offset) == 0 => snapshot.again(),
-            _ => Snapshot::new(screen, log.end(), log.end() - has, epoch, size),
+            Some(snapshot) if snapshot.offset() > needed && log.lost(snapshot.offset()) == 0 => {
+                snapshot.again()
+            }
+            _ => Snapshot::new(picture(), log.end() - has),
         };
-        self.window.jump(snapshot.offset);
+        self.window.jump(snapshot.offset());
         self.snapshot = Some(snapshot);
     }
 
@@ -167,7 +168,7 @@ impl Attachment {
         if in_flight >= MAX_IN_FLIGHT {
             return None;
         }
-        if let Some(frame) = self.snapshot.as_mut().and_then(Snapshot::next) {
+        if let Some(frame) = self.snapshot.as_mut().and_then(|snapshot| snapshot.next(epoch)) {
             return Some(frame);
         }
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
@@ -204,16 +205,16 @@ impl Attachment {
     pub(super) fn rewound(&mut self) {
         let acked = self.window.acked();
         if let Some(snapshot) = self.snapshot.take()
-            && acked < snapshot.offset
+            && acked < snapshot.offset()
         {
-            self.window.jump(snapshot.offset);
+            self.window.jump(snapshot.offset());
             self.snapshot = Some(snapshot.again());
         }
     }
 
     /// Drops a snapshot that has arrived.
     pub(super) fn acknowledged(&mut self) {
-        if self.snapshot.as_ref().is_some_and(|snapshot| self.window.acked() >= snapshot.offset) {
+        if self.snapshot.as_ref().is_some_and(|snapshot| self.window.acked() >= snapshot.offset()) {
             self.snapshot = None;
         }
     }
@@ -224,43 +225,6 @@ impl Attachment {
         self.told_input = input;
         self.input_ack_at = None;
         Some(input)
-    }
-}
-
-impl Snapshot {
-    fn new(screen: &Screen, offset: u64, gap: u64, epoch: u64, size: Size) -> Self {
-        let bytes = screen.snapshot();
-        let mut rest = bytes.as_slice();
-        let mut payloads = Vec::new();
-        loop {
-            let (part, after) = rest.split_at(Payload::fit(rest, PAYLOAD_BUDGET));
-            payloads.push(Payload::new(part));
-            rest = after;
-            if rest.is_empty() {
-                break;
-            }
-        }
-        let parts = u32::try_from(payloads.len()).unwrap_or(u32::MAX);
-        let frames = (0..).zip(payloads).map(|(part, payload)| {
-            let Size { cols, rows } = size;
-            encode(&ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload })
-        });
-        let frames: Vec<_> = frames.collect();
-        Self { offset, unsent: (0..frames.len()).collect(), frames }
-    }
-
-    /// Whether all parts were sent.
-    pub(super) fn is_sent(&self) -> bool {
-        self.unsent.is_empty()
-    }
-
-    fn next(&mut self) -> Option<Bytes> {
-        self.frames.get(self.unsent.pop_front()?).cloned()
-    }
-
-    fn again(mut self) -> Self {
-        self.unsent = (0..self.frames.len()).collect();
-        self
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Weak,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use super::{
     Limits, Size,
     client::{Clients, Gone},
     connection::{Attachment, Connection, ConnectionInfo, ExitFrame, encode},
+    snapshot::{Picture, Snapshot},
 };
 use crate::{
     outlet::{ConnectionId, Sent},
@@ -34,10 +36,14 @@ pub(super) struct Core {
     pub(super) epoch: u64,
     pub(super) log: OutputLog,
     pub(super) screen: Screen,
+    /// The newest picture of it, for as long as somebody is to get it.
+    pub(super) picture: Weak<Picture>,
     pub(super) size: Size,
     pub(super) exit: Option<(Exit, Duration)>,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     pub(super) clients: Clients,
+    /// Writes to the shell so far.
+    pub(super) writes: u64,
     dropped: VecDeque<ConnectionId>,
     pub(super) effects: VecDeque<Effect>,
 }
@@ -76,10 +82,12 @@ impl Core {
             epoch,
             log: OutputLog::new(limits.output_buffer),
             screen: Screen::new(size),
+            picture: Weak::new(),
             size,
             exit: None,
             connections: BTreeMap::new(),
             clients: Clients::default(),
+            writes: 0,
             dropped: VecDeque::new(),
             effects: VecDeque::new(),
         }
@@ -261,11 +269,11 @@ impl Core {
             connection.size = Some(size);
         }
         self.refit();
-        let Core { connections, log, screen, epoch, size, .. } = self;
+        let Core { connections, log, screen, picture, size, .. } = self;
         let connection = connections.get_mut(id)?;
         connection.told_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
-        attachment.bridge_gap(log, screen, *epoch, *size);
+        attachment.bridge_gap(log, || Picture::shared(picture, screen, log.end(), *size));
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
         self.attached(id)
@@ -364,6 +372,10 @@ impl Core {
         }
         if sent == Sent::Gone {
             self.drop_connection(id, now);
+        } else if sent == Sent::TooLarge {
+            // Sent again it would be as large, and nothing may be left out.
+            let error = ErrorFrame::new(ErrorCode::TooLarge, "the way to you takes no frame of this size");
+            self.farewell(id, &error.into(), now);
         } else if kind == PushKind::Exit
             && let Some(attachment) = &mut connection.attachment
             && attachment.exit == ExitFrame::InFlight
@@ -377,6 +389,7 @@ impl Core {
         self.epoch = epoch.max(self.epoch + 1);
         self.log = OutputLog::new(self.limits.output_buffer);
         self.screen = Screen::new(self.size);
+        self.picture = Weak::new();
         self.exit = None;
         for (_, client) in self.clients.iter_mut() {
             client.discard_input();
@@ -395,6 +408,25 @@ impl Core {
         let all: Vec<_> = self.connections.keys().cloned().collect();
         for to in all {
             self.effects.push_back(Effect::Push { to, frame: frame.clone(), kind: PushKind::Other });
+        }
+    }
+
+    /// Tells every connection once that the session's time is nearly over.
+    pub(super) fn expires_soon(&mut self) {
+        let message = "the session's time is nearly over".to_owned();
+        let frame = encode(&ServerFrame::Notice { code: NoticeCode::SessionExpiring, message });
+        for (to, connection) in &mut self.connections {
+            if !std::mem::replace(&mut connection.told_expiry, true) {
+                let effect = Effect::Push { to: to.clone(), frame: frame.clone(), kind: PushKind::Other };
+                self.effects.push_back(effect);
+            }
+        }
+    }
+
+    /// The session has more time: when that is nearly over, everybody is told anew.
+    pub(super) fn extended(&mut self) {
+        for connection in self.connections.values_mut() {
+            connection.told_expiry = false;
         }
     }
 
@@ -424,7 +456,7 @@ impl Core {
             client.holder = None;
             let since = attachment.behind_since.unwrap_or(now);
             // A picture on its way stands for what is before it.
-            let snapshot = attachment.snapshot.as_ref().map_or(0, |snapshot| snapshot.offset);
+            let snapshot = attachment.snapshot.as_ref().map_or(0, Snapshot::offset);
             let needs = attachment.window.acked().max(snapshot);
             client.gone =
                 Some(Gone { since, needs: Some(needs), told_exit: attachment.exit == ExitFrame::Delivered });
@@ -445,6 +477,7 @@ impl Core {
         let Some(size) = smallest.or_else(newest).filter(|size| *size != self.size) else { return };
         self.size = size;
         self.screen.resize(size);
+        self.picture = Weak::new();
         self.effects.push_back(Effect::Resize(size));
     }
 }

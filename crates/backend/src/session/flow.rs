@@ -11,6 +11,7 @@ use shellbridge_protocol::{
 use super::{
     connection::{Attachment, Connection, ExitFrame, encode},
     core::{Core, Effect, PushKind},
+    snapshot::{Picture, Snapshot},
 };
 
 /// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
@@ -33,19 +34,22 @@ impl Core {
         }
     }
 
-    /// Input that can be written to the shell now: whose, and the bytes.
+    /// Input that can be written to the shell now: whose, and the bytes. The turn is of the one who wrote longest ago.
     pub(super) fn next_input(&self) -> Option<(String, Vec<u8>)> {
         self.clients
             .iter()
-            .map(|(id, client)| (id, client.input.ready().0))
-            .find(|(_, bytes)| !bytes.is_empty())
-            .map(|(id, bytes)| (id.clone(), bytes.iter().copied().take(MAX_WRITE).collect()))
+            .map(|(id, client)| (client.wrote, id, client.input.ready().0))
+            .filter(|(_, _, bytes)| !bytes.is_empty())
+            .min_by_key(|(wrote, _, _)| *wrote)
+            .map(|(_, id, bytes)| (id.clone(), bytes.iter().copied().take(MAX_WRITE).collect()))
     }
 
     /// The shell took `count` bytes of this client's input: now they may be acknowledged.
     pub(super) fn wrote(&mut self, client_id: &str, count: usize, now: Duration) {
         let Some(client) = self.clients.get_mut(client_id) else { return };
         client.input.consume(count);
+        self.writes += 1;
+        client.wrote = self.writes;
         if let Some(holder) = &client.holder
             && let Some(attachment) = self.connections.get_mut(holder).and_then(|c| c.attachment.as_mut())
         {
@@ -88,7 +92,8 @@ impl Core {
     }
 
     fn tick_connection(&mut self, id: &std::sync::Arc<str>, now: Duration) -> Option<Duration> {
-        let Core { limits, epoch, log, screen, size, exit, connections, clients, effects, .. } = self;
+        let Core { limits, epoch, log, screen, picture, size, exit, connections, clients, effects, .. } =
+            self;
         let connection = connections.get_mut(id)?;
         if now >= connection.expires {
             let frame = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
@@ -117,14 +122,14 @@ impl Core {
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
-            attachment.bridge_gap(log, screen, *epoch, *size);
+            attachment.bridge_gap(log, || Picture::shared(picture, screen, log.end(), *size));
         }
         while let Some(frame) = attachment.next_frame(connection.in_flight, log, *epoch, input, now) {
             connection.in_flight += 1;
             effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Output });
         }
-        let all_sent = attachment.window.sent() == end
-            && attachment.snapshot.as_ref().is_none_or(super::connection::Snapshot::is_sent);
+        let all_sent =
+            attachment.window.sent() == end && attachment.snapshot.as_ref().is_none_or(Snapshot::is_sent);
         if let Some((exit, _)) = exit
             && all_sent
             && attachment.exit == ExitFrame::Unsent

@@ -10,7 +10,10 @@ use shellbridge_protocol::{
     frame::{ClientFrame, ServerFrame},
     limits::REPLY_WITHIN,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::connection::ConnectionInfo;
 use crate::outlet::Outlet;
@@ -121,18 +124,21 @@ impl Handle {
         &self.status
     }
 
-    /// A connection was made.
+    /// A connection was made. What is not answered in time may have been taken all the same; if nobody is there, a
+    /// push will find that out.
     pub(crate) async fn connect(
         &self,
         info: ConnectionInfo,
         outlet: Arc<dyn Outlet>,
     ) -> Result<(), Unreachable> {
+        let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Connect { info, outlet, reply }).await?;
-        match answer.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Unreachable::Full),
-            Err(_) => Err(Unreachable::Ended),
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Unreachable::Full),
+            Ok(Err(_)) => Err(Unreachable::Ended),
+            Err(_) => Err(Unreachable::Busy),
         }
     }
 
@@ -149,9 +155,10 @@ impl Handle {
         frame: ClientFrame,
         message_id: String,
     ) -> Result<Answer, Unreachable> {
+        let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, mut answer) = oneshot::channel();
         self.tell(Message::Frame { info, outlet, frame: Incoming { frame, message_id }, reply }).await?;
-        let answer = if let Ok(answer) = tokio::time::timeout(REPLY_WITHIN, &mut answer).await {
+        let answer = if let Ok(answer) = timeout_at(deadline, &mut answer).await {
             answer.map_err(|_| Unreachable::Ended)?
         } else {
             // From here on the task pushes; what it answered in this very moment is still ours.
@@ -180,7 +187,7 @@ impl Handle {
     }
 
     async fn tell(&self, message: Message) -> Result<(), Unreachable> {
-        match tokio::time::timeout(REPLY_WITHIN / 2, self.inbox.send(message)).await {
+        match timeout(REPLY_WITHIN / 2, self.inbox.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Unreachable::Ended),
             Err(_) => Err(Unreachable::Busy),
@@ -196,5 +203,59 @@ impl Answer {
             Self::Frame(frame) => Some(super::connection::encode(frame)),
             Self::Nothing => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        outlet::{Boxed, Sent},
+        session::ConnectionInfo,
+    };
+
+    struct Nowhere;
+
+    impl Outlet for Nowhere {
+        fn send(&self, _: Bytes) -> Boxed<Sent> {
+            Box::pin(async { Sent::Gone })
+        }
+
+        fn close(&self) -> Boxed<()> {
+            Box::pin(async {})
+        }
+
+        fn exists(&self) -> Boxed<bool> {
+            Box::pin(async { false })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_does_not_answer_is_busy_and_keeps_nobody() {
+        let (inbox, _unread) = mpsc::channel(1);
+        let status = Arc::new(Status {
+            id: "s".to_owned(),
+            owner: "alice".to_owned(),
+            created_at: 0,
+            expires_at: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            exited: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        let handle = Handle { status, inbox };
+        let connect = || {
+            let info = ConnectionInfo {
+                id: "c".into(),
+                read_only: false,
+                connected_at: 0,
+                token_lasts: Duration::from_mins(1),
+            };
+            timeout(REPLY_WITHIN * 5, handle.connect(info, Arc::new(Nowhere)))
+        };
+        let (unanswered, unheard) = tokio::join!(connect(), connect());
+        assert_eq!(unanswered.unwrap(), Err(Unreachable::Busy));
+        assert_eq!(unheard.unwrap(), Err(Unreachable::Busy), "its inbox is full");
     }
 }

@@ -1,8 +1,13 @@
 //! The task of a session: owns the PTY, the pushes and the running command, and does what `core` decides.
 
+mod end;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, HashSet},
     future::pending,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -11,9 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use shellbridge_protocol::{
     ErrorCode, PROTOCOL_VERSION,
-    frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
+    frame::{ClientFrame, ErrorFrame, Exit, FrameHead, NoticeCode, ServerFrame},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,14 +32,16 @@ use tracing::Instrument;
 use super::{
     Limits,
     commands::{Asker, Commands, Request},
-    connection::ConnectionInfo,
+    connection::{ConnectionInfo, encode},
     core::{Core, Effect, PushKind},
     handle::{Handle, Incoming, Message, Status},
+    tty::Tty,
 };
 use crate::{
+    count,
     outlet::{ConnectionId, Outlet, Sent},
     shell::{
-        self, ShellSpec,
+        self, Leader, ShellSpec,
         command::{CommandState, Finished},
         pty::{Shell, exit_of},
     },
@@ -44,19 +52,12 @@ use crate::{
 const INBOX: usize = 256;
 /// Bytes of one read from the PTY; the kernel gives at most a page.
 const READ: usize = 16 * 1024;
-/// After the shell's end, its output is complete when nothing came for this long, although something that it left
-/// behind may still hold the terminal open.
-const QUIET: Duration = Duration::from_millis(100);
-/// More than a terminal holds of what nobody has read (Linux: two pages, and 64 KiB on their way).
-const HELD: usize = 128 * 1024;
 /// A shell that lived for less than this is not started anew at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest wait before a shell is started anew.
 const RESTART_MAX: Duration = Duration::from_secs(30);
 /// How long before its end a session says so.
 const EXPIRY_NOTICE: Duration = Duration::from_mins(5);
-/// How long last words may take.
-const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What is the same for all sessions.
 #[derive(Debug, Clone, Copy)]
@@ -100,11 +101,11 @@ pub(crate) fn spawn(
         ended: AtomicBool::new(false),
     });
     let span = tracing::info_span!("session", session_id = %status.id);
-    let task = Task {
+    let mut task = Task {
         settings,
         status: status.clone(),
         started: Instant::now(),
-        leaders: HashSet::from([shell.pid()]),
+        leaders: HashSet::from([shell.leader()]),
         commands: Commands::new(CommandState::new(&start.spec)),
         spec: start.spec,
         core,
@@ -114,34 +115,36 @@ pub(crate) fn spawn(
         pushes: JoinSet::new(),
         command: None,
         detached_since: Some(Instant::now()),
-        told_expiry: false,
         restart_at: SHORT_LIFE,
         restart_wait: SHORT_LIFE,
     };
     let handle = Handle { status: status.clone(), inbox };
     let run = async move {
         tracing::info!("session started");
-        let task = task.run(&mut messages).await;
+        // A fault of ours in one session ends that session, all of it, and nothing else.
+        if AssertUnwindSafe(task.run(&mut messages)).catch_unwind().await.is_err() {
+            tracing::error!("the session ended by a fault");
+            count::session_failed();
+            task.core.effects.clear();
+            task.farewell(ErrorCode::SessionInvalid, "the session ended by a fault of the backend");
+        }
         status.ended.store(true, Ordering::Release);
         ended(&status);
-        task.end().await;
+        // Whoever still asks hears at once that it has ended: a reply that is dropped says so.
+        let refused = async {
+            while messages.recv().await.is_some() {}
+            pending::<()>().await;
+        };
+        tokio::select! {
+            () = task.end() => {}
+            () = refused => {}
+        }
         tracing::info!("session ended");
         // Only now is the channel closed: nothing of the session is left.
         drop(messages);
     };
     tokio::spawn(run.instrument(span));
     Ok(handle)
-}
-
-/// How far the reading of the PTY has got.
-enum Tty {
-    /// It is read as the flow of output allows.
-    Open,
-    /// The shell has ended; what it wrote before is still being read: until it is quiet, or more has come than the
-    /// terminal can have held.
-    Draining { exit: Exit, quiet_at: Instant, left: usize },
-    /// Nothing more will come.
-    Closed,
 }
 
 struct Task {
@@ -156,10 +159,9 @@ struct Task {
     pushes: JoinSet<(ConnectionId, Done)>,
     commands: Commands,
     command: Option<JoinHandle<std::io::Result<Finished>>>,
-    /// Pids of shells that were started, to find what they started.
-    leaders: HashSet<i32>,
+    /// Shells that were started, to find what they started.
+    leaders: HashSet<Leader>,
     detached_since: Option<Instant>,
-    told_expiry: bool,
     /// When a new shell may be started at the earliest, and the wait that was for it.
     restart_at: Duration,
     restart_wait: Duration,
@@ -186,7 +188,7 @@ enum Event {
 
 impl Task {
     /// Runs until the session is over.
-    async fn run(mut self, inbox: &mut mpsc::Receiver<Message>) -> Self {
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<Message>) {
         let mut buffer = vec![0; READ];
         while let Some(due) = self.due() {
             let event = self.next(inbox, &mut buffer, due).await;
@@ -199,10 +201,14 @@ impl Task {
                 Event::Message(Some(message)) => self.message(message, now),
                 Event::Read(Ok(count @ 1..)) => {
                     self.core.output(buffer.get(..count).unwrap_or_default());
-                    self.drained(count, now);
+                    let exit = self.tty.came(count);
+                    self.exited(exit, now);
                 }
                 // EIO: the last process that had the terminal open is gone.
-                Event::Read(_) | Event::Quiet => self.tty_closed(now),
+                Event::Read(_) | Event::Quiet => {
+                    let exit = self.tty.close();
+                    self.exited(exit, now);
+                }
                 Event::Wrote(client, Ok(count)) => self.core.wrote(&client, count, now),
                 Event::Wrote(client, Err(error)) => {
                     tracing::debug!(%error, "the shell takes no input");
@@ -210,13 +216,8 @@ impl Task {
                 }
                 Event::Exited(exit) => {
                     tracing::info!(exit_code = exit.exit_code, "shell ended");
-                    self.tty = match self.tty {
-                        Tty::Closed => {
-                            self.core.exited(exit, now);
-                            Tty::Closed
-                        }
-                        _ => Tty::Draining { exit, quiet_at: Instant::now() + QUIET, left: HELD },
-                    };
+                    let exit = self.tty.exited(exit);
+                    self.exited(exit, now);
                 }
                 Event::Done(id, done) => self.done(&id, &done, now),
                 Event::Command(finished) => {
@@ -228,7 +229,6 @@ impl Task {
                 Event::Timer => {}
             }
         }
-        self
     }
 
     /// Does what is due; says until when there is nothing to do, or none if the session is over.
@@ -256,9 +256,8 @@ impl Task {
             self.farewell(ErrorCode::SessionExpired, "the session's time is over");
             return None;
         }
-        if remaining <= EXPIRY_NOTICE && !self.told_expiry && !self.core.connections.is_empty() {
-            self.told_expiry = true;
-            self.core.notify(NoticeCode::SessionExpiring, "the session's time is nearly over");
+        if remaining <= EXPIRY_NOTICE {
+            self.core.expires_soon();
         }
         let expiry = remaining.checked_sub(EXPIRY_NOTICE).filter(|wait| !wait.is_zero()).unwrap_or(remaining);
         let mut wait = restart_in.map_or(expiry, |wait| wait.min(expiry));
@@ -285,10 +284,7 @@ impl Task {
     /// Waits for what happens next.
     async fn next(&mut self, inbox: &mut mpsc::Receiver<Message>, buffer: &mut [u8], due: Instant) -> Event {
         let reading = !matches!(self.tty, Tty::Closed);
-        let quiet_at = match &self.tty {
-            Tty::Draining { quiet_at, .. } => Some(*quiet_at),
-            _ => None,
-        };
+        let quiet_at = self.tty.quiet_at();
         let draining = quiet_at.is_some();
         let allowance = if reading { self.core.read_allowance(self.now()).min(buffer.len()) } else { 0 };
         let input = self.core.next_input().filter(|_| matches!(self.tty, Tty::Open));
@@ -352,7 +348,7 @@ impl Task {
                 self.outlets.remove(&id);
             }
             Message::Frame { info, outlet, frame, reply } => self.frame(info, outlet, frame, reply, now),
-            Message::Extended => self.told_expiry = false,
+            Message::Extended => self.core.extended(),
             Message::Drain => self.core.notify(NoticeCode::Draining, "the backend is stopping"),
             Message::End => {}
         }
@@ -415,12 +411,16 @@ impl Task {
             match effect {
                 Effect::Push { to, frame, kind } => {
                     let Some(outlet) = self.outlets.get(&to).cloned() else { continue };
-                    self.pushes.spawn(async move { (to, Done::Pushed(kind, outlet.send(frame).await)) });
+                    self.pushes.spawn(async move {
+                        // A push that never came back would be under way for ever.
+                        let sent = AssertUnwindSafe(push(outlet, frame, kind)).catch_unwind().await;
+                        (to, Done::Pushed(kind, sent.unwrap_or(Sent::Gone)))
+                    });
                 }
                 Effect::Close(id, last) => {
                     let Some(outlet) = self.outlets.remove(&id) else { continue };
                     self.pushes.spawn(async move {
-                        close(outlet, last).await;
+                        end::close(outlet, last).await;
                         (id, Done::Closed)
                     });
                 }
@@ -441,19 +441,9 @@ impl Task {
         }
     }
 
-    /// Notes what came of the shell after its end. Another program may write to its terminal for ever.
-    fn drained(&mut self, count: usize, now: Duration) {
-        if let Tty::Draining { quiet_at, left, .. } = &mut self.tty {
-            *quiet_at = Instant::now() + QUIET;
-            *left = left.saturating_sub(count);
-            if *left == 0 {
-                self.tty_closed(now);
-            }
-        }
-    }
-
-    fn tty_closed(&mut self, now: Duration) {
-        if let Tty::Draining { exit, .. } = std::mem::replace(&mut self.tty, Tty::Closed) {
+    /// The shell has ended, and all of its output has come.
+    fn exited(&mut self, exit: Option<Exit>, now: Duration) {
+        if let Some(exit) = exit {
             self.core.exited(exit, now);
         }
     }
@@ -463,7 +453,7 @@ impl Task {
         match Shell::start(&self.spec, self.core.size) {
             Ok(shell) => {
                 tokio::spawn(shell::end_all(std::mem::take(&mut self.leaders)));
-                self.leaders.insert(shell.pid());
+                self.leaders.insert(shell.leader());
                 self.shell = shell;
                 self.tty = Tty::Open;
                 self.core.restarted(unix_ms(), now);
@@ -484,50 +474,20 @@ impl Task {
         }
     }
 
-    /// Ends all connections with a last word.
-    fn farewell(&mut self, code: ErrorCode, message: &str) {
-        let (last, now) = (ErrorFrame::new(code, message).into(), self.now());
-        let all: Vec<_> = self.core.connections.keys().cloned().collect();
-        for id in all {
-            self.core.farewell(&id, &last, now);
-        }
-        self.perform();
-    }
-
-    /// Leaves nothing behind: connections told and closed, processes ended, descriptors closed.
-    async fn end(mut self) {
-        let outlets = std::mem::take(&mut self.outlets);
-        // What is under way first: an answer, a last error. One slow connection does not keep the others.
-        let pushes = async { while self.pushes.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, pushes).await.is_err() {
-            tracing::warn!("connections could not be told of the session's end in time");
-        }
-        let closing: JoinSet<_> = outlets.into_values().map(|outlet| close(outlet, None)).collect();
-        if tokio::time::timeout(FAREWELL, closing.join_all()).await.is_err() {
-            tracing::warn!("connections could not be deleted in time");
-        }
-        let Self { shell, mut leaders, mut commands, command, .. } = self;
-        leaders.extend(commands.groups());
-        if let Some(running) = command {
-            running.abort();
-        }
-        // Closing the terminal is the hangup that shells know; the rest is for those that do not care.
-        let Shell { reader, writer, mut child, .. } = shell;
-        drop((reader, writer));
-        shell::end_all(leaders).await;
-        // Its status is of no interest now, but nobody else would reap it.
-        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
-    }
-
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 }
 
-async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>) {
-    if let Some(frame) = last {
-        // It is closed next, delivered or not.
-        let _ = tokio::time::timeout(FAREWELL, outlet.send(frame)).await;
+/// Pushes a frame. In place of an answer that is too large goes an error that says so.
+async fn push(outlet: Arc<dyn Outlet>, frame: Bytes, kind: PushKind) -> Sent {
+    match outlet.send(frame.clone()).await {
+        Sent::TooLarge if kind == PushKind::Other => {
+            let reference = FrameHead::read(&frame).ok().and_then(|head| head.reference());
+            let error =
+                ErrorFrame::new(ErrorCode::TooLarge, "the answer is larger than the way to you takes");
+            outlet.send(encode(&error.answering(reference).into())).await
+        }
+        sent => sent,
     }
-    outlet.close().await;
 }

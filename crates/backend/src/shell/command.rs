@@ -16,7 +16,10 @@ use nix::{
 use shellbridge_protocol::{frame::Exit, limits::MAX_COMMAND_RESULT};
 use tokio::{io::AsyncReadExt, net::unix::pipe, process::Child};
 
-use super::{environment::ShellSpec, process};
+use super::{
+    environment::ShellSpec,
+    process::{self, Leader},
+};
 
 /// Bytes of the state a command leaves behind that are looked at; more is no environment of a person's making.
 const MAX_STATE: u64 = 256 * 1024;
@@ -102,7 +105,7 @@ pub(crate) struct Running {
     reader: pipe::Receiver,
     file: PathBuf,
     state: CommandState,
-    group: i32,
+    group: Leader,
     started: Instant,
 }
 
@@ -131,13 +134,13 @@ impl Running {
             .kill_on_drop(true);
         // `shell` holds the writing ends, and goes at the end of this function; the reader would never see their end.
         let child = shell.spawn()?;
-        let group = child.id().map_or(0, u32::cast_signed);
+        let group = Leader::new(child.id().map_or(0, u32::cast_signed));
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
         Ok(Self { child, reader, file, state, group, started: Instant::now() })
     }
 
     /// Its process group, in which it may leave something behind.
-    pub(crate) const fn group(&self) -> i32 {
+    pub(crate) const fn group(&self) -> Leader {
         self.group
     }
 
@@ -160,7 +163,7 @@ impl Running {
                 () = &mut deadline, if !timed_out => {
                     timed_out = true;
                     // Gone already is as good.
-                    let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
+                    let _ = killpg(Pid::from_raw(self.group.pid()), Signal::SIGKILL);
                 }
             }
         };

@@ -59,12 +59,41 @@ fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("SIG{signal}"), |signal| signal.as_str().to_owned())
 }
 
+/// A process that was started, and with it the POSIX session or process group that has its number.
+///
+/// The kernel gives a number anew once no process, group or session has it. When the process was started tells one
+/// that got it later apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Leader {
+    pid: i32,
+    /// None if `/proc` does not say: then the number alone counts.
+    started: Option<u64>,
+}
+
+impl Leader {
+    /// A child that was not waited for yet, so that the number is still its own.
+    pub(super) fn new(pid: i32) -> Self {
+        Self { pid, started: Stat::read(pid).map(|stat| stat.started) }
+    }
+
+    /// The number of the process and of its group.
+    pub(super) const fn pid(self) -> i32 {
+        self.pid
+    }
+
+    /// Whether another process has its number now. So nothing of its own is left.
+    fn is_replaced(self, all: &[Stat]) -> bool {
+        let other = |stat: &Stat| stat.pid == self.pid && self.started.is_some_and(|at| at != stat.started);
+        all.iter().any(other)
+    }
+}
+
 /// Ends every process of a session: first politely, as a terminal that hangs up, then for good.
 ///
-/// `leaders` are the pids of the shells and command groups that were started. What they started is found by POSIX
-/// session, process group and parent. One that made itself a session of its own and was orphaned is not found: to end
-/// those too, give every session a container.
-pub(crate) async fn end_all(leaders: HashSet<i32>) {
+/// `leaders` are the shells and command groups that were started. What they started is found by POSIX session, process
+/// group and parent. One that made itself a session of its own and was orphaned is not found: to end those too, give
+/// every session a container.
+pub(crate) async fn end_all(leaders: HashSet<Leader>) {
     signal_all(&leaders, Signal::SIGHUP);
     signal_all(&leaders, Signal::SIGCONT);
     let deadline = tokio::time::Instant::now() + HANGUP_GRACE;
@@ -80,28 +109,32 @@ pub(crate) async fn end_all(leaders: HashSet<i32>) {
 }
 
 /// Sends a signal to all members and says how many there were.
-pub(crate) fn signal_all(leaders: &HashSet<i32>, signal: Signal) -> usize {
+fn signal_all(leaders: &HashSet<Leader>, signal: Signal) -> usize {
     let members = members(leaders);
-    for pid in &members {
-        // It may have ended meanwhile.
-        let _ = kill(Pid::from_raw(*pid), signal);
+    for member in &members {
+        // It may have ended meanwhile, and its number may be another's.
+        if Stat::read(member.pid).is_some_and(|stat| stat.started == member.started) {
+            let _ = kill(Pid::from_raw(member.pid), signal);
+        }
     }
     members.len()
 }
 
 /// Whether a process is in a session or group of `leader`.
 #[cfg(test)]
-pub(super) fn has_members(leader: i32) -> bool {
+pub(super) fn has_members(leader: Leader) -> bool {
     !members(&HashSet::from([leader])).is_empty()
 }
 
 /// Those of `groups` in which a process lives.
-pub(crate) fn living(groups: HashSet<i32>) -> HashSet<i32> {
-    if groups.is_empty() {
-        return groups;
+pub(crate) fn living(mut groups: HashSet<Leader>) -> HashSet<Leader> {
+    if !groups.is_empty() {
+        let all: Vec<Stat> = processes().collect();
+        let alive: HashSet<i32> =
+            all.iter().filter(|stat| stat.state != b'Z').map(|stat| stat.group).collect();
+        groups.retain(|leader| alive.contains(&leader.pid) && !leader.is_replaced(&all));
     }
-    let alive: HashSet<i32> = processes().filter(|stat| stat.state != b'Z').map(|stat| stat.group).collect();
-    groups.into_iter().filter(|group| alive.contains(group)).collect()
+    groups
 }
 
 /// All processes that can be seen.
@@ -113,39 +146,37 @@ fn processes() -> impl Iterator<Item = Stat> {
 }
 
 /// Living processes that belong to `leaders`.
-fn members(leaders: &HashSet<i32>) -> Vec<i32> {
+fn members(leaders: &HashSet<Leader>) -> Vec<Stat> {
     let all: Vec<Stat> = processes().collect();
+    let numbers: HashSet<i32> =
+        leaders.iter().filter(|leader| !leader.is_replaced(&all)).map(|leader| leader.pid).collect();
     let mut mine: HashSet<i32> = HashSet::new();
     loop {
         let before = mine.len();
-        mine.extend(
-            all.iter()
-                .filter(|stat| {
-                    leaders.contains(&stat.session)
-                        || leaders.contains(&stat.group)
-                        || leaders.contains(&stat.pid)
-                        || mine.contains(&stat.parent)
-                })
-                .map(|stat| stat.pid)
-                .collect::<Vec<_>>(),
-        );
+        for stat in &all {
+            if [stat.session, stat.group, stat.pid].iter().any(|number| numbers.contains(number))
+                || mine.contains(&stat.parent)
+            {
+                mine.insert(stat.pid);
+            }
+        }
         if mine.len() == before {
             break;
         }
     }
-    all.into_iter()
-        .filter(|stat| mine.contains(&stat.pid) && stat.state != b'Z')
-        .map(|stat| stat.pid)
-        .collect()
+    all.into_iter().filter(|stat| mine.contains(&stat.pid) && stat.state != b'Z').collect()
 }
 
 /// The fields of `/proc/PID/stat` that say whose a process is (`proc_pid_stat(5)`).
+#[derive(Debug)]
 struct Stat {
     pid: i32,
     state: u8,
     parent: i32,
     group: i32,
     session: i32,
+    /// Clock ticks from boot.
+    started: u64,
 }
 
 impl Stat {
@@ -155,7 +186,10 @@ impl Stat {
         let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let mut number = || fields.next()?.parse().ok();
-        Some(Self { pid, state, parent: number()?, group: number()?, session: number()? })
+        let (parent, group, session) = (number()?, number()?, number()?);
+        // The 22nd; the session was the 6th.
+        let started = fields.nth(15)?.parse().ok()?;
+        Some(Self { pid, state, parent, group, session, started })
     }
 }
 
@@ -176,5 +210,23 @@ mod tests {
         let me = Stat::read(std::process::id().cast_signed()).unwrap();
         assert!(me.parent > 0 && me.session >= 0);
         assert!(Stat::read(-1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_number_that_became_another_s_is_not_taken_for_what_had_it() {
+        let mut child = tokio::process::Command::new("sleep")
+            .arg("600")
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let leader = Leader::new(child.id().unwrap().cast_signed());
+        let before = Leader { started: leader.started.map(|at| at - 1), ..leader };
+        assert!(living([before].into()).is_empty());
+        end_all([before].into()).await;
+        assert!(child.try_wait().unwrap().is_none(), "a stranger was killed");
+        assert_eq!(living([leader, before].into()), [leader].into());
+        end_all([leader].into()).await;
+        assert!(!child.wait().await.unwrap().success());
     }
 }

@@ -4,7 +4,10 @@ use pty_process::{OwnedReadPty, OwnedWritePty};
 use shellbridge_protocol::frame::Exit;
 use tokio::process::Child;
 
-use super::{environment::ShellSpec, process};
+use super::{
+    environment::ShellSpec,
+    process::{self, Leader},
+};
 use crate::session::Size;
 
 /// A running shell: the two ends of its PTY, and its process.
@@ -13,7 +16,7 @@ pub(crate) struct Shell {
     pub(crate) writer: OwnedWritePty,
     /// The shell itself; what it started may outlive it.
     pub(crate) child: Child,
-    pid: i32,
+    leader: Leader,
 }
 
 impl Shell {
@@ -30,14 +33,14 @@ impl Shell {
             .current_dir(&spec.cwd)
             .kill_on_drop(true)
             .spawn(pts)?;
-        let pid = child.id().map_or(0, u32::cast_signed);
+        let leader = Leader::new(child.id().map_or(0, u32::cast_signed));
         let (reader, writer) = pty.into_split();
-        Ok(Self { reader, writer, child, pid })
+        Ok(Self { reader, writer, child, leader })
     }
 
-    /// Its pid, which is also the id of its POSIX session.
-    pub(crate) const fn pid(&self) -> i32 {
-        self.pid
+    /// The leader of its POSIX session.
+    pub(crate) const fn leader(&self) -> Leader {
+        self.leader
     }
 
     /// Tells the programs on the PTY how large the terminal is.

@@ -569,3 +569,82 @@ fn connections_are_bounded() {
     }
     assert_eq!(core.dropped.len(), MAX_DROPPED);
 }
+
+#[test]
+fn writers_take_turns_however_much_one_has_typed() {
+    let mut core = core();
+    let names: Vec<String> = (0..8).map(|n| format!("w{n}")).collect();
+    for name in &names {
+        let id = joined(&mut core, name, MS);
+        core.frame(&id, input(name, 0, &"x".repeat(40_000)), MS);
+    }
+    let mut turns = Vec::new();
+    // The kernel takes a little at a time.
+    for _ in 0..names.len() * 3 {
+        let (client, _) = core.next_input().unwrap();
+        core.wrote(&client, 10, MS);
+        turns.push(client);
+    }
+    for round in turns.chunks(names.len()) {
+        let all: std::collections::BTreeSet<_> = round.iter().collect();
+        assert_eq!(all.len(), names.len(), "{turns:?}");
+    }
+}
+
+#[test]
+fn every_connection_is_told_once_that_the_time_is_nearly_over() {
+    let mut core = core();
+    joined(&mut core, "a", MS);
+    let told = |core: &mut Core| {
+        core.expires_soon();
+        let frames = pushed(core, MS);
+        let notice = |frame: &ServerFrame| matches!(frame, ServerFrame::Notice { code, .. } if *code == NoticeCode::SessionExpiring);
+        frames.iter().filter(|(_, frame)| notice(frame)).map(|(to, _)| to.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut core), ["a"]);
+    joined(&mut core, "b", MS);
+    assert_eq!(told(&mut core), ["b"], "one that came later is told too");
+    assert!(told(&mut core).is_empty());
+    core.extended();
+    assert_eq!(told(&mut core), ["a", "b"], "of the new end");
+}
+
+#[test]
+fn a_frame_that_is_too_large_ends_the_connection_with_the_reason() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    core.output(b"x");
+    core.tick(MS);
+    core.effects.clear();
+    core.pushed(&a, PushKind::Output, Sent::TooLarge, MS);
+    let Some(Effect::Close(_, Some(last))) = core.effects.pop_front() else { panic!("it would come again") };
+    assert!(std::str::from_utf8(&last).unwrap().contains("TOO_LARGE"));
+    assert!(core.connections.is_empty());
+}
+
+#[test]
+fn all_who_are_behind_share_one_picture_each_with_a_gap_of_its_own() {
+    let mut core = core();
+    core.output(&"line after line\r\n".repeat(10_000).into_bytes());
+    let ids: Vec<_> = ["a", "b", "c"].iter().map(|name| joined(&mut core, name, MS)).collect();
+    let pictures: Vec<_> = ids
+        .iter()
+        .map(|id| core.connections[id].attachment.as_ref().unwrap().snapshot.as_ref().unwrap().picture())
+        .collect();
+    assert!(pictures.iter().all(|picture| std::ptr::eq(*picture, pictures[0])));
+    assert_eq!(core.picture.strong_count(), ids.len());
+    // Another size is another picture.
+    core.frame(&ids[0], ClientFrame::Resize { cols: 60, rows: 20, seq: None }, MS);
+    core.connect(info("v", 9, true), MS);
+    core.frame(&"v".into(), attach("v", 100), MS);
+    let frames = pushed(&mut core, MS);
+    let shown = |to: &str| {
+        frames.iter().find_map(|(id, frame)| match frame {
+            ServerFrame::Snapshot { cols, gap, part: 0, .. } if &**id == to => Some((*cols, *gap)),
+            _ => None,
+        })
+    };
+    let end = core.log.end();
+    assert_eq!(shown("a"), Some((80, end)));
+    assert_eq!(shown("v"), Some((60, end - 100)));
+}

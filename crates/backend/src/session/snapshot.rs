@@ -1,0 +1,96 @@
+//! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload};
+
+use super::{
+    Size,
+    connection::{PAYLOAD_BUDGET, encode},
+};
+use crate::screen::Screen;
+
+/// The screen as it stood at one offset of the output, cut into what frames hold.
+#[derive(Debug)]
+pub(super) struct Picture {
+    offset: u64,
+    size: Size,
+    parts: Vec<Payload>,
+}
+
+/// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    picture: Arc<Picture>,
+    /// Bytes of output that it stands for and that this client does not have.
+    gap: u64,
+    unsent: VecDeque<u32>,
+}
+
+impl Picture {
+    /// The picture at `end`, the newest if that is it: any number of viewers may be behind, and each must not cost a
+    /// whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by output.
+    pub(super) fn shared(newest: &mut Weak<Self>, screen: &Screen, end: u64, size: Size) -> Arc<Self> {
+        if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
+            return picture;
+        }
+        let bytes = screen.snapshot();
+        let mut rest = bytes.as_slice();
+        let mut parts = Vec::new();
+        loop {
+            let (part, after) = rest.split_at(Payload::fit(rest, PAYLOAD_BUDGET));
+            parts.push(Payload::new(part));
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let picture = Arc::new(Self { offset: end, size, parts });
+        *newest = Arc::downgrade(&picture);
+        picture
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.parts.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Snapshot {
+    pub(super) fn new(picture: Arc<Picture>, gap: u64) -> Self {
+        let unsent = (0..picture.count()).collect();
+        Self { picture, gap, unsent }
+    }
+
+    /// Where output goes on after it.
+    pub(super) fn offset(&self) -> u64 {
+        self.picture.offset
+    }
+
+    #[cfg(test)]
+    pub(super) fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// Whether all parts were sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    /// The next part to send.
+    pub(super) fn next(&mut self, epoch: u64) -> Option<Bytes> {
+        let part = self.unsent.pop_front()?;
+        let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
+        let payload = self.picture.parts.get(part as usize)?.clone();
+        let (parts, gap) = (self.picture.count(), self.gap);
+        Some(encode(&ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }))
+    }
+
+    /// All parts are to be sent again.
+    pub(super) fn again(self) -> Self {
+        Self::new(self.picture, self.gap)
+    }
+}
