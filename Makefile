@@ -74,7 +74,7 @@ soak: page ## The promise at ten times its full size (200,000 keys and 500 MB a 
 
 function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.
 	@! command -v rustup >/dev/null || rustup target add --quiet $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
-	$(SAM) build --parameter-overrides Architecture=$(ARCH)
+	$(SAM) build --config-env $(ENVIRONMENT) --parameter-overrides Architecture=$(ARCH)
 
 test-function: ## The same for this machine, answering recorded events and then a terminal under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
