@@ -55,7 +55,7 @@ const TRACKED: [u16; 11] = [9, 12, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 101
 const MAX_HISTORY: usize = 512 * 1024;
 /// Longest escape sequence that can hold a tracked mode.
 const MAX_SEQUENCE: usize = 64;
-/// Plain text that is followed in any case, to see that it is printed.
+/// Plain text that is followed in any case, to see that it is printed; enough to end any sequence.
 const PROOF: usize = 2 * MAX_SEQUENCE;
 
 impl Screen {
@@ -84,7 +84,7 @@ impl Screen {
                 self.follow(bytes.get(fed..at).unwrap_or_default());
                 self.history.printed = false;
                 self.follow(rest.get(..proof).unwrap_or_default());
-                let scrolls = self.history.printed && !self.history.margins && self.modes.pending.is_empty();
+                let scrolls = self.history.printed && !self.history.margins;
                 fed = at + if scrolls { tail } else { proof };
             }
             at += run + 1;
@@ -476,6 +476,17 @@ mod tests {
         let mut screen = screen(80, 24, "$ make\r\n");
         screen.feed(run);
         assert!(text(&screen).contains("18999 compiling") && !text(&screen).contains("18900 compiling"));
+    }
+
+    /// Below the part that scrolls, lines are written over each other, and long ones leave their ends.
+    #[test]
+    fn nothing_is_passed_over_where_only_a_part_of_the_screen_scrolls() {
+        let lines = format!("{}{}", "longer\r\n".repeat(200), "short\r\n".repeat(1_100));
+        let mut screen = screen(12, 5, "\x1b[1;3r\x1b[5H");
+        screen.feed(lines.as_bytes());
+        assert!(text(&screen).contains("shortr"));
+        screen.feed(b"\x1b[1;5r\x1b[5H");
+        assert!(!screen.history.margins);
     }
 
     proptest! {
