@@ -1,0 +1,216 @@
+//! What runs once a frame or once a chunk of output: `make microbench`. Times and allocations; what a whole frame costs
+//! is `make counts`.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{hint::black_box, time::Duration};
+
+use divan::{AllocProfiler, Bencher, counter::BytesCount};
+use shellbridge_protocol::{
+    bridge::{BridgeContext, BridgeKeys, Envelope, MESSAGE_PATH, ReplayCache},
+    frame::{ClientFrame, ServerFrame},
+    limits::{MAX_FRAME, OUTPUT_BUFFER, OUTPUT_WINDOW},
+    payload::Payload,
+    stream::{OutputLog, Reassembler, SendWindow},
+};
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+/// What a read of a PTY gives at most.
+const CHUNK: usize = 4096;
+const NOW: Duration = Duration::from_secs(1);
+
+/// Three kinds of output, each about as many bytes as one frame takes.
+#[derive(Debug, Clone, Copy)]
+enum Output {
+    /// A build log: a line end in about 80 bytes.
+    Text,
+    /// A program in colours: an escape, six bytes as JSON, in about 20.
+    Colours,
+    /// Not UTF-8: goes as base64.
+    Binary,
+}
+
+const KINDS: [Output; 3] = [Output::Text, Output::Colours, Output::Binary];
+
+impl Output {
+    fn bytes(self, count: usize) -> Vec<u8> {
+        let part: &[u8] = match self {
+            Self::Text => b"   Compiling shellbridge-protocol v0.1.0 (/home/ann/shellbridge/crates/protocol)\r\n",
+            Self::Colours => b"\x1b[1;34mcrates\x1b[0m  \x1b[32mmain.rs\x1b[0m\r\n",
+            Self::Binary => b"\x7fELF\x02\x01\x01\0\xff\xfe\x80 text",
+        };
+        part.iter().copied().cycle().take(count).collect()
+    }
+}
+
+const KEY: &str = r#"{"type":"input","clientId":"0123456789abcdef0123","offset":1499,"data":"l","epoch":1760000000000,"outputOffset":123456}"#;
+const PING: &str = r#"{"type":"ping","timestamp":1760000000000,"outputOffset":123456}"#;
+
+fn envelope() -> Envelope {
+    Envelope {
+        connection_id: "L0SM9cOFvHcCIhw=".into(),
+        session_id: "3f2b8c1e-6f0a-4d7e-9a53-2f1d0c9b8a76".into(),
+        user_id: "ann".into(),
+        timestamp: 1_760_000_000_000,
+        bridge: BridgeContext {
+            message_id: "L0SNBcw5vHcCIhw=".into(),
+            connected_at: 1_760_000_000_000,
+            callback_url: "https://abcdef1234.execute-api.us-east-1.amazonaws.com/prod".into(),
+            token_expires_at: 1_760_003_600,
+            username: Some("Ann".into()),
+            read_only: false,
+            client_timestamp: None,
+        },
+    }
+}
+
+mod frames {
+    use super::*;
+
+    #[divan::bench(args = [KEY, PING])]
+    fn parse(json: &str) -> ClientFrame {
+        ClientFrame::parse(black_box(json.as_bytes())).unwrap().0
+    }
+
+    /// As the session makes them: how much fits, the payload, the JSON.
+    #[divan::bench(args = KINDS)]
+    fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
+        let bytes = kind.bytes(MAX_FRAME - 256);
+        bencher.counter(BytesCount::new(bytes.len())).bench(|| {
+            let cut = Payload::fit(black_box(&bytes), MAX_FRAME - 256);
+            let payload = Payload::new(bytes.get(..cut).unwrap());
+            let frame = ServerFrame::Output { epoch: 1, offset: 1, payload, input_offset: None };
+            serde_json::to_vec(&frame).unwrap()
+        });
+    }
+
+    /// The echo of a key.
+    #[divan::bench]
+    fn encode_echo() -> Vec<u8> {
+        let payload = Payload::new(black_box(b"l"));
+        let frame = ServerFrame::Output { epoch: 1, offset: 123_456, payload, input_offset: Some(1_500) };
+        serde_json::to_vec(&frame).unwrap()
+    }
+}
+
+mod bridge {
+    use super::*;
+
+    #[divan::bench(args = [KEY, PING])]
+    fn wrap(bencher: Bencher<'_, '_>, frame: &str) {
+        bencher.with_inputs(envelope).bench_values(|envelope| envelope.wrap(black_box(frame)).unwrap());
+    }
+
+    /// Both readings that the backend's door makes of a body.
+    #[divan::bench(args = [KEY, PING])]
+    fn read(bencher: Bencher<'_, '_>, frame: &str) {
+        let body = envelope().wrap(frame).unwrap();
+        bencher.bench(|| {
+            let envelope: Envelope = serde_json::from_slice(black_box(&body)).unwrap();
+            (envelope, ClientFrame::parse(&body).unwrap())
+        });
+    }
+
+    #[divan::bench]
+    fn sign(bencher: Bencher<'_, '_>) {
+        let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
+        bencher.bench(|| sign_with(&keys, black_box(&body)));
+    }
+
+    #[divan::bench]
+    fn verify(bencher: Bencher<'_, '_>) {
+        let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
+        let token = sign_with(&keys, &body);
+        bencher.bench(|| keys.verify(black_box(&token), MESSAGE_PATH, "c", &body, 1_000).unwrap());
+    }
+
+    /// A minute of a busy backend is remembered.
+    #[divan::bench]
+    fn remember(bencher: Bencher<'_, '_>) {
+        let mut cache = ReplayCache::new(ReplayCache::CAPACITY);
+        for id in 0..60_000 {
+            cache.check(&id.to_string(), 60, 0);
+        }
+        let mut next = 60_000_u64;
+        bencher.bench_local(|| {
+            next += 1;
+            cache.check(&next.to_string(), 60, 0)
+        });
+    }
+
+    fn keys() -> BridgeKeys {
+        BridgeKeys::parse("0123456789abcdef0123456789abcdef").unwrap()
+    }
+
+    fn sign_with(keys: &BridgeKeys, body: &[u8]) -> String {
+        keys.sign(MESSAGE_PATH, "c", body, 1_000, "0123456789abcdef".into()).unwrap()
+    }
+}
+
+mod streams {
+    use super::*;
+
+    /// Typing: one byte, in order, taken at once.
+    #[divan::bench]
+    fn reassemble_keys(bencher: Bencher<'_, '_>) {
+        let mut stream = Reassembler::new(64 * 1024);
+        let mut offset = 0;
+        bencher.bench_local(|| {
+            let arrival = stream.push(offset, black_box(b"x"));
+            stream.consume(1);
+            offset += 1;
+            arrival
+        });
+    }
+
+    /// A window of frames of which each second overtook the one before.
+    #[divan::bench]
+    fn reassemble_overtaken(bencher: Bencher<'_, '_>) {
+        let frame = Output::Text.bytes(CHUNK);
+        let bytes = 16 * CHUNK;
+        bencher.counter(BytesCount::new(bytes)).bench(|| {
+            let mut stream = Reassembler::new(bytes);
+            for pair in 0..8 {
+                for at in [2 * pair + 1, 2 * pair] {
+                    stream.push(at * CHUNK as u64, black_box(&frame));
+                }
+            }
+            stream.consume(bytes);
+            stream
+        });
+    }
+
+    /// Bulk output through a full log: eight reads of a PTY, then a frame is made of them.
+    #[divan::bench]
+    fn log_append_and_read(bencher: Bencher<'_, '_>) {
+        let chunk = Output::Text.bytes(CHUNK);
+        let mut log = OutputLog::new(OUTPUT_BUFFER);
+        log.append(&vec![b'x'; OUTPUT_BUFFER]);
+        bencher.counter(BytesCount::new(8 * CHUNK)).bench_local(|| {
+            for _ in 0..8 {
+                log.append(black_box(&chunk));
+            }
+            log.read(log.end() - 8 * CHUNK as u64, 8 * CHUNK)
+        });
+    }
+
+    /// One frame sent and acknowledged.
+    #[divan::bench]
+    fn window(bencher: Bencher<'_, '_>) {
+        let mut window = SendWindow::new(0, OUTPUT_WINDOW as u64);
+        let mut end = 0;
+        bencher.bench_local(|| {
+            end += 32_000;
+            let sendable = window.sendable(black_box(end));
+            window.advance(window.sent() + sendable, NOW);
+            window.probe_at(true, NOW);
+            window.ack(end, NOW)
+        });
+    }
+}
