@@ -3,10 +3,14 @@
 //! `stack` starts the built programs, `target` says how sessions are had, `terminal` and `socket` are the client,
 //! `load` runs closed and open loops of the `exchange`s.
 
+pub mod all;
 pub mod cost;
 pub mod exchange;
 pub mod floor;
+pub mod function;
+pub mod idle;
 pub mod load;
+pub mod mixed;
 pub mod mode;
 pub mod output;
 pub mod process;
@@ -14,5 +18,6 @@ pub mod report;
 pub mod socket;
 pub mod stack;
 pub mod target;
+pub mod targets;
 pub mod terminal;
 mod tls;

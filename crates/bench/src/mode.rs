@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     exchange::{Asker, Kind, Poster, Typist, Visitor},
@@ -12,7 +12,7 @@ use crate::{
     report::{Cpu, Row},
     socket::Socket,
     stack::{Role, Stack},
-    target::Target,
+    target::{Session, Target},
     terminal::Terminal,
 };
 
@@ -58,6 +58,13 @@ impl Mode {
             "all connections would type into the one session of the token"
         );
         let sessions = target.sessions("/bin/cat", connections).await?;
+        let row = self.over(subject, sessions.clone(), plan).await?;
+        target.end(&sessions).await?;
+        Ok(row)
+    }
+
+    async fn over(self, subject: Subject<'_>, sessions: Vec<Session>, plan: Plan) -> anyhow::Result<Row> {
+        let connections = sessions.len();
         let named =
             sessions.into_iter().enumerate().map(|(index, session)| (session, format!("bench-{index}")));
         let name = self.name();
@@ -85,7 +92,8 @@ impl Mode {
     }
 }
 
-async fn exchanges<E: Exchange>(
+/// Runs exchanges and looks at the processes meanwhile.
+pub(crate) async fn exchanges<E: Exchange>(
     name: &str,
     stack: Option<&Stack>,
     connections: Vec<E>,
@@ -144,17 +152,33 @@ pub async fn floor_http(floor: &Floor, connections: usize, plan: Plan) -> anyhow
     Ok(load::run(posters, plan, || ()).await?.0)
 }
 
-/// A mode of the stack, with the raw echo before and after it, so that noise meets both: floor, stack.
-pub async fn beside_floor(
-    mode: Mode,
-    subject: Subject<'_>,
-    floor: &Floor,
+/// The raw echo measured again and again between other things, so that noise meets both.
+pub struct Beside<'a> {
+    floor: &'a Floor,
     connections: usize,
     plan: Plan,
-) -> anyhow::Result<[Row; 2]> {
-    let half = Plan { measure: plan.measure / 3, warm: plan.warm / 2, rate: None };
-    let mut under = floor_websocket(floor, connections, half).await?;
-    let row = mode.measure(subject, connections, plan).await?;
-    under.add(&floor_websocket(floor, connections, half).await?)?;
-    Ok([Row::new("floor: raw WebSocket echo", connections, &under, None), row])
+    all: Option<Latencies>,
+}
+
+impl<'a> Beside<'a> {
+    /// A floor over so many connections, each time for so long.
+    pub const fn new(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
+        Self { floor, connections, plan, all: None }
+    }
+
+    /// Measures the floor once more.
+    pub async fn again(&mut self) -> anyhow::Result<()> {
+        let latencies = floor_websocket(self.floor, self.connections, self.plan).await?;
+        match &mut self.all {
+            Some(all) => all.add(&latencies)?,
+            all => *all = Some(latencies),
+        }
+        Ok(())
+    }
+
+    /// All of it.
+    pub fn row(&self) -> anyhow::Result<Row> {
+        let all = self.all.as_ref().context("the floor was not measured")?;
+        Ok(Row::new("floor: raw WebSocket echo", self.connections, all, None))
+    }
 }

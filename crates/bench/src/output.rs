@@ -21,8 +21,9 @@ const WITHIN: Duration = Duration::from_mins(5);
 
 /// Measures so many sessions that each write `zeros` bytes as base64, all at once. Bytes a second, of all together.
 pub async fn measure(subject: Subject<'_>, sessions: usize, zeros: u64) -> anyhow::Result<Row> {
+    let made = subject.target.sessions("/bin/sh", sessions).await?;
     let mut terminals = Vec::with_capacity(sessions);
-    for (session, index) in subject.target.sessions("/bin/sh", sessions).await?.into_iter().zip(0..) {
+    for (session, index) in made.iter().cloned().zip(0..) {
         let mut terminal = Terminal::attached(session, &format!("output-{index}")).await?;
         terminal.run("stty -echo; PS1=; printf 'RE''ADY\\n'", "READY\r\n").await?;
         terminals.push(terminal);
@@ -41,7 +42,8 @@ pub async fn measure(subject: Subject<'_>, sessions: usize, zeros: u64) -> anyho
     let seconds = started.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
     let bytes = total as f64;
-    let cpu = before.zip(look()).map(|(before, after)| spent(&before, &after, 1e6 / (bytes / 1e6) / 1e3));
+    let cpu = before.zip(look()).map(|(before, after)| spent(&before, &after, 1e6 / (bytes / 1e6)));
+    subject.target.end(&made).await?;
     Ok(Row { name: "output".to_owned(), connections: sessions, rate: bytes / seconds, latency: None, cpu })
 }
 

@@ -17,7 +17,7 @@ pub struct Row {
     /// ms
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Quantiles>,
-    /// µs of processor time an exchange (ms a MB of output), by program.
+    /// µs of processor time an exchange, or a MB of output, by program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
 }
@@ -79,7 +79,7 @@ impl Row {
     }
 }
 
-/// The table of rows. Each floor row is what the rows after it, of as many connections, are measured by.
+/// The table of rows.
 pub fn print_rows(rows: &[Row]) {
     let head =
         ["", "conns", "rate/s", "p50 ms", "p90", "p99", "p99.9", "CPU µs: function", "backend", "gateway"];

@@ -218,11 +218,15 @@ impl Stack {
         self.directory.path()
     }
 
-    /// The end of what its processes wrote.
-    pub fn log_end(&self) -> String {
-        let text = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
-        let from = text.len().saturating_sub(2_000);
-        String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
+    /// What its processes wrote.
+    pub fn log(&self) -> anyhow::Result<String> {
+        let text = std::fs::read(self.directory.path().join("log")).context("the log")?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn log_end(&self) -> String {
+        let log = self.log().unwrap_or_default();
+        log.get(log.floor_char_boundary(log.len().saturating_sub(2_000))..).unwrap_or_default().to_owned()
     }
 }
 

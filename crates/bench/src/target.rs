@@ -2,10 +2,14 @@
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::stack::Stack;
+
+/// Sessions being ended at once.
+const AT_ONCE: usize = 16;
 
 /// A stack somewhere. Left out, one is started here.
 #[derive(Debug, Clone, Default, Args)]
@@ -57,8 +61,8 @@ pub struct Session {
     pub url: String,
     /// See [`Target::insecure`].
     pub insecure: bool,
-    /// Its id, when it was made here.
-    pub id: Option<String>,
+    id: Option<String>,
+    token: String,
 }
 
 impl Target {
@@ -116,6 +120,17 @@ impl Target {
         Ok(self.way_in(Some(id), token))
     }
 
+    /// Ends sessions that were made here; a given one stays.
+    pub async fn end(&self, sessions: &[Session]) -> anyhow::Result<()> {
+        let Source::Made { url, .. } = &self.source else { return Ok(()) };
+        let base = url.replace("/api/dev/sessions", "/api/sessions");
+        let ending = stream::iter(sessions).map(|session| {
+            let url = format!("{base}/{}", session.id.as_deref().unwrap_or_default());
+            self.http.delete(url).bearer_auth(&session.token).send()
+        });
+        ending.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await.context("ending sessions")
+    }
+
     /// Many of them.
     pub async fn sessions(&self, shell: &str, count: usize) -> anyhow::Result<Vec<Session>> {
         let mut sessions = Vec::with_capacity(count);
@@ -129,6 +144,6 @@ impl Target {
         let separator = if self.websocket.contains('?') { '&' } else { '?' };
         let session = id.map(|id| format!("sessionId={id}&")).unwrap_or_default();
         let url = format!("{}{separator}{session}token={token}", self.websocket);
-        Session { url, insecure: self.insecure, id: id.map(str::to_owned) }
+        Session { url, insecure: self.insecure, id: id.map(str::to_owned), token: token.to_owned() }
     }
 }

@@ -1,0 +1,187 @@
+//! What AWS charges, for what, and what two designs use of it. us-east-1, on demand, first tier, without the free tier.
+
+/// Date at which the prices below were looked up.
+pub const PRICES_OF: &str = "us-east-1, on demand, first tier, as of November 2026";
+
+/// API Gateway, WebSocket: a message of up to 32 KiB, either way. <https://aws.amazon.com/api-gateway/pricing/>
+const MESSAGE: f64 = 1.00 / 1e6;
+/// API Gateway, WebSocket: a minute of one connection. Same page.
+const CONNECTION_MINUTE: f64 = 0.25 / 1e6;
+/// Lambda: a request. <https://aws.amazon.com/lambda/pricing/>
+const REQUEST: f64 = 0.20 / 1e6;
+/// Lambda on arm64, which `template.yaml` asks for: a GB-second, billed in steps of 1 ms. Same page.
+const GB_SECOND_ARM: f64 = 0.000_013_333_4;
+/// Lambda on `x86_64`, which a function is made for unless it says otherwise. Same page.
+const GB_SECOND_X86: f64 = 0.000_016_666_7;
+/// `DynamoDB`: a read request unit, a consistent read of up to 4 KB. <https://aws.amazon.com/dynamodb/pricing/on-demand/>
+const READ_UNIT: f64 = 0.125 / 1e6;
+/// `DynamoDB`: a write request unit, up to 1 KB. Same page.
+const WRITE_UNIT: f64 = 0.625 / 1e6;
+/// `CloudWatch` Logs: a GB taken in, standard class, also from Lambda. <https://aws.amazon.com/cloudwatch/pricing/>
+const LOG_GB: f64 = 0.50;
+
+/// Memory of the function in GB: `MemorySize` of `template.yaml`.
+const OUR_MEMORY: f64 = 256.0 / 1024.0;
+/// The least that Lambda has for the 140 MB that the original takes (issue 8) and that is a usual size.
+const ORIGINAL_MEMORY: f64 = 256.0 / 1024.0;
+/// A warm frame of the original, milliseconds (issue 8, measured on a machine of this class).
+const ORIGINAL_FRAME_MS: f64 = 2.4;
+
+/// Milliseconds that an invocation waits on AWS and not here, where all is one machine. Guesses on the low side, the
+/// same for both designs: a request to a backend in the region over a connection kept open, ...
+const NET_BACKEND_MS: f64 = 2.0;
+/// ... a read of `DynamoDB`, "single-digit milliseconds" in AWS's words, ...
+const NET_DYNAMODB_MS: f64 = 3.0;
+/// ... and `PostToConnection`.
+const NET_PUSH_MS: f64 = 8.0;
+
+/// Bytes of `START`, `END` and `REPORT`, which Lambda writes for each invocation unless `LoggingConfig` says otherwise
+/// (<https://docs.aws.amazon.com/lambda/latest/operatorguide/log-structure.html>): the three lines with a request id
+/// and figures of usual length. The original's own lines are not known, and count nothing.
+const PLATFORM_LOG: &str = concat!(
+    "START RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95 Version: $LATEST\n",
+    "END RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95\n",
+    "REPORT RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95\tDuration: 12.34 ms\tBilled Duration: 13 ms\t",
+    "Memory Size: 256 MB\tMax Memory Used: 24 MB\t\n",
+);
+
+/// What an activity used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// Messages in units of 32 KiB, both ways.
+    pub messages: f64,
+    /// Minutes of connections.
+    pub minutes: f64,
+    /// Invocations.
+    pub requests: f64,
+    /// GB-seconds times their price.
+    pub compute: f64,
+    /// Read units.
+    pub reads: f64,
+    /// Write units.
+    pub writes: f64,
+    /// Bytes of logs.
+    pub log: f64,
+}
+
+/// What was counted of our own design.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counted {
+    /// `meteredIn` and `meteredOut`.
+    pub messages: u64,
+    /// Invocations of all routes.
+    pub invocations: u64,
+    /// Of those, the ones that posted an answer.
+    pub answered: u64,
+    /// `billedMs`.
+    pub billed_ms: u64,
+    /// `GetItem`
+    pub reads: u64,
+    /// `PutItem` and `DeleteItem`
+    pub writes: u64,
+    /// Bytes that the function wrote to its log.
+    pub log: u64,
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+impl Usage {
+    /// Of our design, as counted.
+    pub fn ours(counted: &Counted, minutes: f64) -> Self {
+        let invocations = counted.invocations as f64;
+        let waits = invocations * NET_BACKEND_MS
+            + counted.answered as f64 * NET_PUSH_MS
+            + (counted.reads + counted.writes) as f64 * NET_DYNAMODB_MS;
+        Self {
+            messages: counted.messages as f64,
+            minutes,
+            requests: invocations,
+            compute: (counted.billed_ms as f64 + waits) / 1e3 * OUR_MEMORY * GB_SECOND_ARM,
+            reads: counted.reads as f64,
+            // The index on `sessionId` is written with the table.
+            writes: counted.writes as f64 * 2.0,
+            log: counted.log as f64 + invocations * PLATFORM_LOG.len() as f64,
+        }
+    }
+
+    /// Of the original design, in the words of issue 8: for each frame of the client one `DynamoDB` read, one backend
+    /// call and one push; a frame for each chunk of output.
+    pub fn original(frames: u64, chunks: u64, minutes: f64) -> Self {
+        let (frames, chunks) = (frames as f64, chunks as f64);
+        let took = (ORIGINAL_FRAME_MS + NET_BACKEND_MS + NET_PUSH_MS + NET_DYNAMODB_MS).ceil();
+        Self {
+            messages: 2.0 * frames + chunks,
+            minutes,
+            requests: frames,
+            compute: frames * took / 1e3 * ORIGINAL_MEMORY * GB_SECOND_X86,
+            reads: frames,
+            writes: 0.0,
+            log: frames * PLATFORM_LOG.len() as f64,
+        }
+    }
+
+    /// By service: API Gateway, Lambda, `DynamoDB`, logs.
+    pub fn by_service(&self) -> [f64; 4] {
+        [
+            self.messages * MESSAGE + self.minutes * CONNECTION_MINUTE,
+            self.requests * REQUEST + self.compute,
+            self.reads * READ_UNIT + self.writes * WRITE_UNIT,
+            self.log / 1e9 * LOG_GB,
+        ]
+    }
+
+    /// All of it.
+    pub fn dollars(&self) -> f64 {
+        self.by_service().iter().sum()
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.minutes += other.minutes;
+        self.requests += other.requests;
+        self.compute += other.compute;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.log += other.log;
+    }
+}
+
+/// The formula, for people.
+pub fn formula() -> String {
+    format!(
+        "dollars = messages × {:.2}/M + connection minutes × {:.2}/M + requests × {:.2}/M + GB-s × {GB_SECOND_ARM} \
+         + reads × {:.3}/M + writes × {:.3}/M + log GB × {LOG_GB:.2}\n({PRICES_OF}; waits on AWS beyond those measured \
+         here: backend {NET_BACKEND_MS} ms, DynamoDB {NET_DYNAMODB_MS} ms, push {NET_PUSH_MS} ms)",
+        MESSAGE * 1e6,
+        CONNECTION_MINUTE * 1e6,
+        REQUEST * 1e6,
+        READ_UNIT * 1e6,
+        WRITE_UNIT * 1e6,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() < b * 1e-6
+    }
+
+    #[test]
+    fn an_idle_hour_of_the_original_is_its_pings_and_its_connection() {
+        let idle = Usage::original(120, 0, 60.0);
+        let [gateway, lambda, dynamodb, log] = idle.by_service();
+        assert!(near(gateway, 240e-6 + 60.0 * 0.25e-6));
+        assert!(near(lambda, 120.0 * (0.2e-6 + 0.016 * 0.25 * GB_SECOND_X86)));
+        assert!(near(dynamodb, 120.0 * 0.125e-6));
+        assert!(near(log, 120.0 * PLATFORM_LOG.len() as f64 * 0.5e-9));
+    }
+
+    #[test]
+    fn a_put_writes_the_index_too() {
+        let counted = Counted { writes: 1, ..Counted::default() };
+        assert!(near(Usage::ours(&counted, 0.0).by_service()[2], 1.25e-6));
+    }
+}

@@ -1,0 +1,115 @@
+//! Sessions that sleep, and sessions whose kept output is full: the backend's memory and time.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::{
+    process,
+    stack::{Role, Stack},
+    target::Target,
+    terminal::Terminal,
+};
+
+/// Connections being made at once.
+const AT_ONCE: usize = 16;
+/// A browser's client sends a ping this often (`crates/web`), so sleeping ones do too.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// After they are attached and before anything is looked at: acknowledgements are sent, start-up is over.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Zeros that fill the kept output: 1.36 MB as base64, 1 MiB of it kept.
+const FILL: u64 = 1_000_000;
+
+/// What sleeping sessions take.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Idle {
+    /// How many.
+    pub sessions: usize,
+    /// Resident memory of the backend, bytes a session more than before them.
+    pub backend_bytes: f64,
+    /// The same of the stand-in.
+    pub gateway_bytes: f64,
+    /// Share of a core that the backend takes, pings every 30 s included.
+    pub backend_core: f64,
+}
+
+/// Resident memory of a role's processes, bytes.
+pub fn resident(stack: &Stack, role: Role) -> u64 {
+    let of_role = stack.processes().into_iter().filter(|(other, _)| *other == role);
+    of_role.map(|(_, pid)| process::resident(pid)).sum()
+}
+
+/// Has so many attached sessions of `cat` sleep for a while.
+pub async fn sleeping(stack: &Stack, count: usize, window: Duration) -> anyhow::Result<Idle> {
+    let target = Target::local(stack)?;
+    // What the first one of all makes is not a session's.
+    Terminal::attached(target.session("/bin/cat").await?, "idle-first").await?.close().await;
+    let before = [Role::Backend, Role::Gateway].map(|role| resident(stack, role));
+    let target = &target;
+    let opening = stream::iter(0..count).map(|index| async move {
+        Terminal::attached(target.session("/bin/cat").await?, &format!("idle-{index}")).await
+    });
+    let terminals: Vec<_> = opening.buffer_unordered(AT_ONCE).try_collect().await?;
+    let begin = Instant::now() + SETTLE;
+    let end = begin + window;
+    let mut tasks = JoinSet::new();
+    for (terminal, index) in terminals.into_iter().zip(0_u32..) {
+        // Their pings are spread as those of people who came one by one.
+        let ping = Instant::now() + PING_EVERY * index / u32::try_from(count)?;
+        tasks.spawn(sleep(terminal, ping, end));
+    }
+    let backend = pid(stack, Role::Backend)?;
+    tokio::time::sleep_until(begin).await;
+    let cpu = process::cpu(backend);
+    tokio::time::sleep_until(end - Duration::from_millis(100)).await;
+    let took = begin.elapsed().as_secs_f64();
+    let cpu = process::cpu(backend).saturating_sub(cpu);
+    let [backend_bytes, gateway_bytes] =
+        [(Role::Backend, before[0]), (Role::Gateway, before[1])].map(|(role, before)| {
+            #[allow(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+            let grown = resident(stack, role).saturating_sub(before) as f64 / count as f64;
+            grown
+        });
+    while let Some(finished) = tasks.join_next().await {
+        finished??;
+    }
+    Ok(Idle { sessions: count, backend_bytes, gateway_bytes, backend_core: cpu.as_secs_f64() / took })
+}
+
+async fn sleep(mut terminal: Terminal, ping: Instant, end: Instant) -> anyhow::Result<()> {
+    let mut next = ping;
+    while Instant::now() < end {
+        let until = next.min(end);
+        terminal.until(until.saturating_duration_since(Instant::now()), |_| false).await?;
+        if next <= Instant::now() {
+            terminal.send(r#"{"type":"ping"}"#.to_owned()).await?;
+            next += PING_EVERY;
+        }
+    }
+    Ok(())
+}
+
+/// Resident memory of the backend, bytes a session whose kept output is full.
+pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
+    let target = Target::local(stack)?;
+    Terminal::attached(target.session("/bin/sh").await?, "full-first").await?.close().await;
+    let before = resident(stack, Role::Backend);
+    let mut terminals = Vec::with_capacity(count);
+    for (session, index) in target.sessions("/bin/sh", count).await?.into_iter().zip(0..) {
+        let mut terminal = Terminal::attached(session, &format!("full-{index}")).await?;
+        terminal.run(&format!("head -c {FILL} /dev/zero | base64; printf 'FU''LL\\n'"), "FULL\r\n").await?;
+        terminals.push(terminal);
+    }
+    #[allow(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+    let grown = resident(stack, Role::Backend).saturating_sub(before) as f64 / count as f64;
+    Ok(grown)
+}
+
+fn pid(stack: &Stack, role: Role) -> anyhow::Result<u32> {
+    let found = stack.processes().into_iter().find(|(other, _)| *other == role);
+    found.map(|(_, pid)| pid).with_context(|| format!("no process of the {role:?}"))
+}

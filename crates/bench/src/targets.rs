@@ -1,0 +1,114 @@
+//! What is to be reached, and whether it was: ratios to the floors of the same run wherever there is a floor.
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::{
+    all::Report,
+    report::{Row, print_table},
+};
+
+/// One target.
+#[derive(Debug, Clone, Serialize)]
+pub struct Met {
+    /// What.
+    pub target: String,
+    /// What was measured.
+    pub value: f64,
+    /// What it may be at most, or must be at least.
+    pub bound: f64,
+    /// Of both.
+    pub unit: &'static str,
+    /// Whether the bound is the least.
+    pub at_least: bool,
+    /// Whether it holds.
+    pub met: bool,
+}
+
+fn most(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> Met {
+    Met { target: target.into(), value, bound, unit, at_least: false, met: value <= bound }
+}
+
+fn least(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> Met {
+    Met { target: target.into(), value, bound, unit, at_least: true, met: value >= bound }
+}
+
+/// Compares everything with its target.
+#[allow(clippy::cast_precision_loss, reason = "memory and sizes are far below 2^53 bytes")]
+pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
+    let rows = |name: &str, connections: usize| {
+        let found = report.rows.iter().filter(|row| row.name == name && row.connections == connections);
+        let found: Vec<&Row> = found.collect();
+        (!found.is_empty()).then_some(found).with_context(|| format!("no row {name} of {connections}"))
+    };
+    let mean = |name, connections, of: &dyn Fn(&Row) -> f64| {
+        let rows = rows(name, connections)?;
+        anyhow::Ok(rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64)
+    };
+    let floor = "floor: raw WebSocket echo";
+    let p50 = |row: &Row| row.p50();
+    let p99 = |row: &Row| row.latency.map_or(f64::NAN, |latency| latency.p99);
+    let rate = |row: &Row| row.rate;
+    let echo = mean(floor, 1, &p50)?;
+    let ping = mean("ping", 1, &p50)?;
+    let cpu = |row: &Row| row.cpu.map_or(f64::NAN, |cpu| cpu.function + cpu.backend);
+    let mut cpus = Vec::new();
+    for connections in [1, 16, 128] {
+        cpus.push(mean("ping", connections, &cpu)?);
+    }
+    let cpu = cpus.into_iter().fold(0.0, f64::max);
+    let output = |sessions| anyhow::Ok(100.0 * mean("output", sessions, &rate)? / report.pty);
+    let mut met = vec![
+        most("ping, p50, of the raw echo's", ping / echo, 10.0, "x"),
+        most("ping, p99, of its own p50", mean("ping", 1, &p99)? / ping, 4.0, "x"),
+    ];
+    for connections in [16, 128] {
+        let share = mean(floor, connections, &rate)? / mean("ping", connections, &rate)?;
+        met.push(most(format!("frames/s at {connections}: raw echo's over ours"), share, 20.0, "x"));
+    }
+    met.extend([
+        most("keystroke to echo, p50, of the raw echo's", mean("echo", 1, &p50)? / echo, 12.0, "x"),
+        least("output of one session, of the bare PTY read's", output(1)?, 60.0, "%"),
+        least("output of sixteen, of one bare PTY read's", output(16)?, 90.0, "%"),
+        most("CPU of function and backend a frame, worst of 1, 16, 128", cpu, 250.0, "µs"),
+        most("function: start to first request for work", report.function.ready, 12.0, "ms"),
+        most("function: start to first frame answered", report.function.first_frame, 20.0, "ms"),
+        most("function: executable", report.function.binary as f64 / 1e6, 6.5, "MB"),
+        most("function: most memory of a process", report.memory.function_most as f64 / 1e6, 15.0, "MB"),
+        most("a frame: calls of the backend", report.per_frame.backend_calls, 1.0, ""),
+        most("a frame: reads of DynamoDB, record cached", report.per_frame.dynamodb_reads, 0.0, ""),
+        most("a frame: pushes", report.per_frame.pushes, 1.0, ""),
+        most("backend: memory, idle", report.memory.backend_idle as f64 / 1e6, 15.0, "MB"),
+        most(
+            "backend: memory a session with a full megabyte kept",
+            report.memory.backend_full_session / 1e6,
+            1.5,
+            "MB",
+        ),
+        most(
+            format!("backend: of a core, with {} sleeping sessions", report.idle.sessions),
+            100.0 * report.idle.backend_core,
+            5.0,
+            "%",
+        ),
+    ]);
+    Ok(met)
+}
+
+/// The table of targets.
+pub fn print(targets: &[Met]) {
+    let head = ["target", "measured", "bound", "met"].map(str::to_owned);
+    let lines = targets.iter().map(|target| {
+        let sign = if target.at_least { "≥" } else { "≤" };
+        let verdict = if target.met { "yes" } else { "NO" };
+        vec![
+            target.target.clone(),
+            format!("{:.2} {}", target.value, target.unit),
+            format!("{sign} {} {}", target.bound, target.unit),
+            verdict.to_owned(),
+        ]
+    });
+    print_table(&head, &lines.collect::<Vec<_>>());
+    let met = targets.iter().filter(|target| target.met).count();
+    println!("{met} of {} met", targets.len());
+}
