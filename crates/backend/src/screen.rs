@@ -481,7 +481,7 @@ mod tests {
     /// Below the part that scrolls, lines are written over each other, and long ones leave their ends.
     #[test]
     fn nothing_is_passed_over_where_only_a_part_of_the_screen_scrolls() {
-        let lines = format!("{}{}", "longer\r\n".repeat(200), "short\r\n".repeat(1_100));
+        let lines = ["x\r\n".repeat(60), "longer\r\n".repeat(200), "short\r\n".repeat(1_100)].concat();
         let mut screen = screen(12, 5, "\x1b[1;3r\x1b[5H");
         screen.feed(lines.as_bytes());
         assert!(text(&screen).contains("shortr"));
