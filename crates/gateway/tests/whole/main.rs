@@ -5,7 +5,10 @@
 mod support;
 
 mod flood;
+mod idle;
+mod keys;
 mod leaks;
+mod outages;
 mod promise;
 mod terminal;
 mod wrong;

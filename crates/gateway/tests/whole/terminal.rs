@@ -68,6 +68,8 @@ pub(crate) struct Terminal {
     pub(crate) keys: VecDeque<u8>,
     started: Instant,
     pub(crate) cuts: u64,
+    /// Codes of the close frames that came.
+    pub(crate) closed: Vec<u16>,
     pub(crate) refusals: u64,
     pub(crate) largest: usize,
     pub(crate) output: Vec<u8>,
@@ -89,6 +91,7 @@ impl Terminal {
             keys: VecDeque::new(),
             started: Instant::now(),
             cuts: 0,
+            closed: Vec::new(),
             refusals: 0,
             largest: 0,
             output: Vec::new(),
@@ -181,7 +184,10 @@ impl Terminal {
             Some(Some(Ok(Message::Text(text)))) => self.receive(&text),
             None if !broken => {}
             Some(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            _ => {
+            broken => {
+                if let Some(Some(Ok(Message::Close(Some(frame))))) = broken {
+                    self.closed.push(frame.code.into());
+                }
                 self.cuts += 1;
                 self.drop_connection();
             }

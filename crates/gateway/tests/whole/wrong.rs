@@ -30,7 +30,7 @@ fn token(algorithm: jsonwebtoken::Algorithm, secret: &str, claims: &Value) -> St
     jsonwebtoken::encode(&jsonwebtoken::Header::new(algorithm), claims, &key).unwrap()
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     since.as_secs().try_into().unwrap()
 }

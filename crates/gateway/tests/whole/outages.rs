@@ -1,0 +1,164 @@
+//! The backend stopped, hung, slow and mad: said in time, and over as soon as it is back.
+
+use std::{future::pending, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncWriteExt as _, copy, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep},
+};
+
+use super::{
+    support::{Client, Stack},
+    terminal::Session,
+};
+
+/// Frames fail this fast where nothing is to be waited for, and work again this fast.
+const AT_ONCE: Duration = Duration::from_secs(2);
+const WORKS_AGAIN: Duration = Duration::from_secs(1);
+/// The function waits 10 s for the backend. What is left is for the frame to reach the client.
+const IN_TIME: std::ops::Range<Duration> = Duration::from_secs(9)..Duration::from_secs(14);
+/// Just longer than that.
+const SLOW: Duration = Duration::from_millis(10_500);
+
+/// What becomes of a connection to the backend.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Works,
+    /// It is taken, and nothing ever said.
+    Hangs,
+    /// The answer takes [`SLOW`].
+    IsSlow,
+    /// It is not HTTP.
+    IsGarbage,
+}
+
+/// What stands before the backend, as a load balancer would.
+struct Door {
+    address: SocketAddr,
+    open: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { address: listener.local_addr().unwrap(), open: None }
+    }
+
+    /// Nothing listens any more, and no connection is left.
+    async fn shut(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.abort();
+            assert!(open.await.unwrap_err().is_cancelled());
+        }
+    }
+
+    /// Connections from now on have these fates in turn; those from before end.
+    async fn leads_to(&mut self, backend: SocketAddr, fates: &'static [Fate]) {
+        self.shut().await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.open = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            for fate in fates.iter().cycle() {
+                let (client, _) = listener.accept().await.unwrap();
+                // How a connection ends is no matter of this test.
+                connections.spawn(async move { drop(pass(client, backend, *fate).await) });
+            }
+        }));
+    }
+}
+
+async fn pass(mut client: TcpStream, backend: SocketAddr, fate: Fate) -> std::io::Result<()> {
+    match fate {
+        Fate::Hangs => pending().await,
+        Fate::IsGarbage => client.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await,
+        Fate::Works => {
+            copy_bidirectional(&mut client, &mut TcpStream::connect(backend).await?).await?;
+            Ok(())
+        }
+        Fate::IsSlow => {
+            let mut backend = TcpStream::connect(backend).await?;
+            let ((mut asks, mut hears), (mut answers, mut is_asked)) = (client.split(), backend.split());
+            let late = async {
+                answers.readable().await?;
+                sleep(SLOW).await;
+                copy(&mut answers, &mut hears).await
+            };
+            tokio::try_join!(copy(&mut asks, &mut is_asked), late)?;
+            Ok(())
+        }
+    }
+}
+
+/// Pings, and gives the answer and how long it took.
+async fn ping(client: &mut Client) -> (Value, Duration) {
+    let asked = Instant::now();
+    client.send(r#"{"type":"ping","id":"p1"}"#).await;
+    (client.json().await, asked.elapsed())
+}
+
+fn assert_error(answer: &Value, code: &str) {
+    assert_eq!((&answer["type"], &answer["code"]), (&"error".into(), &code.into()), "{answer}");
+    assert_eq!((&answer["retryable"], &answer["ref"]), (&true.into(), &"p1".into()), "{answer}");
+}
+
+/// The backend has just come back. Each process of the function has a circuit breaker of its own, so one that works
+/// does not say that all do: after the time allowed, every frame does.
+async fn assert_works_again(one: &mut Client, other: &mut Client) {
+    let back = Instant::now();
+    while back.elapsed() < WORKS_AGAIN {
+        tokio::join!(ping(one), ping(other));
+    }
+    for _ in 0..10 {
+        let ((one, _), (other, _)) = tokio::join!(ping(one), ping(other));
+        assert_eq!((&one["type"], &other["type"]), (&"pong".into(), &"pong".into()), "{one} {other}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_stopped_hung_slow_or_mad_is_said_in_time_and_works_again_within_1_s_of_its_return() {
+    let mut door = Door::new().await;
+    let stack = Stack::whole().env("BACKEND_URL", &format!("http://{}", door.address)).start().await;
+    let page: url::Url = stack.page.clone().unwrap().parse().unwrap();
+    let backend = page.socket_addrs(|| None).unwrap()[0];
+    door.leads_to(backend, &[Fate::Works]).await;
+    let session = Session::new(&stack).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = stack.connect_with(&session.query()).await;
+        assert_eq!(client.json().await["type"], "connected");
+        clients.push(client);
+    }
+    let [one, other] = clients.as_mut_slice() else { unreachable!() };
+
+    door.shut().await;
+    // Often enough for every process of the function to have opened its circuit.
+    for _ in 0..20 {
+        let (answer, took) = ping(one).await;
+        assert_error(&answer, "BACKEND_UNAVAILABLE");
+        assert!(took < AT_ONCE, "stopped: {took:?}");
+    }
+    door.leads_to(backend, &[Fate::Works]).await;
+    assert_works_again(one, other).await;
+
+    door.leads_to(backend, &[Fate::IsGarbage]).await;
+    for _ in 0..5 {
+        let (answer, took) = ping(one).await;
+        assert_error(&answer, "BACKEND_UNAVAILABLE");
+        assert!(took < AT_ONCE, "garbage: {took:?}");
+    }
+    door.leads_to(backend, &[Fate::Works]).await;
+    assert_works_again(one, other).await;
+
+    door.leads_to(backend, &[Fate::Hangs, Fate::IsSlow]).await;
+    for (answer, took) in <[_; 2]>::from(tokio::join!(ping(one), ping(other))) {
+        assert_error(&answer, "BACKEND_TIMEOUT");
+        assert!(IN_TIME.contains(&took), "hung or slow: {took:?}");
+    }
+    door.leads_to(backend, &[Fate::Works]).await;
+    assert_works_again(one, other).await;
+    let state = stack.state().await;
+    assert_eq!((&state["connections"], &state["cuts"]), (&2.into(), &0.into()), "both live on");
+}
