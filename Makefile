@@ -14,7 +14,7 @@ ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
 BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint infra types page build function test-function clean
+.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function clean
 .PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
 help: ## Say what can be made.
@@ -53,8 +53,18 @@ lint: page ## Formatting and every warning, in Rust and TypeScript.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd crates/web && npm run lint
-	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
+
+# Advisories come from GitHub, which is not reached everywhere: that they could not be had is said, and is no failure.
+deny:
+	cargo deny check licenses bans sources
+	@if $$(command -v timeout | sed 's/$$/ 60/') cargo deny fetch db >/dev/null 2>&1; \
+	then set -x; cargo deny check --disable-fetch advisories; \
+	else echo "not checked: advisories (their database, github.com/RustSec/advisory-db, is not reached from here)"; fi
+
+fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.
+	crates/lambda/fuzz/run.sh $${FUZZ:-60}
 
 infra: $(VENV)/bin/sam ## Lint, scan and test the templates (from PyPI, in a virtual environment).
 	infra/lint.sh $(VENV)
@@ -76,11 +86,13 @@ function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it i
 	@! command -v rustup >/dev/null || rustup target add --quiet $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
 	$(SAM) build --config-env $(ENVIRONMENT) --parameter-overrides Architecture=$(ARCH)
 
-test-function: ## The same for this machine, answering recorded events and then a terminal under the gateway.
+test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
 	cargo build --quiet --workspace --bins
-	WEBSOCKET_HANDLER=$(abspath $(BUILT)) cargo test -p shellbridge-lambda --test all process
-	WEBSOCKET_HANDLER=$(abspath $(BUILT)) cargo test -p shellbridge-gateway --test whole terminal
+	@export WEBSOCKET_HANDLER=$(abspath $(BUILT)); set -ex -o pipefail; \
+	some() { tee /dev/stderr | grep -c '[1-9][0-9]* passed' >&2; }; \
+	cargo test -p shellbridge-lambda --test all process:: | some; \
+	cargo test -p shellbridge-gateway --test whole every_byte_arrives_once | some
 
 deploy: function ## Deploy API, function and table; asks for everything the first time. ENVIRONMENT=prod for the other stack.
 	$(SAM) deploy --config-env $(ENVIRONMENT) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
