@@ -41,7 +41,9 @@ const KINDS: [Output; 3] = [Output::Text, Output::Colours, Output::Binary];
 impl Output {
     fn bytes(self, count: usize) -> Vec<u8> {
         let part: &[u8] = match self {
-            Self::Text => b"   Compiling shellbridge-protocol v0.1.0 (/home/ann/shellbridge/crates/protocol)\r\n",
+            Self::Text => {
+                b"   Compiling shellbridge-protocol v0.1.0 (/home/ann/shellbridge/crates/protocol)\r\n"
+            }
             Self::Colours => b"\x1b[1;34mcrates\x1b[0m  \x1b[32mmain.rs\x1b[0m\r\n",
             Self::Binary => b"\x7fELF\x02\x01\x01\0\xff\xfe\x80 text",
         };
@@ -70,147 +72,135 @@ fn envelope() -> Envelope {
     }
 }
 
-mod frames {
-    use super::*;
+#[divan::bench(args = [KEY, PING])]
+fn parse_frame(json: &str) -> ClientFrame {
+    ClientFrame::parse(black_box(json.as_bytes())).unwrap().0
+}
 
-    #[divan::bench(args = [KEY, PING])]
-    fn parse(json: &str) -> ClientFrame {
-        ClientFrame::parse(black_box(json.as_bytes())).unwrap().0
-    }
-
-    /// As the session makes them: how much fits, the payload, the JSON.
-    #[divan::bench(args = KINDS)]
-    fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
-        let bytes = kind.bytes(MAX_FRAME - 256);
-        bencher.counter(BytesCount::new(bytes.len())).bench(|| {
-            let cut = Payload::fit(black_box(&bytes), MAX_FRAME - 256);
-            let payload = Payload::new(bytes.get(..cut).unwrap());
-            let frame = ServerFrame::Output { epoch: 1, offset: 1, payload, input_offset: None };
-            serde_json::to_vec(&frame).unwrap()
-        });
-    }
-
-    /// The echo of a key.
-    #[divan::bench]
-    fn encode_echo() -> Vec<u8> {
-        let payload = Payload::new(black_box(b"l"));
-        let frame = ServerFrame::Output { epoch: 1, offset: 123_456, payload, input_offset: Some(1_500) };
+/// As the session makes them: how much fits, the payload, the JSON.
+#[divan::bench(args = KINDS)]
+fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
+    let bytes = kind.bytes(MAX_FRAME - 256);
+    bencher.counter(BytesCount::new(bytes.len())).bench(|| {
+        let cut = Payload::fit(black_box(&bytes), MAX_FRAME - 256);
+        let payload = Payload::new(bytes.get(..cut).unwrap());
+        let frame = ServerFrame::Output { epoch: 1, offset: 1, payload, input_offset: None };
         serde_json::to_vec(&frame).unwrap()
-    }
+    });
 }
 
-mod bridge {
-    use super::*;
+/// The echo of a key.
+#[divan::bench]
+fn encode_echo() -> Vec<u8> {
+    let payload = Payload::new(black_box(b"l"));
+    let frame = ServerFrame::Output { epoch: 1, offset: 123_456, payload, input_offset: Some(1_500) };
+    serde_json::to_vec(&frame).unwrap()
+}
 
-    #[divan::bench(args = [KEY, PING])]
-    fn wrap(bencher: Bencher<'_, '_>, frame: &str) {
-        bencher.with_inputs(envelope).bench_values(|envelope| envelope.wrap(black_box(frame)).unwrap());
+#[divan::bench(args = [KEY, PING])]
+fn wrap_envelope(bencher: Bencher<'_, '_>, frame: &str) {
+    bencher.with_inputs(envelope).bench_values(|envelope| envelope.wrap(black_box(frame)).unwrap());
+}
+
+/// Both readings that the backend's door makes of a body.
+#[divan::bench(args = [KEY, PING])]
+fn read_envelope(bencher: Bencher<'_, '_>, frame: &str) {
+    let body = envelope().wrap(frame).unwrap();
+    bencher.bench(|| {
+        let envelope: Envelope = serde_json::from_slice(black_box(&body)).unwrap();
+        (envelope, ClientFrame::parse(&body).unwrap())
+    });
+}
+
+#[divan::bench]
+fn sign_request(bencher: Bencher<'_, '_>) {
+    let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
+    bencher.bench(|| sign_with(&keys, black_box(&body)));
+}
+
+#[divan::bench]
+fn verify_request(bencher: Bencher<'_, '_>) {
+    let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
+    let token = sign_with(&keys, &body);
+    bencher.bench(|| keys.verify(black_box(&token), MESSAGE_PATH, "c", &body, 1_000).unwrap());
+}
+
+/// A minute of a busy backend is remembered.
+#[divan::bench]
+fn remember_request(bencher: Bencher<'_, '_>) {
+    let mut cache = ReplayCache::new(ReplayCache::CAPACITY);
+    for id in 0..60_000 {
+        cache.check(&id.to_string(), 60, 0);
     }
+    let mut next = 60_000_u64;
+    bencher.bench_local(|| {
+        next += 1;
+        cache.check(&next.to_string(), 60, 0)
+    });
+}
 
-    /// Both readings that the backend's door makes of a body.
-    #[divan::bench(args = [KEY, PING])]
-    fn read(bencher: Bencher<'_, '_>, frame: &str) {
-        let body = envelope().wrap(frame).unwrap();
-        bencher.bench(|| {
-            let envelope: Envelope = serde_json::from_slice(black_box(&body)).unwrap();
-            (envelope, ClientFrame::parse(&body).unwrap())
-        });
-    }
+fn keys() -> BridgeKeys {
+    BridgeKeys::parse("0123456789abcdef0123456789abcdef").unwrap()
+}
 
-    #[divan::bench]
-    fn sign(bencher: Bencher<'_, '_>) {
-        let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
-        bencher.bench(|| sign_with(&keys, black_box(&body)));
-    }
+fn sign_with(keys: &BridgeKeys, body: &[u8]) -> String {
+    keys.sign(MESSAGE_PATH, "c", body, 1_000, "0123456789abcdef".into()).unwrap()
+}
 
-    #[divan::bench]
-    fn verify(bencher: Bencher<'_, '_>) {
-        let (keys, body) = (keys(), envelope().wrap(KEY).unwrap());
-        let token = sign_with(&keys, &body);
-        bencher.bench(|| keys.verify(black_box(&token), MESSAGE_PATH, "c", &body, 1_000).unwrap());
-    }
+/// Typing: one byte, in order, taken at once.
+#[divan::bench]
+fn reassemble_keys(bencher: Bencher<'_, '_>) {
+    let mut stream = Reassembler::new(64 * 1024);
+    let mut offset = 0;
+    bencher.bench_local(|| {
+        let arrival = stream.push(offset, black_box(b"x"));
+        stream.consume(1);
+        offset += 1;
+        arrival
+    });
+}
 
-    /// A minute of a busy backend is remembered.
-    #[divan::bench]
-    fn remember(bencher: Bencher<'_, '_>) {
-        let mut cache = ReplayCache::new(ReplayCache::CAPACITY);
-        for id in 0..60_000 {
-            cache.check(&id.to_string(), 60, 0);
+/// A window of frames of which each second overtook the one before.
+#[divan::bench]
+fn reassemble_overtaken(bencher: Bencher<'_, '_>) {
+    let frame = Output::Text.bytes(CHUNK);
+    let bytes = 16 * CHUNK;
+    bencher.counter(BytesCount::new(bytes)).bench(|| {
+        let mut stream = Reassembler::new(bytes);
+        for pair in 0..8 {
+            for at in [2 * pair + 1, 2 * pair] {
+                stream.push(at * CHUNK as u64, black_box(&frame));
+            }
         }
-        let mut next = 60_000_u64;
-        bencher.bench_local(|| {
-            next += 1;
-            cache.check(&next.to_string(), 60, 0)
-        });
-    }
-
-    fn keys() -> BridgeKeys {
-        BridgeKeys::parse("0123456789abcdef0123456789abcdef").unwrap()
-    }
-
-    fn sign_with(keys: &BridgeKeys, body: &[u8]) -> String {
-        keys.sign(MESSAGE_PATH, "c", body, 1_000, "0123456789abcdef".into()).unwrap()
-    }
+        stream.consume(bytes);
+        stream
+    });
 }
 
-mod streams {
-    use super::*;
+/// Bulk output through a full log: eight reads of a PTY, then a frame is made of them.
+#[divan::bench]
+fn log_append_and_read(bencher: Bencher<'_, '_>) {
+    let chunk = Output::Text.bytes(CHUNK);
+    let mut log = OutputLog::new(OUTPUT_BUFFER);
+    log.append(&vec![b'x'; OUTPUT_BUFFER]);
+    bencher.counter(BytesCount::new(8 * CHUNK)).bench_local(|| {
+        for _ in 0..8 {
+            log.append(black_box(&chunk));
+        }
+        log.read(log.end() - 8 * CHUNK as u64, 8 * CHUNK)
+    });
+}
 
-    /// Typing: one byte, in order, taken at once.
-    #[divan::bench]
-    fn reassemble_keys(bencher: Bencher<'_, '_>) {
-        let mut stream = Reassembler::new(64 * 1024);
-        let mut offset = 0;
-        bencher.bench_local(|| {
-            let arrival = stream.push(offset, black_box(b"x"));
-            stream.consume(1);
-            offset += 1;
-            arrival
-        });
-    }
-
-    /// A window of frames of which each second overtook the one before.
-    #[divan::bench]
-    fn reassemble_overtaken(bencher: Bencher<'_, '_>) {
-        let frame = Output::Text.bytes(CHUNK);
-        let bytes = 16 * CHUNK;
-        bencher.counter(BytesCount::new(bytes)).bench(|| {
-            let mut stream = Reassembler::new(bytes);
-            for pair in 0..8 {
-                for at in [2 * pair + 1, 2 * pair] {
-                    stream.push(at * CHUNK as u64, black_box(&frame));
-                }
-            }
-            stream.consume(bytes);
-            stream
-        });
-    }
-
-    /// Bulk output through a full log: eight reads of a PTY, then a frame is made of them.
-    #[divan::bench]
-    fn log_append_and_read(bencher: Bencher<'_, '_>) {
-        let chunk = Output::Text.bytes(CHUNK);
-        let mut log = OutputLog::new(OUTPUT_BUFFER);
-        log.append(&vec![b'x'; OUTPUT_BUFFER]);
-        bencher.counter(BytesCount::new(8 * CHUNK)).bench_local(|| {
-            for _ in 0..8 {
-                log.append(black_box(&chunk));
-            }
-            log.read(log.end() - 8 * CHUNK as u64, 8 * CHUNK)
-        });
-    }
-
-    /// One frame sent and acknowledged.
-    #[divan::bench]
-    fn window(bencher: Bencher<'_, '_>) {
-        let mut window = SendWindow::new(0, OUTPUT_WINDOW as u64);
-        let mut end = 0;
-        bencher.bench_local(|| {
-            end += 32_000;
-            let sendable = window.sendable(black_box(end));
-            window.advance(window.sent() + sendable, NOW);
-            window.probe_at(true, NOW);
-            window.ack(end, NOW)
-        });
-    }
+/// One frame sent and acknowledged.
+#[divan::bench]
+fn send_window(bencher: Bencher<'_, '_>) {
+    let mut window = SendWindow::new(0, OUTPUT_WINDOW as u64);
+    let mut end = 0;
+    bencher.bench_local(|| {
+        end += 32_000;
+        let sendable = window.sendable(black_box(end));
+        window.advance(window.sent() + sendable, NOW);
+        window.probe_at(true, NOW);
+        window.ack(end, NOW)
+    });
 }
