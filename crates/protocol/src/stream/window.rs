@@ -16,6 +16,8 @@ pub struct SendWindow {
     acked: u64,
     base: u64,
     sent: u64,
+    /// Everything before this was sent at some time, though sending may go on below it.
+    highest: u64,
     size: u64,
     /// Offset and time of one byte whose acknowledgement will measure a round trip.
     timed: Option<(u64, Duration)>,
@@ -51,6 +53,7 @@ impl SendWindow {
             acked: offset,
             base: offset,
             sent: offset,
+            highest: offset,
             size,
             timed: None,
             round_trip: None,
@@ -83,6 +86,10 @@ impl SendWindow {
     pub fn advance(&mut self, offset: u64, now: Duration) {
         if offset > self.sent {
             self.sent = offset;
+        }
+        // Karn: what is sent again measures nothing.
+        if offset > self.highest {
+            self.highest = offset;
             self.timed.get_or_insert((offset, now));
         }
     }
@@ -91,14 +98,17 @@ impl SendWindow {
     pub fn jump(&mut self, offset: u64) {
         self.base = offset;
         self.sent = offset;
+        self.highest = self.highest.max(offset);
         self.timed = None;
     }
 
-    /// Takes an acknowledgement. One above what was sent is ignored.
+    /// Takes an acknowledgement. One above what was ever sent is ignored.
     pub fn ack(&mut self, offset: u64, now: Duration) -> Acked {
-        if offset > self.sent {
+        if offset > self.highest {
             return Acked::Nothing;
         }
+        // It was under way while the answer to a probe sent us back: it need not be sent again.
+        self.sent = self.sent.max(offset);
         if let Some((timed, at)) = self.timed
             && offset >= timed
         {
@@ -153,11 +163,6 @@ impl SendWindow {
             }
             _ => false,
         }
-    }
-
-    /// The smoothed round trip from sending to acknowledgement, once measured.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.round_trip.map(|rtt| rtt.mean)
     }
 
     fn measure(&mut self, sample: Duration) {
@@ -233,6 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn what_arrives_after_the_answer_to_a_probe_is_not_sent_again() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(100, ms(0));
+        window.probe_at(true, ms(0));
+        assert!(window.probe(ms(1000)));
+        assert_eq!(window.ack(10, ms(1001)), Acked::Rewound);
+        window.advance(30, ms(1001));
+        assert_eq!(window.ack(101, ms(1002)), Acked::Nothing, "nobody has what was never sent");
+        assert_eq!(window.ack(80, ms(1002)), Acked::Progress);
+        assert_eq!((window.acked(), window.sent(), window.sendable(500)), (80, 80, 100));
+        window.reset(0);
+        assert_eq!(window.ack(80, ms(1003)), Acked::Nothing, "the receiver began anew");
+    }
+
+    #[test]
     fn a_snapshot_opens_a_window_of_its_own() {
         let mut window = SendWindow::new(0, 100);
         window.advance(100, ms(0));
@@ -247,7 +267,6 @@ mod tests {
         let mut window = SendWindow::new(0, 1000);
         window.advance(10, ms(0));
         window.ack(10, ms(2_000));
-        assert_eq!(window.round_trip(), Some(ms(2_000)));
         window.advance(20, ms(2_000));
         assert_eq!(window.probe_at(true, ms(2_000)), Some(ms(2_000 + 4_000)));
     }
