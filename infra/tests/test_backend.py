@@ -12,8 +12,6 @@ from samtags import load, long
 
 NAMES = ("backend-ecs-service", "backend-ecs-express", "backend-apprunner")
 CONFIG = (INFRA.parent / "crates/backend/src/config.rs").read_text()
-# In the protocol (section 7), not in the backend yet.
-PLANNED = {"REDIS_URL", "KEEP_AWAKE_URL"}
 COMMON = {
     "Image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/shellbridge@sha256:0",
     "ApiId": "api0000001",
@@ -72,7 +70,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
         everything["KeepAwakeUrl"] = "https://x.awsapprunner.com"
     environment, secrets = container(made(name, **everything))
     assert environment["CALLBACK_URL"] == "https://ws.example.org"
-    for setting in {*environment, *secrets} - PLANNED - {"AWS_REGION"}:
+    for setting in {*environment, *secrets} - {"AWS_REGION"}:
         assert f'env = "{setting}"' in CONFIG, setting
     assert not {"JWT_SECRET", "BRIDGE_SECRET", "ADMIN_TOKEN", "JWT_PRIVATE_KEY", "REDIS_URL"} & set(environment)
     assert "DEV_SESSIONS" not in environment

@@ -21,6 +21,7 @@ use crate::{
     access::Access,
     config::Config,
     count,
+    keep_awake::{self, KeepAwake},
     push::Pusher,
     rate::RateLimits,
     routes,
@@ -49,6 +50,7 @@ pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) rates: RateLimits,
     pub(crate) metrics: PrometheusHandle,
+    pub(crate) keep_awake: Option<KeepAwake>,
 }
 
 impl App {
@@ -76,6 +78,7 @@ impl App {
             settings,
             rates: RateLimits::new(config.rate_limit_connection, config.rate_limit_user),
             metrics: count::start()?,
+            keep_awake: config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?,
             config,
         })
     }
@@ -89,12 +92,17 @@ impl App {
 /// When the settings do not go together or the address cannot be had.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let address = config.address();
+    if config.redis_url.is_some() {
+        tracing::warn!("REDIS_URL is not used yet: sessions live in this process; run exactly one instance");
+    }
     let app = Arc::new(App::new(config).await?);
     // Before anybody is told that we listen: a signal that nobody waits for kills.
     let stop = stop_signal()?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening http://{}", listener.local_addr()?);
-    let tidy = tokio::spawn(tidy(app.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(tidy(app.clone()));
+    background.spawn(keep_awake::run(app.clone()));
     let store = app.store.clone();
     let ended = async move {
         stop.await;
@@ -108,7 +116,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(ended);
     let served = server.await.context("the server failed");
-    tidy.abort();
+    background.shutdown().await;
     served
 }
 

@@ -58,6 +58,13 @@ pub struct Config {
     /// `wss://` address of the WebSocket API, for `webSocketUrl`.
     #[arg(long, env = "WS_URL")]
     pub ws_url: Option<String>,
+    /// This service's own public address, for platforms such as App Runner that give it CPU only while it answers a
+    /// request: while a session lives, one request to /api/keep-awake below it is kept under way.
+    #[arg(long, env = "KEEP_AWAKE_URL")]
+    pub keep_awake_url: Option<String>,
+    /// Not used yet, and said so in the log: sessions live in this process, so exactly one instance must run.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
     /// Output kept for replay, bytes a session.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
@@ -117,6 +124,8 @@ impl Config {
             &mut self.frontend_url,
             &mut self.callback_url,
             &mut self.ws_url,
+            &mut self.keep_awake_url,
+            &mut self.redis_url,
         ] {
             setting.take_if(|value| value.is_empty());
         }

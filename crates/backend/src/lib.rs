@@ -9,6 +9,7 @@ pub mod config;
 mod count;
 pub mod error;
 mod jwks;
+mod keep_awake;
 mod observe;
 mod outlet;
 mod push;

@@ -3,6 +3,7 @@
 mod bridge;
 mod diagnostics;
 mod health;
+mod keep_awake;
 mod metrics;
 mod page;
 mod sessions;
@@ -55,6 +56,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))
+        .route(crate::keep_awake::PATH, post(keep_awake::hold))
         .fallback(page::asset)
         .layer(constant(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(constant(header::X_FRAME_OPTIONS, "DENY"))

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::watch;
+
 use crate::session::{Handle, Status};
 
 /// Sessions of one process: far more than it has memory and descriptors for.
@@ -17,6 +19,8 @@ pub(crate) struct Store(Arc<Mutex<Sessions>>);
 #[derive(Default)]
 struct Sessions {
     by_id: HashMap<String, Option<Handle>>,
+    /// How many of them are made and have not ended.
+    living: watch::Sender<usize>,
     /// The backend is stopping.
     closed: bool,
 }
@@ -71,12 +75,18 @@ impl Store {
         };
         if sessions.by_id.get(&status.id).is_some_and(same) {
             sessions.by_id.remove(&status.id);
+            sessions.living.send_modify(|living| *living = living.saturating_sub(1));
         }
     }
 
     /// How many sessions there are.
     pub(crate) fn len(&self) -> usize {
         self.lock().by_id.len()
+    }
+
+    /// How many sessions have a shell, now and as that changes.
+    pub(crate) fn living(&self) -> watch::Receiver<usize> {
+        self.lock().living.subscribe()
     }
 
     /// How many connections they have.
@@ -117,6 +127,7 @@ impl Reservation {
             sessions.by_id.remove(&id);
         } else {
             sessions.by_id.insert(id, Some(handle));
+            sessions.living.send_modify(|living| *living += 1);
         }
         Ok(())
     }

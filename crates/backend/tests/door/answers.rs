@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Gateway, ORIGIN, Settings};
+use crate::support::{ADMIN_TOKEN, Backend, Gateway, ORIGIN, Settings};
 
 #[tokio::test]
 async fn a_request_id_is_taken_over_if_it_looks_like_one() {
@@ -127,4 +127,22 @@ async fn a_session_is_extended_to_its_longest_life_and_no_further() {
     let made = backend.post("/api/sessions").bearer_auth(crate::support::ADMIN_TOKEN).json(&long);
     let made: Value = made.send().await.unwrap().json().await.unwrap();
     assert!(made["expiresAt"].as_u64().unwrap() <= created + 7_200_000 + 60_000);
+}
+
+#[tokio::test]
+async fn a_push_that_is_too_large_is_not_tried_again_and_ends_the_connection() {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().pushing_to(&gateway).start().await;
+    backend.session("alice", "s").await;
+    gateway.fail_with.store(413, std::sync::atomic::Ordering::Relaxed);
+    backend.connect("s", "alice", "c").await;
+    gateway.until("DELETE", |call| call.method == "DELETE").await;
+    let said: Vec<_> = gateway.calls().iter().map(|call| call.frame["type"].clone()).collect();
+    // The greeting, what stands for it, the reason of the end, the end.
+    assert_eq!(said, [json!("connected"), json!("error"), json!("error"), Value::Null]);
+    backend.counts("shellbridge_pushes_total{outcome=\"too_large\"} 3").await;
+    assert_eq!(
+        backend.get("/api/sessions/s/validate").bearer_auth(ADMIN_TOKEN).send().await.unwrap().status(),
+        200
+    );
 }

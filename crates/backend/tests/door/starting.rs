@@ -82,6 +82,11 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
         ("an origin of words", some().set("ALLOWED_ORIGINS", "everybody"), "ALLOWED_ORIGINS: not an origin"),
         ("a window above the buffer", some().set("OUTPUT_BUFFER", "40000"), "OUTPUT_WINDOW must be from"),
         ("no frames at all", some().set("RATE_LIMIT_USER", "0"), "RATE_LIMIT_USER"),
+        (
+            "a bell of another kind",
+            some().set("KEEP_AWAKE_URL", "ftp://example.org"),
+            "KEEP_AWAKE_URL: not an http or https URL",
+        ),
         ("no port", some().set("PORT", "http"), "PORT"),
         ("neither yes nor no", some().set("DEV_SESSIONS", "perhaps"), "DEV_SESSIONS"),
     ] {
@@ -91,6 +96,20 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
         assert!(said.contains(words) && said.contains("backend: "), "{what}: {said}");
         assert!(!said.contains(JWT_SECRET) && !said.contains(BRIDGE_SECRET), "{what}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_setting_without_effect_is_said_so_without_its_secret() {
+    let backend = Settings::new().set("REDIS_URL", "rediss://user:hush@redis.example:6379").start().await;
+    backend.terminate();
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("REDIS_URL is not used yet") && log.contains("run exactly one instance"), "{log}");
+    assert!(!log.contains("hush"), "{log}");
+    let backend = Settings::new().set("REDIS_URL", "").start().await;
+    backend.terminate();
+    let (_, log) = backend.ended().await;
+    assert!(!log.contains("REDIS_URL"), "{log}");
 }
 
 #[tokio::test]
