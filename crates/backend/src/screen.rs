@@ -6,7 +6,7 @@ use avt::{
     Color, Line, Observation, Observer, Operation, Pen, Terminal,
     parser::{EdScope, Function},
 };
-use shellbridge_protocol::limits::SNAPSHOT_SCROLLBACK;
+use shellbridge_protocol::{limits::SNAPSHOT_SCROLLBACK, stream::OutputLog};
 
 use crate::session::Size;
 
@@ -21,6 +21,8 @@ pub(crate) struct Screen {
     modes: Modes,
     /// The beginning of a character whose rest is still to come.
     partial: Vec<u8>,
+    /// Offset of the first byte of the output that it has not seen.
+    at: u64,
 }
 
 /// Lines that left the primary screen, as text with colours. A soft-wrapped line is one with what follows it.
@@ -67,10 +69,26 @@ impl Screen {
             history: History::default(),
             modes: Modes::default(),
             partial: Vec::new(),
+            at: 0,
         }
     }
 
-    /// Follows the shell's output. Bytes that are not UTF-8 are passed over, as xterm.js does.
+    /// Offset of the first byte of the output that it has not seen.
+    pub(crate) const fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Follows the shell's output to its end.
+    pub(crate) fn catch_up(&mut self, log: &OutputLog) {
+        // Whoever appends sees to it that nothing is gone that was not followed.
+        if let Some((a, b)) = log.since(self.at) {
+            self.feed(a);
+            self.feed(b);
+            self.at = log.end();
+        }
+    }
+
+    /// Bytes that are not UTF-8 are passed over, as xterm.js does.
     ///
     /// Of plain lines, only as many are followed as the scrollback and the screen hold: those before them would
     /// leave no trace. A model reads 50 MB a second, which is most of what a build log costs; so give it much at once.

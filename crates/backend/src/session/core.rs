@@ -27,6 +27,8 @@ use crate::{
 
 /// Connections of one session at once.
 const MAX_CONNECTIONS: usize = 256;
+/// Output that the model of the screen has not seen: 10 ms of work at most, all at once when a picture is wanted.
+const MAX_UNFOLLOWED: usize = 512 * 1024;
 /// Dropped connections that are remembered, so that their late frames are told to attach again.
 const MAX_DROPPED: usize = 64;
 
@@ -273,7 +275,7 @@ impl Core {
         let connection = connections.get_mut(id)?;
         connection.told_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
-        attachment.bridge_gap(log, || Picture::shared(picture, screen, log.end(), *size));
+        attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
         self.attached(id)
@@ -353,8 +355,13 @@ impl Core {
 
     /// Bytes of the shell.
     pub(super) fn output(&mut self, bytes: &[u8]) {
-        self.log.append(bytes);
-        self.screen.feed(bytes);
+        let most = self.limits.output_buffer.clamp(1, MAX_UNFOLLOWED);
+        for bytes in bytes.chunks(most) {
+            if self.log.end() - self.screen.at() + bytes.len() as u64 > most as u64 {
+                self.screen.catch_up(&self.log);
+            }
+            self.log.append(bytes);
+        }
     }
 
     /// The shell ended, and all of its output was given to [`Core::output`].
@@ -476,6 +483,7 @@ impl Core {
         };
         let Some(size) = smallest.or_else(newest).filter(|size| *size != self.size) else { return };
         self.size = size;
+        self.screen.catch_up(&self.log);
         self.screen.resize(size);
         self.picture = Weak::new();
         self.effects.push_back(Effect::Resize(size));

@@ -122,7 +122,7 @@ impl Core {
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
-            attachment.bridge_gap(log, || Picture::shared(picture, screen, log.end(), *size));
+            attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
         }
         while let Some(frame) = attachment.next_frame(connection.in_flight, log, *epoch, input, now) {
             connection.in_flight += 1;

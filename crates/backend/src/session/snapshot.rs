@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shellbridge_protocol::{frame::ServerFrame, payload::Payload};
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload, stream::OutputLog};
 
 use super::{
     Size,
@@ -32,12 +32,19 @@ pub(super) struct Snapshot {
 }
 
 impl Picture {
-    /// The picture at `end`, the newest if that is it: any number of viewers may be behind, and each must not cost a
+    /// The picture at the end of `log`, the newest if that is it: any number of viewers may be behind, and each must not cost a
     /// whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by output.
-    pub(super) fn shared(newest: &mut Weak<Self>, screen: &Screen, end: u64, size: Size) -> Arc<Self> {
+    pub(super) fn shared(
+        newest: &mut Weak<Self>,
+        screen: &mut Screen,
+        log: &OutputLog,
+        size: Size,
+    ) -> Arc<Self> {
+        let end = log.end();
         if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
             return picture;
         }
+        screen.catch_up(log);
         let bytes = screen.snapshot();
         let mut rest = bytes.as_slice();
         let mut parts = Vec::new();

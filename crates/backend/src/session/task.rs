@@ -43,15 +43,15 @@ use crate::{
     shell::{
         self, Leader, ShellSpec,
         command::{CommandState, Finished},
-        pty::{Shell, exit_of},
+        pty::{self, Shell, exit_of},
     },
     unix_ms,
 };
 
 /// Messages that may wait for a session.
 const INBOX: usize = 256;
-/// Bytes of one read from the PTY; the kernel gives at most a page.
-const READ: usize = 16 * 1024;
+/// Bytes taken from the PTY at once.
+const READ: usize = 32 * 1024;
 /// A shell that lived for less than this is not started anew at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest wait before a shell is started anew.
@@ -319,7 +319,7 @@ impl Task {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
-            read = self.shell.reader.read(buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
+            read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
                 Event::Read(read)
             }
             () = tokio::time::sleep_until(quiet_at.unwrap_or(due)), if draining && allowance > 0 => Event::Quiet,

@@ -1,8 +1,9 @@
 //! An interactive shell on a PTY of its own.
 
+use futures_util::FutureExt as _;
 use pty_process::{OwnedReadPty, OwnedWritePty};
 use shellbridge_protocol::frame::Exit;
-use tokio::process::Child;
+use tokio::{io::AsyncReadExt as _, process::Child};
 
 use super::{
     environment::ShellSpec,
@@ -49,6 +50,19 @@ impl Shell {
             tracing::warn!(%error, "the terminal cannot be resized");
         }
     }
+}
+
+/// Waits for output, then takes all that is there, since the kernel gives a page at most. Nothing is lost when it is
+/// dropped: it does not wait again once it has something.
+pub(crate) async fn read(reader: &mut OwnedReadPty, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut count = reader.read(buffer).await?;
+    // An error and the end come again at the next read.
+    while let Some(room) = buffer.get_mut(count..).filter(|room| !room.is_empty())
+        && let Some(Ok(more @ 1..)) = reader.read(room).now_or_never()
+    {
+        count += more;
+    }
+    Ok(count)
 }
 
 /// How a shell ended, from what waiting for it gave.

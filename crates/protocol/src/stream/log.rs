@@ -54,16 +54,21 @@ impl OutputLog {
 
     /// At most `max` bytes from `offset` on. None if the first of them is gone or `offset` is beyond the end.
     pub fn read(&self, offset: u64, max: usize) -> Option<Vec<u8>> {
+        let (a, b) = self.since(offset)?;
+        let a = a.get(..max).unwrap_or(a);
+        let b = b.get(..max - a.len()).unwrap_or(b);
+        Some([a, b].concat())
+    }
+
+    /// All bytes from `offset` on, in order, in two parts. None if the first of them is gone or `offset` is beyond
+    /// the end.
+    pub fn since(&self, offset: u64) -> Option<(&[u8], &[u8])> {
         if offset < self.start || offset > self.end() {
             return None;
         }
         let from = usize::try_from(offset - self.start).ok()?;
-        let to = self.bytes.len().min(from.saturating_add(max));
         let (a, b) = self.bytes.as_slices();
-        let mut out = Vec::with_capacity(to - from);
-        out.extend_from_slice(a.get(from.min(a.len())..to.min(a.len()))?);
-        out.extend_from_slice(b.get(from.saturating_sub(a.len())..to.saturating_sub(a.len()))?);
-        Some(out)
+        Some((a.get(from.min(a.len())..)?, b.get(from.saturating_sub(a.len())..)?))
     }
 }
 
