@@ -1,10 +1,12 @@
 //! What is exchanged: a frame for its answer, a key for its echo, a connection.
 
 use anyhow::{Context as _, bail, ensure};
+use shellbridge_protocol::frame::{ClientFrame, ServerFrame};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{load::Exchange, socket::Socket, target::Session, terminal::Terminal};
 
@@ -37,6 +39,35 @@ impl Asker {
     pub async fn connect(session: &Session, kind: Kind) -> anyhow::Result<Self> {
         Ok(Self::new(Socket::connect(&session.url, session.insecure).await?, kind))
     }
+
+    /// Runs a command and returns what it wrote.
+    pub async fn command(&mut self, command: &str) -> anyhow::Result<String> {
+        self.number += 1;
+        let frame = ClientFrame::Command {
+            command: command.to_owned(),
+            id: Some(self.number.to_string()),
+            timeout_ms: None,
+        };
+        self.socket.send(serde_json::to_string(&frame)?).await?;
+        let answer: ServerFrame = serde_json::from_str(&self.answer(&self.number.to_string()).await?)?;
+        match answer {
+            ServerFrame::CommandResult { result, .. } => Ok(result),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    /// The next frame that holds a text.
+    async fn answer(&mut self, text: &str) -> anyhow::Result<Utf8Bytes> {
+        loop {
+            let answer = self.socket.text().await?;
+            if answer.starts_with(r#"{"type":"error""#) {
+                bail!("{answer}");
+            }
+            if answer.contains(text) {
+                return Ok(answer);
+            }
+        }
+    }
 }
 
 impl Exchange for Asker {
@@ -48,15 +79,8 @@ impl Exchange for Asker {
             Kind::Command => format!(r#"{{"type":"command","command":"true","id":"{number}"}}"#),
         };
         self.socket.send(frame).await?;
-        loop {
-            let answer = self.socket.text().await?;
-            if answer.starts_with(r#"{"type":"error""#) {
-                bail!("{answer}");
-            }
-            if answer.contains(number.as_str()) {
-                return Ok(());
-            }
-        }
+        self.answer(&number).await?;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub mod mode;
 pub mod output;
 pub mod process;
 pub mod report;
+pub mod smoke;
 pub mod socket;
 pub mod stack;
 pub mod target;
