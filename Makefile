@@ -53,14 +53,14 @@ lint: page ## Formatting and every warning, in Rust and TypeScript.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd crates/web && npm run lint
-	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; \
+	@if cargo deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
 # Advisories come from GitHub, which is not reached everywhere: that they could not be had is said, and is no failure.
 deny:
 	cargo deny check licenses bans sources
 	@if $$(command -v timeout | sed 's/$$/ 60/') cargo deny fetch db >/dev/null 2>&1; \
-	then set -x; cargo deny check --disable-fetch advisories; \
+	then set -x; cargo deny --offline check advisories; \
 	else echo "not checked: advisories (their database, github.com/RustSec/advisory-db, is not reached from here)"; fi
 
 fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the fuzz targets and runs each for so many seconds (60), two at a time, from the checked-in seeds. Fails on a
+# finding, which is left in artifacts/; what was learnt stays in corpus/.
+#
+# These are the flags of `cargo fuzz run -s none`, which works as well. Neither it nor a nightly compiler is needed
+# without a sanitizer, and a sanitizer looks for what only `unsafe` code can do. Ours has none: what is looked for is
+# panics, overflows, inputs that take seconds, and broken promises (the assertions in fuzz_targets/).
+set -euo pipefail
+cd "$(dirname "$0")"
+export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=../../../target/fuzz SECONDS_EACH=${1:-60}
+coverage=-Cllvm-args=-sanitizer-coverage
+export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $coverage-level=4 $coverage-inline-8bit-counters \
+$coverage-pc-table $coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
+# Naming the target keeps the flags from build scripts, which have no fuzzer to report to.
+host=$(rustc -vV | sed -n 's/^host: //p')
+cargo build --release --locked --target "$host"
+export TARGETS=$CARGO_TARGET_DIR/$host/release
+
+fuzz() {
+    mkdir -p "corpus/$1" "artifacts/$1"
+    local log=artifacts/$1.log
+    if "$TARGETS/$1" "corpus/$1" "seeds/$1" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=1024 \
+        -artifact_prefix="artifacts/$1/" >"$log" 2>&1; then
+        echo "$1: $(tail -n 1 "$log"), $(grep -o 'cov: [0-9]*' "$log" | tail -n 1)"
+    else
+        tail -n 60 "$log"
+        echo "$1: FOUND SOMETHING, see crates/lambda/fuzz/$log"
+        return 1
+    fi
+}
+export -f fuzz
+printf '%s\n' event frame bridge | xargs -P 2 -I {} bash -c 'fuzz {}'
