@@ -22,7 +22,7 @@ use shellbridge_protocol::{
     frame::{ClientFrame, ErrorFrame, Exit, FrameHead, NoticeCode, ServerFrame},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
     time::Instant,
