@@ -6,6 +6,9 @@ use clap::Parser;
 use shellbridge_backend::{app, config::Config, keep_secrets};
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     start_log();
     match run() {

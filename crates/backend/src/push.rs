@@ -12,7 +12,7 @@ use std::{
 use aws_config::SdkConfig;
 use aws_sdk_apigatewaymanagement::{
     Client,
-    config::{BehaviorVersion, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{BehaviorVersion, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig},
     error::SdkError,
     primitives::Blob,
 };
@@ -58,8 +58,9 @@ impl Pusher {
     /// `callback_url`: `CALLBACK_URL`. Credentials, region and endpoint come from the environment, as the SDK does it.
     pub(crate) async fn new(callback_url: Option<&str>) -> Self {
         let config = aws_config::defaults(BehaviorVersion::latest())
-            // `Outlet` tries again by its own rules.
+            // `Outlet` tries again by its own rules, and the time of a call is bounded.
             .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(CONNECT_TIMEOUT)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig};
 use tokio::sync::OnceCell;
 
 use crate::http::Http;
@@ -33,7 +33,12 @@ impl Aws {
     pub(crate) async fn config(&self) -> &SdkConfig {
         let load = async || match &self.settings {
             AwsSettings::Environment => {
-                aws_config::defaults(BehaviorVersion::latest()).http_client(self.http.clone()).load().await
+                aws_config::defaults(BehaviorVersion::latest())
+                    .http_client(self.http.clone())
+                    // Bodies are small and whole, and every call has its time.
+                    .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+                    .load()
+                    .await
             }
             AwsSettings::Given(config) => config.to_builder().http_client(self.http.clone()).build(),
         };

@@ -8,6 +8,9 @@ use lambda_runtime::service_fn;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shellbridge_lambda::{App, AwsSettings, Config};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
