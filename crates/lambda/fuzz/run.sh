@@ -13,7 +13,7 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $coverage-level=4 $covera
 $coverage-pc-table $coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
 # Naming the target keeps the flags from build scripts, which have no fuzzer to report to.
 host=$(rustc -vV | sed -n 's/^host: //p')
-cargo build --release --locked --target "$host"
+cargo build --release --target "$host"
 export TARGETS=$CARGO_TARGET_DIR/$host/release
 
 fuzz() {
