@@ -1,15 +1,18 @@
 //! One line an invocation: what happened, and the metrics in `CloudWatch`'s embedded metric format.
+//!
+//! What describes the metrics is three quarters of such a line, and logs are paid for by the byte. So frames in quick
+//! succession have lines without it, and their numbers go together into one line of metrics. What ends with the
+//! process between two of those is lost to the metrics, and still in the lines.
 
 use std::{
     io::Write,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    mem,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
@@ -69,73 +72,323 @@ impl Tally {
     }
 }
 
+/// Most values of one metric in a line (`CloudWatch` User Guide, "Specification: Embedded metric format").
+const MAX_VALUES: usize = 100;
+/// Longest time that numbers of frames wait for those of more, while frames come.
+const GATHER: Duration = Duration::from_secs(10);
+
 /// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
 pub(crate) struct Metrics {
     namespace: String,
-    out: Mutex<Box<dyn Write + Send>>,
-    warm: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    out: Box<dyn Write + Send>,
+    warm: bool,
+    /// When numbers of frames were last written as metrics.
+    told: Option<Instant>,
+    gathered: Gathered,
+}
+
+/// Numbers of frames, by metric.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Gathered {
+    frames: u64,
+    invocations: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u64,
+    bytes_in: Vec<usize>,
+    bytes_out: Vec<usize>,
+    duration_ms: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    backend_ms: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    push_ms: Vec<f64>,
 }
 
 impl Metrics {
     pub(crate) fn new(namespace: String, out: impl Write + Send + 'static) -> Self {
-        Self { namespace, out: Mutex::new(Box::new(out)), warm: AtomicBool::new(false) }
+        let state = State { out: Box::new(out), warm: false, told: None, gathered: Gathered::default() };
+        Self { namespace, state: Mutex::new(state) }
     }
 
     pub(crate) fn emit(&self, tally: &Tally) {
-        let cold = !self.warm.swap(true, Ordering::Relaxed);
-        // One write a line, so that none is mixed into another. A line that cannot be written must not fail
-        // the frame.
-        let line = format!("{}\n", line(&self.namespace, tally, cold));
-        let _ = self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let cold = !mem::replace(&mut state.warm, true);
+        let mut line = Line::new(tally, cold);
+        let waited = state.told.is_none_or(|told| told.elapsed() >= GATHER);
+        let usual = tally.route == Some(Route::Message) && tally.outcome == "ok" && !cold;
+        let mut gathered = None;
+        if usual && !(waited && state.gathered.frames == 0) {
+            state.gathered.add(&line);
+            if waited || state.gathered.duration_ms.len() >= MAX_VALUES {
+                gathered = Some(mem::take(&mut state.gathered));
+            }
+        } else {
+            line.aws = Some(self.directives(&line.metrics()));
+        }
+        if usual && (line.aws.is_some() || gathered.is_some()) {
+            state.told = Some(Instant::now());
+        }
+        state.write(&line);
+        if let Some(metrics) = gathered {
+            let aws = self.directives(&metrics.names());
+            state.write(&Together { aws, route: line.route, outcome: line.outcome, metrics });
+        }
+    }
+
+    /// What says that these members of the line are metrics.
+    fn directives(&self, metrics: &[&str]) -> Value {
+        let named: Vec<Value> =
+            metrics.iter().map(|name| json!({ "Name": name, "Unit": unit(name) })).collect();
+        // Latencies by route alone: each further dimension is a further metric that is paid for.
+        json!({ "Timestamp": now_ms(), "CloudWatchMetrics": [
+            { "Namespace": self.namespace, "Dimensions": [["Route"]], "Metrics": named },
+            { "Namespace": self.namespace, "Dimensions": [["Route", "Outcome"]],
+              "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
+        ]})
     }
 }
 
-fn line(namespace: &str, tally: &Tally, cold: bool) -> Value {
-    let mut metrics = Map::new();
-    let ms = |duration: Duration| json!((duration.as_secs_f64() * 1e6).round() / 1e3);
-    metrics.insert("DurationMs".into(), ms(tally.started.elapsed()));
-    match tally.route {
-        Some(Route::Connect) if tally.outcome == "ok" => metrics.insert("Connects".into(), json!(1)),
-        Some(Route::Connect) => metrics.insert("Refusals".into(), json!(1)),
-        Some(Route::Message) => {
-            metrics.insert("BytesIn".into(), json!(tally.bytes_in));
-            metrics.insert("BytesOut".into(), json!(tally.bytes_out));
-            metrics.insert("Frames".into(), json!(1))
-        }
-        Some(Route::Disconnect) => metrics.insert("Disconnects".into(), json!(1)),
-        None => metrics.insert("MalformedEvents".into(), json!(1)),
-    };
-    for (name, duration) in [("BackendMs", tally.backend), ("PushMs", tally.push)] {
-        if let Some(duration) = duration {
-            metrics.insert(name.into(), ms(duration));
+impl State {
+    /// One write a line, so that none is mixed into another. A line that cannot be written must not fail the frame.
+    fn write(&mut self, line: &impl Serialize) {
+        if let Ok(mut line) = serde_json::to_vec(line) {
+            line.push(b'\n');
+            let _ = self.out.write_all(&line);
         }
     }
-    if tally.retries > 0 {
-        metrics.insert("Retries".into(), json!(tally.retries));
-    }
-    if cold {
-        metrics.insert("ColdStarts".into(), json!(1));
-    }
-    let unit = |name: &str| match name {
+}
+
+fn unit(metric: &str) -> &'static str {
+    match metric {
         name if name.ends_with("Ms") => "Milliseconds",
         name if name.starts_with("Bytes") => "Bytes",
         _ => "Count",
-    };
-    let named: Vec<Value> = metrics.keys().map(|name| json!({ "Name": name, "Unit": unit(name) })).collect();
-    // Latencies by route alone: each further dimension is a further metric that is paid for.
-    let directives = json!([
-        { "Namespace": namespace, "Dimensions": [["Route"]], "Metrics": named },
-        { "Namespace": namespace, "Dimensions": [["Route", "Outcome"]],
-          "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
-    ]);
-    metrics.extend([
-        ("Invocations".into(), json!(1)),
-        ("Route".into(), json!(tally.route.map_or("none", Route::key))),
-        ("Outcome".into(), json!(tally.outcome)),
-        ("request_id".into(), json!(tally.request_id)),
-        ("connection_id".into(), json!(tally.connection_id)),
-        ("session_id".into(), json!(tally.session_id)),
-        ("_aws".into(), json!({ "Timestamp": now_ms(), "CloudWatchMetrics": directives })),
-    ]);
-    Value::Object(metrics)
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The line of one invocation. Members that do not apply are left out.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Line<'a> {
+    route: &'static str,
+    outcome: &'static str,
+    #[serde(rename = "request_id")]
+    request_id: &'a str,
+    #[serde(rename = "connection_id")]
+    connection_id: Option<&'a str>,
+    #[serde(rename = "session_id")]
+    session_id: Option<&'a str>,
+    duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    push_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_in: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_out: Option<usize>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u64,
+    /// What this invocation is one of, and that it was the first of its process.
+    #[serde(flatten)]
+    count: Count,
+    #[serde(skip_serializing_if = "is_zero")]
+    cold_starts: u64,
+    invocations: u64,
+    #[serde(rename = "_aws", skip_serializing_if = "Option::is_none")]
+    aws: Option<Value>,
+}
+
+/// Serialized as `{"Frames": 1}` and the like.
+#[derive(Clone, Copy, Serialize)]
+enum Count {
+    Connects(u8),
+    Refusals(u8),
+    Frames(u8),
+    Disconnects(u8),
+    MalformedEvents(u8),
+}
+
+/// A line of metrics alone.
+#[derive(Serialize)]
+struct Together {
+    #[serde(rename = "Route")]
+    route: &'static str,
+    #[serde(rename = "Outcome")]
+    outcome: &'static str,
+    #[serde(flatten)]
+    metrics: Gathered,
+    #[serde(rename = "_aws")]
+    aws: Value,
+}
+
+impl<'a> Line<'a> {
+    fn new(tally: &'a Tally, cold: bool) -> Self {
+        let count = match tally.route {
+            Some(Route::Connect) if tally.outcome == "ok" => Count::Connects(1),
+            Some(Route::Connect) => Count::Refusals(1),
+            Some(Route::Message) => Count::Frames(1),
+            Some(Route::Disconnect) => Count::Disconnects(1),
+            None => Count::MalformedEvents(1),
+        };
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let of_frame = |bytes| (tally.route == Some(Route::Message)).then_some(bytes);
+        Self {
+            route: tally.route.map_or("none", Route::key),
+            outcome: tally.outcome,
+            request_id: &tally.request_id,
+            connection_id: tally.connection_id.as_deref(),
+            session_id: tally.session_id.as_deref(),
+            duration_ms: ms(tally.started.elapsed()),
+            backend_ms: tally.backend.map(ms),
+            push_ms: tally.push.map(ms),
+            bytes_in: of_frame(tally.bytes_in),
+            bytes_out: of_frame(tally.bytes_out),
+            retries: tally.retries.into(),
+            count,
+            cold_starts: cold.into(),
+            invocations: 1,
+            aws: None,
+        }
+    }
+
+    /// The metrics of one dimension that it has.
+    fn metrics(&self) -> Vec<&'static str> {
+        let count = match self.count {
+            Count::Connects(_) => "Connects",
+            Count::Refusals(_) => "Refusals",
+            Count::Frames(_) => "Frames",
+            Count::Disconnects(_) => "Disconnects",
+            Count::MalformedEvents(_) => "MalformedEvents",
+        };
+        let optional = [
+            ("BackendMs", self.backend_ms.is_some()),
+            ("PushMs", self.push_ms.is_some()),
+            ("BytesIn", self.bytes_in.is_some()),
+            ("BytesOut", self.bytes_out.is_some()),
+            ("Retries", self.retries > 0),
+            ("ColdStarts", self.cold_starts > 0),
+        ];
+        let present = optional.into_iter().filter(|(_, present)| *present).map(|(name, _)| name);
+        ["DurationMs", count].into_iter().chain(present).collect()
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, line: &Line<'_>) {
+        self.frames += 1;
+        self.invocations += 1;
+        self.retries += line.retries;
+        self.duration_ms.push(line.duration_ms);
+        self.backend_ms.extend(line.backend_ms);
+        self.push_ms.extend(line.push_ms);
+        self.bytes_in.extend(line.bytes_in);
+        self.bytes_out.extend(line.bytes_out);
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        let optional = [
+            ("BackendMs", !self.backend_ms.is_empty()),
+            ("PushMs", !self.push_ms.is_empty()),
+            ("Retries", self.retries > 0),
+        ];
+        let present = optional.into_iter().filter(|(_, present)| *present).map(|(name, _)| name);
+        ["DurationMs", "Frames", "BytesIn", "BytesOut"].into_iter().chain(present).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn lines(&self) -> Vec<Value> {
+            let bytes = mem::take(&mut *self.0.lock().unwrap());
+            String::from_utf8(bytes)
+                .unwrap()
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
+        }
+    }
+
+    fn frame(bytes_in: usize) -> Tally {
+        let mut tally = Tally::start("r");
+        tally.route = Some(Route::Message);
+        tally.bytes_in = bytes_in;
+        tally.backend = Some(Duration::from_millis(3));
+        tally
+    }
+
+    /// The sum of a metric over all lines that say it is one.
+    fn sum(lines: &[Value], metric: &str) -> f64 {
+        let values = lines.iter().filter(|line| line["_aws"].is_object()).map(|line| &line[metric]);
+        values
+            .flat_map(|value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]))
+            .filter_map(|value| value.as_f64())
+            .sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_in_quick_succession_share_their_metrics_and_none_is_left_out() {
+        let log = Log::default();
+        let metrics = Metrics::new("n".into(), log.clone());
+        for n in 0..250 {
+            metrics.emit(&frame(n));
+        }
+        tokio::time::advance(GATHER).await;
+        metrics.emit(&frame(250));
+        let lines = log.lines();
+        assert_eq!(lines.iter().filter(|line| line["request_id"] == "r").count(), 251);
+        assert_eq!((sum(&lines, "Frames"), sum(&lines, "Invocations")), (251.0, 251.0));
+        assert_eq!(sum(&lines, "BytesIn"), f64::from((0..=250).sum::<u32>()));
+        assert_eq!(sum(&lines, "BackendMs"), 251.0 * 3.0);
+        // The first of the process, the first of the burst, twice 100, and the rest.
+        assert_eq!(lines.iter().filter(|line| line["_aws"].is_object()).count(), 5);
+        for line in lines.iter().filter(|line| line["BytesIn"].is_array()) {
+            assert!(line["BytesIn"].as_array().unwrap().len() <= MAX_VALUES);
+            for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().unwrap() {
+                assert!(!line[metric["Name"].as_str().unwrap()].is_null(), "{metric} in {line}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_after_a_quiet_while_and_one_that_failed_are_told_at_once() {
+        let log = Log::default();
+        let metrics = Metrics::new("n".into(), log.clone());
+        metrics.emit(&frame(1));
+        log.lines();
+        for _ in 0..2 {
+            tokio::time::advance(GATHER).await;
+            metrics.emit(&frame(1));
+            assert_eq!(sum(&log.lines(), "Frames"), 1.0);
+        }
+        let failed = Tally { outcome: "backend_timeout", ..frame(1) };
+        metrics.emit(&failed);
+        assert_eq!(sum(&log.lines(), "Invocations"), 1.0);
+    }
 }
