@@ -89,7 +89,8 @@ impl Reply {
                 .connection_id(&invocation.connection_id)
                 .data(data.clone())
                 .send();
-            let Err(error) = post.await else { return Posted::Yes };
+            // In a box, since it is large, and moved with every future around it.
+            let Err(error) = Box::pin(post).await else { return Posted::Yes };
             match status(&error) {
                 Some(410) => return Posted::Gone,
                 Some(413) => return Posted::TooLarge,
