@@ -6,6 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -76,6 +77,8 @@ pub struct Counters {
     pub dynamodb: Named,
     /// Connections cut on request (`cutEveryMs`, `cutEveryFrames`).
     pub cuts: Counter,
+    /// Time of invocations as Lambda bills it: each in whole milliseconds, rounded up.
+    pub billed_ms: Counter,
     /// Function processes that came to ask for their first event.
     pub cold_starts: Counter,
     /// Function processes that ended by themselves.
@@ -97,6 +100,11 @@ impl Counters {
         self.metered_out.add(units(bytes));
     }
 
+    /// Counts the time from an event handed to a process of the function until its answer or its end.
+    pub fn invocation(&self, took: Duration) {
+        self.billed_ms.add(billed(took));
+    }
+
     /// The counters as `GET /__state` shows them.
     pub fn snapshot(&self, connections: usize) -> Snapshot {
         let mut invocations = self.invocations.snapshot();
@@ -112,6 +120,7 @@ impl Counters {
             metered_out: self.metered_out.get(),
             pushes: self.pushes.snapshot(),
             dynamodb: self.dynamodb.snapshot(),
+            billed_ms: self.billed_ms.get(),
             cuts: self.cuts.get(),
             function: FunctionSnapshot {
                 cold_starts: self.cold_starts.get(),
@@ -134,6 +143,7 @@ pub struct Snapshot {
     metered_out: u64,
     pushes: BTreeMap<String, u64>,
     dynamodb: BTreeMap<String, u64>,
+    billed_ms: u64,
     cuts: u64,
     function: FunctionSnapshot,
 }
@@ -150,6 +160,11 @@ fn units(bytes: usize) -> u64 {
     bytes.div_ceil(METERED_UNIT).max(1) as u64
 }
 
+/// Lambda bills in steps of 1 ms (Lambda pricing, "Duration").
+fn billed(took: Duration) -> u64 {
+    u64::try_from(took.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -162,6 +177,13 @@ mod tests {
         let names = named.snapshot();
         assert_eq!(names.len(), super::MAX_NAMES);
         assert_eq!(names["0"], 1 + 2 * super::MAX_NAMES as u64);
+    }
+
+    #[test]
+    fn invocations_are_billed_in_whole_milliseconds() {
+        let billed =
+            [0, 1, 1_000, 1_001, 29_000_000].map(|us| super::billed(super::Duration::from_micros(us)));
+        assert_eq!(billed, [0, 1, 1, 2, 29_000]);
     }
 
     #[test]

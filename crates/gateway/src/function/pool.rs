@@ -85,6 +85,7 @@ pub(super) struct Slot {
 #[derive(Debug)]
 struct InFlight {
     request_id: String,
+    begun: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
 }
@@ -151,7 +152,7 @@ impl Pool {
             self.counters.cold_starts.increment();
         }
         // Asking again without having answered is an answer of its own.
-        slot.finish(None, Err(FunctionError::Exited));
+        self.finish(slot, None, Err(FunctionError::Exited));
         loop {
             let waiter = {
                 let mut queue = self.queue();
@@ -181,9 +182,11 @@ impl Pool {
         let timeout = self.settings.timeout;
         let deadline_ms =
             clock::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let begun = Instant::now();
         *slot.in_flight() = Some(InFlight {
             request_id: request_id.clone(),
-            deadline: Instant::now() + timeout,
+            begun,
+            deadline: begun + timeout,
             reply: invocation.reply,
         });
         if self.kill_next.swap(false, Ordering::Relaxed) {
@@ -225,13 +228,13 @@ impl Pool {
         request_id: &str,
         result: Result<Bytes, FunctionError>,
     ) -> bool {
-        self.slots.get(index).is_some_and(|slot| slot.finish(Some(request_id), result))
+        self.slots.get(index).is_some_and(|slot| self.finish(slot, Some(request_id), result))
     }
 
     /// A process ended. Returns whether it had come as far as asking for an event.
     pub(super) fn ended(&self, index: usize, slot: &Slot, timed_out: bool) -> bool {
         let error = if timed_out { FunctionError::TimedOut } else { FunctionError::Exited };
-        slot.finish(None, Err(error));
+        self.finish(slot, None, Err(error));
         self.queue().idle.retain(|(other, _)| *other != index);
         slot.initialised.load(Ordering::Relaxed)
     }
@@ -252,6 +255,20 @@ impl Pool {
         }
     }
 
+    /// Ends what is in flight, if it has this id or no id is asked for.
+    fn finish(&self, slot: &Slot, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
+        let mut in_flight = slot.in_flight();
+        let Some(flight) = in_flight.take_if(|flight| request_id.is_none_or(|id| id == flight.request_id))
+        else {
+            return false;
+        };
+        drop(in_flight);
+        self.counters.invocation(flight.begun.elapsed());
+        // The caller may have stopped waiting at its integration timeout.
+        let _gone = flight.reply.send(result);
+        true
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,19 +287,6 @@ impl Slot {
 
     fn handles(&self, request_id: &str) -> bool {
         self.in_flight().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
-    }
-
-    /// Ends what is in flight, if it has this id or no id is asked for.
-    fn finish(&self, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
-        let mut in_flight = self.in_flight();
-        let Some(flight) = in_flight.take_if(|flight| request_id.is_none_or(|id| id == flight.request_id))
-        else {
-            return false;
-        };
-        drop(in_flight);
-        // The caller may have stopped waiting at its integration timeout.
-        let _gone = flight.reply.send(result);
-        true
     }
 
     fn in_flight(&self) -> MutexGuard<'_, Option<InFlight>> {

@@ -41,13 +41,15 @@ async fn the_state_counts_and_meters() {
     let mut state = stack.until_state("four processes", |state| state["function"]["coldStarts"] == 4).await;
     let faults = state["faults"].take();
     assert_eq!(faults["seed"], 1);
+    // `$connect` and `$default`, in whole milliseconds, rounded up.
+    assert!(state["billedMs"].take().as_u64() >= Some(2), "{state}");
     assert_eq!(
         state,
         json!({
             "connections": 1,
             "invocations": { "$connect": 1, "$default": 1, "$disconnect": 0 },
             "messagesIn": 1, "messagesOut": 2, "meteredIn": 1, "meteredOut": 3,
-            "pushes": { "200": 1 }, "dynamodb": {}, "cuts": 0, "faults": null,
+            "pushes": { "200": 1 }, "dynamodb": {}, "billedMs": null, "cuts": 0, "faults": null,
             "function": { "coldStarts": 4, "crashes": 0, "kills": 0 },
         })
     );
