@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use shellbridge_bench::{
-    all,
-    cost::CostArgs,
+    all, compare,
+    cost::{self, CostArgs},
     floor::{self, Floor},
     function, idle,
     load::Plan,
@@ -79,6 +79,8 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What people use instead, where it is installed: pushpin, ttyd
+    Compare,
     /// Whether a stack works, step by step; without --url one is started here, with TLS
     Smoke(TargetArgs),
     /// Is a floor until stdin ends; the other modes start them
@@ -87,6 +89,8 @@ enum What {
         kind: floor::Kind,
         #[arg(long, default_value_t = 50_000_000)]
         bytes: u64,
+        #[arg(long)]
+        core: Option<usize>,
     },
     /// Dollars of an hour of lab work
     Cost(CostArgs),
@@ -160,12 +164,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{:#?}", function::per_frame(&stack).await?);
         }
         What::All { json } => all::run(&cli.programs.find()?, json).await?,
+        What::Compare => compare::run(&cli.programs.find()?).await?,
         What::Smoke(args) => {
             let (_stack, target) = subject(&cli.programs, &args, true).await?;
             return Ok(if smoke::run(&target).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        What::Floor { kind, bytes } => floor::serve(kind, bytes).await?,
-        What::Cost(_) => anyhow::bail!("not built yet"),
+        What::Floor { kind, bytes, core } => floor::serve(kind, bytes, core).await?,
+        What::Cost(args) => cost::run(&args, &cli.programs.find()?).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -173,9 +178,14 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn latency(programs: &ProgramArgs, mode: Mode, args: &LoadArgs) -> anyhow::Result<()> {
     let (stack, target) = subject(programs, &args.target, false).await?;
     let subject = Subject { target: &target, stack: stack.as_ref() };
-    let floor = Floor::start(floor::Kind::Websocket).await?;
+    let floor = Floor::start(floor::Kind::Websocket, None).await?;
     let short = Plan { rate: None, measure: Duration::from_secs(1), ..args.plan() };
-    let mut under = Beside::new(&floor, args.connections, short);
+    let alone = Floor::start(floor::Kind::Websocket, Some(0)).await?;
+    let mut under = if args.connections == 1 {
+        Beside::apart(&alone, 1, short)
+    } else {
+        Beside::new(&floor, args.connections, short)
+    };
     under.again().await?;
     let row = mode.measure(subject, args.connections, args.plan()).await?;
     under.again().await?;

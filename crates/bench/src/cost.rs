@@ -1,5 +1,414 @@
-//! Dollars of an hour of lab work.
+//! Dollars of an hour of lab work: played through the stack, and at a bare PTY for what the original design would send.
+//!
+//! The hour is compressed: where nothing happens, nothing is metered but pings and connection minutes, which are counted
+//! as of a whole hour. Keys keep the person's rhythm on a clock that is [`SPEED`] times as fast, and the client's delays
+//! (acknowledgements within 200 ms) are on the same clock, so that what rides on what is as it would be. What is not
+//! faster is the stack: its round trip of about 2 ms counts as 20, as it would be on AWS.
+
+mod line;
+mod price;
+
+use std::{
+    fmt::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::Value;
+
+use self::{
+    line::Line,
+    price::{Counted, Usage, formula},
+};
+use crate::{
+    report::print_table,
+    stack::{Programs, Stack},
+    target::Target,
+};
 
 /// Settings of `bench cost`.
 #[derive(Debug, clap::Args)]
-pub struct CostArgs {}
+pub struct CostArgs {
+    /// Seed of the typist's rhythm
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// The shell of the lab, with line editing.
+const SHELL: &str = "/bin/bash";
+const PROMPT: &str = "lab$ ";
+/// How much faster than a person the hour is played.
+const SPEED: u32 = 10;
+/// The typing: as many lines of as many keys, 1,500 in all. A comment, so that each is echoed and nothing runs.
+const LINES: u32 = 60;
+const LINE_KEYS: usize = 25;
+/// Mean time between two keys and its standard deviation: Dhakal et al., "Observations on Typing from 136 Million
+/// Keystrokes", CHI 2018, table 2. Their distribution is skewed; log-normal here.
+const KEY_MS: (f64, f64) = (238.7, 111.6);
+/// Any pause in which nothing happens is cut to this: all delays of client and backend have run by then.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Listings of a directory with so many files.
+const LISTINGS: u32 = 60;
+const FILES: u32 = 40;
+/// Bytes of the build log, all written at once.
+const LOG: usize = 10_000_000;
+/// Refreshes of `top`, one in 3 s for 5 minutes. An 80×24 screen of procps' `top` is about 2,500 bytes in one write.
+const REFRESHES: u32 = 100;
+const REFRESH: usize = 2_500;
+/// Pings of an hour, one in 30 s: `PING_EVERY` of `crates/web/src/client/limits.ts`. The original's client is given the
+/// same.
+const PINGS: u32 = 120;
+const MINUTES: f64 = 60.0;
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Connect,
+    Typing,
+    Listing,
+    BuildLog,
+    Top,
+    Idle,
+}
+
+impl Activity {
+    const ALL: [Self; 6] =
+        [Self::Connect, Self::Typing, Self::Listing, Self::BuildLog, Self::Top, Self::Idle];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Typing => "typing, 1,500 keys",
+            Self::Listing => "60 ls",
+            Self::BuildLog => "10 MB build log",
+            Self::Top => "5 min of top",
+            Self::Idle => "idle: the hour's line",
+        }
+    }
+
+    /// The share of the original's dollars that it may cost (issue 8).
+    const fn target(self) -> Option<f64> {
+        match self {
+            Self::Typing | Self::Idle => Some(0.8),
+            Self::BuildLog => Some(0.25),
+            _ => None,
+        }
+    }
+
+    /// Invocations that post an answer themselves: to `ping`, and to `attach`. `input` and `ack` have none.
+    const fn answered(self) -> u64 {
+        match self {
+            Self::Connect => 1,
+            Self::Idle => PINGS as u64,
+            _ => 0,
+        }
+    }
+
+    const fn minutes(self) -> f64 {
+        if matches!(self, Self::Idle) { MINUTES } else { 0.0 }
+    }
+
+    /// Does it. Returns how many frames a client without acknowledgements sends for it.
+    async fn play(self, line: &mut Line, rhythm: &mut Rhythm) -> anyhow::Result<u64> {
+        line.speed(SPEED);
+        let mut frames = 0;
+        match self {
+            // Both are there already.
+            Self::Connect => frames = 1,
+            Self::Typing => {
+                for _ in 0..LINES {
+                    frames += typed(line, rhythm, &format!("#{}", "k".repeat(LINE_KEYS - 2))).await?;
+                }
+            }
+            Self::Listing => {
+                for _ in 0..LISTINGS {
+                    frames += typed(line, rhythm, "ls").await?;
+                }
+            }
+            Self::BuildLog => {
+                // The shell writes no faster for our clock.
+                line.speed(1);
+                line.send("cat log\r").await?;
+                line.until(PROMPT).await?;
+                line.wait(PAUSE).await?;
+                frames = 1;
+            }
+            Self::Top => {
+                let pause = PAUSE.as_secs_f64() / f64::from(SPEED);
+                line.send(&format!("for i in {{1..{REFRESHES}}}; do cat refresh; sleep {pause}; done\r"))
+                    .await?;
+                line.until(PROMPT).await?;
+                line.wait(PAUSE).await?;
+                frames = 1;
+            }
+            Self::Idle => {
+                for number in 0..PINGS {
+                    line.ping(number.into()).await?;
+                    frames += 1;
+                }
+            }
+        }
+        Ok(frames)
+    }
+}
+
+/// Types a line key by key, then Enter, and reads what comes.
+async fn typed(line: &mut Line, rhythm: &mut Rhythm, text: &str) -> anyhow::Result<u64> {
+    for key in text.chars() {
+        line.send(key.encode_utf8(&mut [0; 4])).await?;
+        line.wait(rhythm.next()).await?;
+    }
+    line.send("\r").await?;
+    line.until(PROMPT).await?;
+    line.wait(PAUSE).await?;
+    Ok(text.len() as u64 + 1)
+}
+
+/// Times between keys.
+struct Rhythm(StdRng);
+
+impl Rhythm {
+    fn next(&mut self) -> Duration {
+        let (mean, deviation) = KEY_MS;
+        let variance = (1.0 + (deviation / mean).powi(2)).ln();
+        // Box and Muller.
+        let (u, v): (f64, f64) = (1.0 - self.0.random::<f64>(), self.0.random());
+        let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        let ms = (mean.ln() - variance / 2.0 + variance.sqrt() * normal).exp();
+        Duration::from_secs_f64(ms.clamp(30.0, 2_000.0) / 1e3)
+    }
+}
+
+/// Plays the hour on both lines and prints what it costs.
+pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
+    let stack = programs.stack().start().await?;
+    let home = stack.directory();
+    furnish(home)?;
+    let target = Target::local(&stack)?;
+    let before = look(&stack).await?;
+    let session = target.session(SHELL).await?;
+    let mut through = Line::through(&session).await?;
+    let mut bare = Line::bare(SHELL, home)?;
+
+    let mut costs = Vec::new();
+    let mut last = before;
+    for activity in Activity::ALL {
+        if activity == Activity::Typing {
+            // Whatever the shell says first is nobody's.
+            settle(&mut through).await?;
+            settle(&mut bare).await?;
+            last = look(&stack).await?;
+        }
+        activity.play(&mut through, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
+        let now = look(&stack).await?;
+        let counted = now.since(&last, activity.answered());
+        last = now;
+        let chunks = bare.chunks();
+        let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
+        let chunks = bare.chunks() - chunks;
+        let original = Usage::original(frames, chunks, activity.minutes());
+        costs.push((activity, Usage::ours(&counted, activity.minutes()), original));
+    }
+    print(&costs);
+    Ok(())
+}
+
+/// A prompt to wait for, in a directory of its own.
+async fn settle(line: &mut Line) -> anyhow::Result<()> {
+    line.send("cd; cd lab; unset PROMPT_COMMAND; PS1='lab''$ '\r").await?;
+    line.until(PROMPT).await?;
+    line.wait(PAUSE).await
+}
+
+/// What the hour needs, in `lab` under the shells' home.
+fn furnish(home: &Path) -> anyhow::Result<()> {
+    let lab = home.join("lab");
+    std::fs::create_dir(&lab).context("a directory for the lab")?;
+    for number in 0..FILES - 2 {
+        std::fs::write(lab.join(format!("exercise-{number:02}.txt")), "")?;
+    }
+    let mut log = String::new();
+    for number in 0.. {
+        if log.len() >= LOG {
+            break;
+        }
+        writeln!(
+            log,
+            "[{number:6}] \u{1b}[32mCompiling\u{1b}[0m src/lab/module_{}.c with -O2 -Wall",
+            number % 997
+        )?;
+    }
+    log.truncate(LOG - 1);
+    log.push('\n');
+    std::fs::write(lab.join("log"), log)?;
+    let process = "  123 root      20   0  123456  12345   1234 S   0.3   0.1   0:01.23 bash\x1b[K\r\n";
+    let refresh: String = ["\x1b[H", &process.repeat(REFRESH / process.len()), "\x1b[J"].concat();
+    std::fs::write(lab.join("refresh"), refresh)?;
+    Ok(())
+}
+
+/// What was counted at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Look {
+    messages: u64,
+    invocations: u64,
+    billed_ms: u64,
+    reads: u64,
+    writes: u64,
+    log: u64,
+}
+
+impl Look {
+    fn since(&self, before: &Self, answered: u64) -> Counted {
+        Counted {
+            messages: self.messages - before.messages,
+            invocations: self.invocations - before.invocations,
+            answered,
+            billed_ms: self.billed_ms - before.billed_ms,
+            reads: self.reads - before.reads,
+            writes: self.writes - before.writes,
+            log: self.log - before.log,
+        }
+    }
+}
+
+/// What is counted once nothing is counted any more: the last acknowledgement may still be on its way.
+async fn look(stack: &Stack) -> anyhow::Result<Look> {
+    const QUIET: Duration = Duration::from_millis(200);
+    const WITHIN: Duration = Duration::from_secs(30);
+    let started = Instant::now();
+    let mut last = look_once(stack).await?;
+    loop {
+        ensure!(started.elapsed() < WITHIN, "the stack does not come to rest");
+        tokio::time::sleep(QUIET).await;
+        let now = look_once(stack).await?;
+        if now == last {
+            return Ok(now);
+        }
+        last = now;
+    }
+}
+
+async fn look_once(stack: &Stack) -> anyhow::Result<Look> {
+    let state = stack.state().await?;
+    let at = |path: &str| state.pointer(path).and_then(Value::as_u64).unwrap_or_default();
+    let sum = |path: &str| {
+        let map = state.pointer(path).and_then(Value::as_object);
+        map.into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_u64).sum()
+    };
+    ensure!(state.get("billedMs").is_some(), "this gateway does not count billed time: build it anew");
+    Ok(Look {
+        messages: at("/meteredIn") + at("/meteredOut"),
+        invocations: sum("/invocations"),
+        billed_ms: at("/billedMs"),
+        reads: at("/dynamodb/GetItem"),
+        writes: at("/dynamodb/PutItem") + at("/dynamodb/DeleteItem"),
+        log: stack
+            .log()?
+            .lines()
+            .filter(|line| is_of_the_function(line))
+            .map(|line| line.len() as u64 + 1)
+            .sum(),
+    })
+}
+
+/// Whether the function wrote this line: metrics, or one of its log.
+fn is_of_the_function(line: &str) -> bool {
+    line.starts_with('{')
+        && serde_json::from_str::<Value>(line).is_ok_and(|line| {
+            let target = line.get("target").and_then(Value::as_str).unwrap_or_default();
+            line.get("_aws").is_some()
+                || target.starts_with("shellbridge_lambda")
+                || target == "websocket_handler"
+        })
+}
+
+fn print(costs: &[(Activity, Usage, Usage)]) {
+    let micro = |dollars: f64| format!("{:.1}", dollars * 1e6);
+    let mut hour = (Usage::default(), Usage::default());
+    let mut lines = Vec::new();
+    let mut line = |name: &str, target: Option<f64>, ours: &Usage, original: &Usage| {
+        let ratio = ours.dollars() / original.dollars();
+        let verdict = target.map_or(String::new(), |target| {
+            format!("≤ {target:.2} {}", if ratio <= target { "met" } else { "NOT MET" })
+        });
+        let mut cells = vec![name.to_owned()];
+        for usage in [ours, original] {
+            cells.extend([usage.messages, usage.requests, usage.reads].map(|count| format!("{count:.0}")));
+            cells.push(format!("{:.0}", usage.log / 1e3));
+            cells.push(micro(usage.dollars()));
+        }
+        cells.extend([format!("{ratio:.2}"), verdict]);
+        lines.push(cells);
+    };
+    for (activity, ours, original) in costs {
+        line(activity.name(), activity.target(), ours, original);
+        hour.0 += *ours;
+        hour.1 += *original;
+    }
+    line("session-hour", None, &hour.0, &hour.1);
+    let head = [
+        "",
+        "messages",
+        "calls",
+        "reads",
+        "log kB",
+        "µ$",
+        "| messages",
+        "calls",
+        "reads",
+        "log kB",
+        "µ$",
+        "ratio",
+        "target",
+    ];
+    println!("What is metered, and millionths of a dollar: here | in the original design\n");
+    print_table(&head.map(str::to_owned), &lines);
+
+    println!("\nMillionths of a dollar by service: here | in the original design\n");
+    let head =
+        ["", "API Gateway", "Lambda", "DynamoDB", "logs", "| API Gateway", "Lambda", "DynamoDB", "logs"];
+    let by_service = |name: &str, ours: &Usage, original: &Usage| {
+        let cells = ours.by_service().into_iter().chain(original.by_service()).map(micro);
+        std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    let mut lines: Vec<_> =
+        costs.iter().map(|(activity, ours, original)| by_service(activity.name(), ours, original)).collect();
+    lines.push(by_service("session-hour", &hour.0, &hour.1));
+    print_table(&head.map(str::to_owned), &lines);
+
+    println!("\n{}", formula());
+    println!(
+        "a session-hour ${:.6} (original ${:.6}); 1,000 sessions of an hour ${:.2} (original ${:.2})",
+        hour.0.dollars(),
+        hour.1.dollars(),
+        hour.0.dollars() * 1e3,
+        hour.1.dollars() * 1e3,
+    );
+    println!("not counted, as it is the same in both: the backend, and bytes out to the internet");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_as_fast_as_people_type_them() {
+        let mut rhythm = Rhythm(StdRng::seed_from_u64(7));
+        let times: Vec<f64> = (0..20_000).map(|_| rhythm.next().as_secs_f64() * 1e3).collect();
+        let mean = times.iter().sum::<f64>() / 20_000.0;
+        let deviation = (times.iter().map(|t| (t - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
+        assert!((mean - KEY_MS.0).abs() < 5.0, "{mean}");
+        assert!((deviation - KEY_MS.1).abs() < 8.0, "{deviation}");
+    }
+
+    #[test]
+    fn the_function_s_lines_are_told_from_others() {
+        assert!(is_of_the_function(r#"{"_aws":{},"Route":"$default"}"#));
+        assert!(is_of_the_function(r#"{"target":"shellbridge_lambda::connect","level":"WARN"}"#));
+        assert!(!is_of_the_function(r#"{"target":"shellbridge_backend::push","level":"INFO"}"#));
+        assert!(!is_of_the_function("2026-11-20T11:01:42Z  INFO shellbridge_gateway::stack: stopped"));
+    }
+}

@@ -28,7 +28,7 @@ const READ: usize = 64 * 1024;
 const KEPT: usize = 4096;
 
 /// A shell at the other end of either. Times are those of the person who types; `speed` times as much passes as here.
-pub enum Line {
+pub(super) enum Line {
     /// The whole stack, with the reference client, whose clock runs as fast as the person's.
     Through(Box<Through>),
     /// A PTY.
@@ -36,7 +36,7 @@ pub enum Line {
 }
 
 /// See [`Line::Through`].
-pub struct Through {
+pub(super) struct Through {
     client: Client,
     socket: Socket,
     clock: Clock,
@@ -44,7 +44,7 @@ pub struct Through {
 }
 
 /// See [`Line::Bare`].
-pub struct Bare {
+pub(super) struct Bare {
     pty: Pty,
     _child: Child,
     clock: Clock,
@@ -71,7 +71,7 @@ impl Clock {
 
 impl Line {
     /// Connects and attaches.
-    pub async fn through(session: &Session) -> anyhow::Result<Self> {
+    pub(super) async fn through(session: &Session) -> anyhow::Result<Self> {
         let socket = Socket::connect(&session.url, session.insecure).await?;
         let client = Client::new("cost-cost-cost-cost", 80, 24);
         let mut line = Through { client, socket, clock: Clock::start(), seen: Vec::new() };
@@ -83,7 +83,7 @@ impl Line {
     }
 
     /// Starts a shell on a PTY.
-    pub fn bare(shell: &str, home: &Path) -> anyhow::Result<Self> {
+    pub(super) fn bare(shell: &str, home: &Path) -> anyhow::Result<Self> {
         let (pty, pts) = pty_process::open()?;
         pty.resize(pty_process::Size::new(24, 80))?;
         let child = pty_process::Command::new(shell)
@@ -98,7 +98,7 @@ impl Line {
     }
 
     /// From now on a second here is `speed` seconds of the person's.
-    pub fn speed(&mut self, speed: u32) {
+    pub(super) fn speed(&mut self, speed: u32) {
         let clock = match self {
             Self::Through(line) => &mut line.clock,
             Self::Bare(line) => &mut line.clock,
@@ -107,7 +107,7 @@ impl Line {
     }
 
     /// Reads of the PTY so far; 0 through the stack, where frames are counted by the gateway.
-    pub fn chunks(&self) -> u64 {
+    pub(super) fn chunks(&self) -> u64 {
         match self {
             Self::Through(_) => 0,
             Self::Bare(line) => line.chunks,
@@ -115,7 +115,7 @@ impl Line {
     }
 
     /// Types, as one frame.
-    pub async fn send(&mut self, keys: &str) -> anyhow::Result<()> {
+    pub(super) async fn send(&mut self, keys: &str) -> anyhow::Result<()> {
         match self {
             Self::Through(line) => {
                 line.seen.clear();
@@ -130,7 +130,7 @@ impl Line {
     }
 
     /// Lets time pass.
-    pub async fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
+    pub(super) async fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
         match self {
             Self::Through(line) => {
                 let until = line.clock.now() + time;
@@ -149,7 +149,7 @@ impl Line {
     }
 
     /// Takes output until this has come since the last key.
-    pub async fn until(&mut self, text: &str) -> anyhow::Result<()> {
+    pub(super) async fn until(&mut self, text: &str) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
             let seen = match self {
@@ -161,7 +161,11 @@ impl Line {
             }
             let excess = seen.len().saturating_sub(KEPT);
             seen.drain(..excess);
-            ensure!(started.elapsed() < DEADLINE, "no {text:?}; the shell said {:?}", String::from_utf8_lossy(seen));
+            ensure!(
+                started.elapsed() < DEADLINE,
+                "no {text:?}; the shell said {:?}",
+                String::from_utf8_lossy(seen)
+            );
             match self {
                 Self::Through(line) => line.step(line.clock.now() + DEADLINE).await?,
                 Self::Bare(line) => line.step(line.clock.now() + DEADLINE).await?,
@@ -170,7 +174,7 @@ impl Line {
     }
 
     /// Asks for a pong, as clients do that have nothing else to say. Nothing through a PTY.
-    pub async fn ping(&mut self, number: u64) -> anyhow::Result<()> {
+    pub(super) async fn ping(&mut self, number: u64) -> anyhow::Result<()> {
         let Self::Through(line) = self else { return Ok(()) };
         let output_offset = Some(line.client.output_offset());
         let frame = ClientFrame::Ping { timestamp: Some(number.into()), output_offset };

@@ -1,7 +1,7 @@
 //! What AWS charges, for what, and what two designs use of it. us-east-1, on demand, first tier, without the free tier.
 
 /// Date at which the prices below were looked up.
-pub const PRICES_OF: &str = "us-east-1, on demand, first tier, as of November 2026";
+pub(super) const PRICES_OF: &str = "us-east-1, on demand, first tier, as of November 2026";
 
 /// API Gateway, WebSocket: a message of up to 32 KiB, either way. <https://aws.amazon.com/api-gateway/pricing/>
 const MESSAGE: f64 = 1.00 / 1e6;
@@ -47,46 +47,46 @@ const PLATFORM_LOG: &str = concat!(
 
 /// What an activity used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Usage {
+pub(super) struct Usage {
     /// Messages in units of 32 KiB, both ways.
-    pub messages: f64,
+    pub(super) messages: f64,
     /// Minutes of connections.
-    pub minutes: f64,
+    pub(super) minutes: f64,
     /// Invocations.
-    pub requests: f64,
+    pub(super) requests: f64,
     /// GB-seconds times their price.
-    pub compute: f64,
+    pub(super) compute: f64,
     /// Read units.
-    pub reads: f64,
+    pub(super) reads: f64,
     /// Write units.
-    pub writes: f64,
+    pub(super) writes: f64,
     /// Bytes of logs.
-    pub log: f64,
+    pub(super) log: f64,
 }
 
 /// What was counted of our own design.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counted {
+pub(super) struct Counted {
     /// `meteredIn` and `meteredOut`.
-    pub messages: u64,
+    pub(super) messages: u64,
     /// Invocations of all routes.
-    pub invocations: u64,
+    pub(super) invocations: u64,
     /// Of those, the ones that posted an answer.
-    pub answered: u64,
+    pub(super) answered: u64,
     /// `billedMs`.
-    pub billed_ms: u64,
+    pub(super) billed_ms: u64,
     /// `GetItem`
-    pub reads: u64,
+    pub(super) reads: u64,
     /// `PutItem` and `DeleteItem`
-    pub writes: u64,
+    pub(super) writes: u64,
     /// Bytes that the function wrote to its log.
-    pub log: u64,
+    pub(super) log: u64,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 impl Usage {
     /// Of our design, as counted.
-    pub fn ours(counted: &Counted, minutes: f64) -> Self {
+    pub(super) fn ours(counted: &Counted, minutes: f64) -> Self {
         let invocations = counted.invocations as f64;
         let waits = invocations * NET_BACKEND_MS
             + counted.answered as f64 * NET_PUSH_MS
@@ -105,7 +105,7 @@ impl Usage {
 
     /// Of the original design, in the words of issue 8: for each frame of the client one `DynamoDB` read, one backend
     /// call and one push; a frame for each chunk of output.
-    pub fn original(frames: u64, chunks: u64, minutes: f64) -> Self {
+    pub(super) fn original(frames: u64, chunks: u64, minutes: f64) -> Self {
         let (frames, chunks) = (frames as f64, chunks as f64);
         let took = (ORIGINAL_FRAME_MS + NET_BACKEND_MS + NET_PUSH_MS + NET_DYNAMODB_MS).ceil();
         Self {
@@ -120,7 +120,7 @@ impl Usage {
     }
 
     /// By service: API Gateway, Lambda, `DynamoDB`, logs.
-    pub fn by_service(&self) -> [f64; 4] {
+    pub(super) fn by_service(&self) -> [f64; 4] {
         [
             self.messages * MESSAGE + self.minutes * CONNECTION_MINUTE,
             self.requests * REQUEST + self.compute,
@@ -130,7 +130,7 @@ impl Usage {
     }
 
     /// All of it.
-    pub fn dollars(&self) -> f64 {
+    pub(super) fn dollars(&self) -> f64 {
         self.by_service().iter().sum()
     }
 }
@@ -148,7 +148,7 @@ impl std::ops::AddAssign for Usage {
 }
 
 /// The formula, for people.
-pub fn formula() -> String {
+pub(super) fn formula() -> String {
     format!(
         "dollars = messages × {:.2}/M + connection minutes × {:.2}/M + requests × {:.2}/M + GB-s × {GB_SECOND_ARM} \
          + reads × {:.3}/M + writes × {:.3}/M + log GB × {LOG_GB:.2}\n({PRICES_OF}; waits on AWS beyond those measured \
@@ -163,6 +163,8 @@ pub fn formula() -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+
     use super::*;
 
     fn near(a: f64, b: f64) -> bool {
