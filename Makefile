@@ -83,7 +83,7 @@ soak: page ## The promise at ten times its full size (200,000 keys and 500 MB a 
 	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise:: flood::
 
 function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.
-	@! command -v rustup >/dev/null || rustup target add --quiet $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
+	@! command -v rustup >/dev/null || rustup -q target add $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
 	$(SAM) build --config-env $(ENVIRONMENT) --parameter-overrides Architecture=$(ARCH)
 
 test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.

@@ -251,7 +251,9 @@ def test_alarms_and_dashboard(name):
     assert set(re.findall(r'"(Shellbridge[^"]*)"', dashboard["DashboardBody"])) == {namespace}
     metrics = (TEMPLATES["template"].parent / "crates/lambda/src/metrics.rs").read_text()
     for metric in ["Refusals", "BackendMs", "PushMs", "Frames", "BytesIn", "BytesOut"]:
-        assert f'"{metric}"' in dashboard["DashboardBody"] and f'"{metric}"' in metrics
+        field = re.sub("(?<=[a-z])(?=[A-Z])", "_", metric).lower()
+        assert f'"{metric}"' in dashboard["DashboardBody"]
+        assert re.search(rf"\b({field}:|{metric}\()", metrics), metric
     assert alarms["RefusedConnectAlarm"]["MetricName"] == "Refusals"
     assert alarms["RefusedConnectAlarm"]["Dimensions"] == [{"Name": "Route", "Value": "$connect"}]
 
