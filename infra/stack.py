@@ -49,7 +49,9 @@ def line(values: dict[str, str]) -> str:
 
 
 def outputs(text: str) -> dict[str, str]:
-    """Outputs by name."""
+    """Outputs by name. SAM prints none when it fails, and has said why by then."""
+    if not text.strip():
+        sys.exit(1)
     return {item["OutputKey"]: item["OutputValue"] for item in json.loads(text)}
 
 
