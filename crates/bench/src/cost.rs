@@ -319,7 +319,7 @@ fn is_of_the_function(line: &str) -> bool {
     line.starts_with('{')
         && serde_json::from_str::<Value>(line).is_ok_and(|line| {
             let target = line.get("target").and_then(Value::as_str).unwrap_or_default();
-            line.get("_aws").is_some()
+            line.get("Route").is_some()
                 || target.starts_with("shellbridge_lambda")
                 || target == "websocket_handler"
         })
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn the_function_s_lines_are_told_from_others() {
-        assert!(is_of_the_function(r#"{"_aws":{},"Route":"$default"}"#));
+        assert!(is_of_the_function(r#"{"Route":"$default","request_id":"r"}"#));
         assert!(is_of_the_function(r#"{"target":"shellbridge_lambda::connect","level":"WARN"}"#));
         assert!(!is_of_the_function(r#"{"target":"shellbridge_backend::push","level":"INFO"}"#));
         assert!(!is_of_the_function("2026-11-20T11:01:42Z  INFO shellbridge_gateway::stack: stopped"));
