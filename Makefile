@@ -14,7 +14,7 @@ ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
 BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function clean
+.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke clean
 .PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
 help: ## Say what can be made.
@@ -44,6 +44,16 @@ crates/web/node_modules/.package-lock.json: crates/web/package-lock.json
 
 types: ## Write the TypeScript types anew from the Rust ones.
 	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --test typescript
+
+bench: build ## Measure every mode beside the floors of the same run (under 5 minutes after the build).
+	@target/release/bench all $(if $(JSON),--json $(JSON))
+
+bench-compare: build ## The same pings and keys through pushpin and ttyd, where they are installed.
+	@target/release/bench compare
+
+smoke: ## Try a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= and ADMIN_TOKEN=; without URL a local one with TLS.
+	@$(if $(URL),cargo build --quiet -p shellbridge-bench,cargo build --quiet --workspace --bins)
+	@$(BIN)/bench smoke $(if $(URL),--url '$(URL)')
 
 build: page ## Build everything for release; the function with its own, small profile.
 	cargo build --release --workspace --bins

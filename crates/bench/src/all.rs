@@ -1,6 +1,9 @@
 //! `bench all`: every mode at every number of connections, and whether the targets are met.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -70,29 +73,33 @@ pub struct Memory {
 
 /// Measures everything and prints both tables.
 pub async fn run(programs: &Programs, json: Option<PathBuf>) -> anyhow::Result<()> {
+    let begun = Instant::now();
     let stack = programs.stack().start().await?;
     let backend_idle = idle::resident(&stack, Role::Backend);
     let target = Target::local(&stack)?;
     let subject = Subject { target: &target, stack: Some(&stack) };
 
-    say("the function by itself");
+    say(begun, "the function by itself");
     let figures = function::measure(&stack, &programs.function).await?;
     let per_frame = function::per_frame(&stack).await?;
 
-    let mut rows = latencies(subject).await?;
-    let pty = outputs(subject, &mut rows).await?;
+    let mut rows = latencies(begun, subject).await?;
+    let pty = outputs(begun, subject, &mut rows).await?;
     let most = |role| most_resident(&stack, role);
     let (backend_most, function_most, gateway_most) =
         (most(Role::Backend), most(Role::Function), most(Role::Gateway));
     drop(stack);
 
-    say("sleeping sessions");
+    say(begun, "sleeping sessions");
     let stack = programs.stack().start().await?;
     let idle = idle::sleeping(&stack, IDLE.0, IDLE.1).await?;
     drop(stack);
+    say(begun, "kept output");
     let stack = programs.stack().start().await?;
     let backend_full_session = idle::full(&stack, FULL).await?;
     drop(stack);
+
+    say(begun, "done");
 
     let memory = Memory { backend_idle, backend_full_session, backend_most, function_most, gateway_most };
     let machine = machine();
@@ -107,9 +114,10 @@ pub async fn run(programs: &Programs, json: Option<PathBuf>) -> anyhow::Result<(
     Ok(())
 }
 
-async fn latencies(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
+async fn latencies(begun: Instant, subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
     let (websocket, http) =
-        (Floor::start(floor::Kind::Websocket).await?, Floor::start(floor::Kind::Http).await?);
+        (Floor::start(floor::Kind::Websocket, None).await?, Floor::start(floor::Kind::Http, None).await?);
+    let alone = Floor::start(floor::Kind::Websocket, Some(0)).await?;
     let mut rows = Vec::new();
     let plan = |seconds| Plan {
         warm: Duration::from_millis(500),
@@ -117,11 +125,15 @@ async fn latencies(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
         rate: None,
     };
     for connections in CONNECTIONS {
-        say(&format!("{connections} connections"));
+        say(begun, &format!("{connections} connections"));
         let mut under = Beside::new(&websocket, connections, plan(0.8));
+        let mut apart = Beside::apart(&alone, connections, plan(0.8));
         let mut measured = Vec::new();
         for mode in [Mode::Ping, Mode::Echo, Mode::Ping, Mode::Command, Mode::Connect] {
             under.again().await?;
+            if connections == 1 {
+                apart.again().await?;
+            }
             // Twice, so that the row of most targets is not one moment's.
             let seconds = if mode == Mode::Ping { 2.0 } else { 2.5 };
             measured.push(mode.measure(subject, connections, plan(seconds)).await?);
@@ -129,6 +141,9 @@ async fn latencies(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
         under.again().await?;
         let axum: Latencies = floor_http(&http, connections, plan(0.8)).await?;
         rows.push(under.row()?);
+        if connections == 1 {
+            rows.push(apart.row()?);
+        }
         rows.push(Row::new("floor: bare axum POST", connections, &axum, None));
         rows.extend(measured);
         let human = Plan { measure: mixed::MEASURE, ..plan(0.0) };
@@ -138,10 +153,10 @@ async fn latencies(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Output of one and of sixteen, each between bare reads; returns the median of those.
-async fn outputs(subject: Subject<'_>, rows: &mut Vec<Row>) -> anyhow::Result<f64> {
+async fn outputs(begun: Instant, subject: Subject<'_>, rows: &mut Vec<Row>) -> anyhow::Result<f64> {
     let mut bare = Vec::new();
     for (sessions, zeros) in OUTPUT {
-        say(&format!("output of {sessions}"));
+        say(begun, &format!("output of {sessions}"));
         let mut measured = Vec::new();
         for _ in 0..OUTPUTS {
             bare.push(floor::pty_rate(OUTPUT[0].1).await?);
@@ -169,8 +184,8 @@ fn machine() -> String {
     format!("{cores} cores of {}, Linux {}", model.map_or("?", |(_, name)| name.trim()), kernel.trim())
 }
 
-fn say(what: &str) {
-    eprintln!("measuring: {what}");
+fn say(begun: Instant, what: &str) {
+    eprintln!("{:>4} s  {what}", begun.elapsed().as_secs());
 }
 
 fn print(report: &Report) {

@@ -7,7 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use axum::{Router, body::Bytes, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, header::CONTENT_TYPE},
+    routing::post,
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -15,6 +20,8 @@ use tokio::{
     process::{Child, Command},
 };
 use tokio_tungstenite::tungstenite::Message;
+
+use crate::process;
 
 /// Bytes of one read from the PTY, as in the backend.
 const READ: usize = 16 * 1024;
@@ -38,11 +45,12 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts this program again, as a floor that listens.
-    pub async fn start(kind: Kind) -> anyhow::Result<Self> {
+    /// Starts this program again, as a floor that listens; on one core only, if one is named.
+    pub async fn start(kind: Kind, core: Option<usize>) -> anyhow::Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&kind).context("no name")?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["floor", name.get_name()])
+            .args(core.map(|core| format!("--core={core}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -67,7 +75,10 @@ pub async fn pty_rate(bytes: u64) -> anyhow::Result<f64> {
 }
 
 /// Is a floor, until stdin ends.
-pub async fn serve(kind: Kind, bytes: u64) -> anyhow::Result<()> {
+pub async fn serve(kind: Kind, bytes: u64, core: Option<usize>) -> anyhow::Result<()> {
+    if core.is_some() {
+        process::keep_to(core);
+    }
     if let Kind::Pty = kind {
         let (read, took) = read_pty(bytes).await?;
         println!("{read} {}", took.as_secs_f64());
@@ -101,7 +112,12 @@ async fn serve_websocket(listener: TcpListener) -> anyhow::Result<()> {
 
 async fn serve_http(listener: TcpListener) -> anyhow::Result<()> {
     use axum::serve::ListenerExt as _;
-    let app = Router::new().route("/", post(|body: Bytes| async { body }));
+    // With its type: an echo of WebSocket-over-HTTP events is an echo over the WebSocket.
+    let echo = async |headers: HeaderMap, body: Bytes| {
+        let kind = headers.get(CONTENT_TYPE).cloned();
+        ([(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json")))], body)
+    };
+    let app = Router::new().route("/", post(echo));
     let listener = listener.tap_io(|stream| {
         let _slower = stream.set_nodelay(true);
     });

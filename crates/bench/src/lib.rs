@@ -4,6 +4,7 @@
 //! `load` runs closed and open loops of the `exchange`s.
 
 pub mod all;
+pub mod compare;
 pub mod cost;
 pub mod exchange;
 pub mod floor;

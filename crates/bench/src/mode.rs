@@ -152,9 +152,17 @@ pub async fn floor_http(floor: &Floor, connections: usize, plan: Plan) -> anyhow
     Ok(load::run(posters, plan, || ()).await?.0)
 }
 
+/// The raw echo, on cores as the scheduler likes.
+pub const FLOOR: &str = "floor: raw WebSocket echo";
+/// The raw echo, client and server on a core each.
+pub const FLOOR_APART: &str = "floor: raw echo, a core each";
+
 /// The raw echo measured again and again between other things, so that noise meets both.
 pub struct Beside<'a> {
     floor: &'a Floor,
+    name: &'static str,
+    /// The client's core, when the floor has one of its own.
+    core: Option<usize>,
     connections: usize,
     plan: Plan,
     all: Option<Latencies>,
@@ -163,12 +171,28 @@ pub struct Beside<'a> {
 impl<'a> Beside<'a> {
     /// A floor over so many connections, each time for so long.
     pub const fn new(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
-        Self { floor, connections, plan, all: None }
+        Self { floor, name: FLOOR, core: None, connections, plan, all: None }
+    }
+
+    /// A floor that was started on core 0; its client runs on core 1 meanwhile.
+    ///
+    /// A client and a server that do nothing but wait for each other are put on one core by the scheduler, or not, as
+    /// it likes, and the round trip is 0.016 or 0.06 ms on one and the same machine. Across a network they never share
+    /// one.
+    pub const fn apart(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
+        Self { floor, name: FLOOR_APART, core: Some(1), connections, plan, all: None }
     }
 
     /// Measures the floor once more.
     pub async fn again(&mut self) -> anyhow::Result<()> {
-        let latencies = floor_websocket(self.floor, self.connections, self.plan).await?;
+        if self.core.is_some() {
+            process::keep_to(self.core);
+        }
+        let latencies = floor_websocket(self.floor, self.connections, self.plan).await;
+        if self.core.is_some() {
+            process::keep_to(None);
+        }
+        let latencies = latencies?;
         match &mut self.all {
             Some(all) => all.add(&latencies)?,
             all => *all = Some(latencies),
@@ -179,6 +203,6 @@ impl<'a> Beside<'a> {
     /// All of it.
     pub fn row(&self) -> anyhow::Result<Row> {
         let all = self.all.as_ref().context("the floor was not measured")?;
-        Ok(Row::new("floor: raw WebSocket echo", self.connections, all, None))
+        Ok(Row::new(self.name, self.connections, all, None))
     }
 }

@@ -61,6 +61,20 @@ pub fn raise_descriptors() {
     let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// Has all threads of this process run on one core, or on any. The core is there or nothing changes.
+pub fn keep_to(core: Option<usize>) {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    let mut cores = CpuSet::new();
+    match core {
+        Some(core) => cores.set(core),
+        None => (0..CpuSet::MAX_CPU).for_each(|core| cores.set(core)),
+    }
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for thread in threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        let _as_it_was = sched_setaffinity(rustix::process::Pid::from_raw(thread), &cores);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

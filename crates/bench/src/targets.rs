@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::{
     all::Report,
+    mode::{FLOOR, FLOOR_APART},
     report::{Row, print_table},
 };
 
@@ -45,11 +46,10 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
         let rows = rows(name, connections)?;
         anyhow::Ok(rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64)
     };
-    let floor = "floor: raw WebSocket echo";
     let p50 = |row: &Row| row.p50();
     let p99 = |row: &Row| row.latency.map_or(f64::NAN, |latency| latency.p99);
     let rate = |row: &Row| row.rate;
-    let echo = mean(floor, 1, &p50)?;
+    let echo = mean(FLOOR_APART, 1, &p50)?;
     let ping = mean("ping", 1, &p50)?;
     let cpu = |row: &Row| row.cpu.map_or(f64::NAN, |cpu| cpu.function + cpu.backend);
     let mut cpus = Vec::new();
@@ -59,15 +59,20 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
     let cpu = cpus.into_iter().fold(0.0, f64::max);
     let output = |sessions| anyhow::Ok(100.0 * mean("output", sessions, &rate)? / report.pty);
     let mut met = vec![
-        most("ping, p50, of the raw echo's", ping / echo, 10.0, "x"),
+        most("ping, p50, of the raw echo's, a core each", ping / echo, 10.0, "x"),
         most("ping, p99, of its own p50", mean("ping", 1, &p99)? / ping, 4.0, "x"),
     ];
     for connections in [16, 128] {
-        let share = mean(floor, connections, &rate)? / mean("ping", connections, &rate)?;
+        let share = mean(FLOOR, connections, &rate)? / mean("ping", connections, &rate)?;
         met.push(most(format!("frames/s at {connections}: raw echo's over ours"), share, 20.0, "x"));
     }
     met.extend([
-        most("keystroke to echo, p50, of the raw echo's", mean("echo", 1, &p50)? / echo, 12.0, "x"),
+        most(
+            "keystroke to echo, p50, of the raw echo's, a core each",
+            mean("echo", 1, &p50)? / echo,
+            12.0,
+            "x",
+        ),
         least("output of one session, of the bare PTY read's", output(1)?, 60.0, "%"),
         least("output of sixteen, of one bare PTY read's", output(16)?, 90.0, "%"),
         most("CPU of function and backend a frame, worst of 1, 16, 128", cpu, 250.0, "µs"),
