@@ -14,7 +14,7 @@ ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
 BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke clean
+.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke cost counts microbench clean
 .PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
 help: ## Say what can be made.
@@ -46,7 +46,7 @@ types: ## Write the TypeScript types anew from the Rust ones.
 	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --test typescript
 
 bench: build ## Measure every mode beside the floors of the same run (under 5 minutes after the build).
-	@target/release/bench all $(if $(JSON),--json $(JSON))
+	@target/release/bench all $(if $(JSON),--json '$(JSON)')
 
 bench-compare: build ## The same pings and keys through pushpin and ttyd, where they are installed.
 	@target/release/bench compare
@@ -98,7 +98,7 @@ function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it i
 
 test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
-	cargo build --quiet --workspace --bins
+	cargo build --quiet -p shellbridge-backend -p shellbridge-gateway -p shellbridge-lambda --bins
 	@export WEBSOCKET_HANDLER=$(abspath $(BUILT)); set -ex -o pipefail; \
 	some() { tee /dev/stderr | grep -c '[1-9][0-9]* passed' >&2; }; \
 	cargo test -p shellbridge-lambda --test all process:: | some; \
@@ -131,6 +131,23 @@ publish: bucket function ## Publish to the Serverless Application Repository, by
 
 bucket:
 	@[ -n "$(BUCKET)" ] || { echo "say BUCKET=name of an S3 bucket"; exit 1; }
+
+cost: page ## Play an hour of lab work and say what AWS would charge for it, beside the original design.
+	cargo build --release --workspace --bins
+	target/release/bench cost
+
+# With symbols, programs are others; they have a directory of their own, and so are built anew.
+BUILD := release
+SYMBOLS := CARGO_TARGET_DIR=target/symbols CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
+COUNTED = target/$(if $(PROFILE),$(if $(filter release,$(BUILD)),symbols/))$(BUILD)
+
+counts: page ## Count a frame's instructions against their bounds (BUILD=debug in CI). PROFILE=1: where they go. ACCEPT=1: new bounds.
+	$(if $(findstring symbols,$(COUNTED)),$(SYMBOLS)) cargo build --workspace --bins $(if $(filter release,$(BUILD)),--release)
+	$(COUNTED)/bench counts --function $(COUNTED)/websocket-handler $(if $(PROFILE),--profile) $(if $(ACCEPT),--accept)
+
+microbench: page ## Times and allocations of the parsers and state machines; ONLY=name for some of them.
+	cargo bench -p shellbridge-protocol --bench hot -- $(ONLY)
+	cargo bench -p shellbridge-backend --bench screen -- $(ONLY)
 
 $(VENV)/bin/sam: infra/requirements.txt
 	python3 -m venv $(VENV)
