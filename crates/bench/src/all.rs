@@ -1,7 +1,7 @@
 //! `bench all`: every mode at every number of connections, and whether the targets are met.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -72,7 +72,7 @@ pub struct Memory {
 }
 
 /// Measures everything and prints both tables.
-pub async fn run(programs: &Programs, json: Option<PathBuf>) -> anyhow::Result<()> {
+pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()> {
     let begun = Instant::now();
     let stack = programs.stack().start().await?;
     let backend_idle = idle::resident(&stack, Role::Backend);
@@ -107,11 +107,7 @@ pub async fn run(programs: &Programs, json: Option<PathBuf>) -> anyhow::Result<(
         Report { machine, rows, pty, function: figures, per_frame, memory, idle, targets: Vec::new() };
     report.targets = targets::judge(&report)?;
     print(&report);
-    if let Some(path) = json {
-        std::fs::write(&path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    report::write_json(&report, json)
 }
 
 async fn latencies(begun: Instant, subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {

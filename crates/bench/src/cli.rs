@@ -1,6 +1,10 @@
 //! The command line, and what each subcommand does with the library.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use shellbridge_bench::{
@@ -12,7 +16,7 @@ use shellbridge_bench::{
     mixed,
     mode::{Beside, Mode, Subject},
     output,
-    report::{Row, print_rows},
+    report::{Row, print_rows, write_json},
     smoke,
     stack::{Programs, Stack},
     target::{Target, TargetArgs},
@@ -29,6 +33,9 @@ pub(crate) struct Cli {
     what: What,
     #[command(flatten)]
     programs: ProgramArgs,
+    /// Write what was measured to this file too, for programs
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
 }
 
 /// What is started where nothing is named.
@@ -74,11 +81,7 @@ enum What {
     /// The function by itself, and what one frame makes happen
     Function,
     /// Everything, and whether the targets are met
-    All {
-        /// Everything measured, for programs
-        #[arg(long)]
-        json: Option<PathBuf>,
-    },
+    All,
     /// What people use instead, where it is installed: pushpin, ttyd
     Compare,
     /// Whether a stack works, step by step; without --url one is started here, with TLS
@@ -125,15 +128,16 @@ struct OutputArgs {
 
 /// Does it.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let json = cli.json.as_deref();
     match cli.what {
-        What::Ping(args) => latency(&cli.programs, Mode::Ping, &args).await?,
-        What::Command(args) => latency(&cli.programs, Mode::Command, &args).await?,
-        What::Echo(args) => latency(&cli.programs, Mode::Echo, &args).await?,
-        What::Connect(args) => latency(&cli.programs, Mode::Connect, &args).await?,
+        What::Ping(args) => latency(&cli.programs, Mode::Ping, &args, json).await?,
+        What::Command(args) => latency(&cli.programs, Mode::Command, &args, json).await?,
+        What::Echo(args) => latency(&cli.programs, Mode::Echo, &args, json).await?,
+        What::Connect(args) => latency(&cli.programs, Mode::Connect, &args, json).await?,
         What::Mixed(args) => {
             let (stack, target) = subject(&cli.programs, &args.target, false).await?;
             let subject = Subject { target: &target, stack: stack.as_ref() };
-            print_rows(&[mixed::measure(subject, args.connections, args.plan()).await?]);
+            show(&[mixed::measure(subject, args.connections, args.plan()).await?], json)?;
         }
         What::Output(args) => {
             let (stack, target) = subject(&cli.programs, &args.target, false).await?;
@@ -142,7 +146,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let row = output::measure(subject, args.sessions, args.bytes).await?;
             let bare = bare.midpoint(floor::pty_rate(args.bytes).await?);
             let share = 100.0 * row.rate / bare;
-            print_rows(&[Row::bytes("floor: bare PTY read", 1, bare), row]);
+            show(&[Row::bytes("floor: bare PTY read", 1, bare), row], json)?;
             println!("{share:.0}% of the floor");
         }
         What::Idle { sessions, full } => {
@@ -163,7 +167,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{:#?}", function::measure(&stack, &programs.function).await?);
             println!("{:#?}", function::per_frame(&stack).await?);
         }
-        What::All { json } => all::run(&cli.programs.find()?, json).await?,
+        What::All => all::run(&cli.programs.find()?, json).await?,
         What::Compare => compare::run(&cli.programs.find()?).await?,
         What::Smoke(args) => {
             let (_stack, target) = subject(&cli.programs, &args, true).await?;
@@ -175,25 +179,32 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn latency(programs: &ProgramArgs, mode: Mode, args: &LoadArgs) -> anyhow::Result<()> {
+async fn latency(
+    programs: &ProgramArgs,
+    mode: Mode,
+    args: &LoadArgs,
+    json: Option<&Path>,
+) -> anyhow::Result<()> {
     let (stack, target) = subject(programs, &args.target, false).await?;
     let subject = Subject { target: &target, stack: stack.as_ref() };
-    let floor = Floor::start(floor::Kind::Websocket, None).await?;
     let short = Plan { rate: None, measure: Duration::from_secs(1), ..args.plan() };
-    let alone = Floor::start(floor::Kind::Websocket, Some(0)).await?;
-    let mut under = if args.connections == 1 {
-        Beside::apart(&alone, 1, short)
-    } else {
-        Beside::new(&floor, args.connections, short)
-    };
+    let core = (args.connections == 1).then_some(0);
+    let floor = Floor::start(floor::Kind::Websocket, core).await?;
+    let under = if core.is_some() { Beside::apart } else { Beside::new };
+    let mut under = under(&floor, args.connections, short);
     under.again().await?;
     let row = mode.measure(subject, args.connections, args.plan()).await?;
     under.again().await?;
     let under = under.row()?;
     let (p50, rate) = (row.p50() / under.p50(), under.rate / row.rate);
-    print_rows(&[under, row]);
+    show(&[under, row], json)?;
     println!("p50 {p50:.1}x the floor's, rate 1/{rate:.1} of it");
     Ok(())
+}
+
+fn show(rows: &[Row], json: Option<&Path>) -> anyhow::Result<()> {
+    print_rows(rows);
+    write_json(&rows, json)
 }
 
 /// The stack that was named, or one started here.

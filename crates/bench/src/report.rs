@@ -1,5 +1,8 @@
 //! Tables for people and JSON for programs.
 
+use std::path::Path;
+
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::load::Latencies;
@@ -77,6 +80,12 @@ impl Row {
     pub fn p50(&self) -> f64 {
         self.latency.map_or(f64::NAN, |latency| latency.p50)
     }
+}
+
+/// Writes it to a file, if one is wanted.
+pub fn write_json(value: &impl Serialize, path: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, serde_json::to_string_pretty(value)?).with_context(|| path.display().to_string())
 }
 
 /// The table of rows.

@@ -1,0 +1,61 @@
+//! Every mode comes to its end against the whole stack, and measures something. How much is not for a test to say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}{errors}");
+    said
+}
+
+/// The rows that a mode writes.
+fn rows(arguments: &[&str]) -> Vec<Value> {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("rows.json");
+    bench(&[arguments, &["--json", file.to_str().unwrap()]].concat());
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+#[test]
+fn latencies_are_measured_beside_a_floor() {
+    for mode in ["ping", "command", "echo", "connect"] {
+        let rows = rows(&[mode, "-c", "2", "-s", "0.5"]);
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        assert_eq!(rows[1]["name"], mode);
+        for row in &rows {
+            assert!(row["latency"]["count"].as_u64() > Some(0) && row["rate"].as_f64() > Some(0.0), "{row}");
+            assert!(row["latency"]["p50"].as_f64() <= row["latency"]["p99.9"].as_f64(), "{row}");
+        }
+    }
+}
+
+#[test]
+fn an_open_loop_begins_no_more_than_was_asked_for() {
+    let rows = rows(&["ping", "-c", "2", "-s", "1", "--rate", "20"]);
+    let count = rows[1]["latency"]["count"].as_u64().unwrap();
+    assert!((1..=22).contains(&count), "{rows:?}");
+}
+
+#[test]
+fn output_is_measured_and_every_byte_compared() {
+    let rows = rows(&["output", "-s", "2", "--bytes", "300000"]);
+    assert!(rows.iter().all(|row| row["rate"].as_f64() > Some(0.0)), "{rows:?}");
+}
+
+#[test]
+fn keys_are_measured_while_builds_run() {
+    let rows = rows(&["mixed", "-c", "5", "-s", "1"]);
+    assert!(rows[0]["latency"]["count"].as_u64() > Some(0), "{rows:?}");
+}
+
+#[test]
+fn the_function_and_sleeping_sessions_are_measured() {
+    let said = bench(&["function"]);
+    assert!(said.contains("backend_calls: 1.0") && said.contains("pushes: 1.0"), "{said}");
+    assert!(bench(&["idle", "-s", "3", "--full", "1"]).contains("3 sleeping: backend "));
+}
