@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use shellbridge_bench::{
     all, compare,
     cost::{self, CostArgs},
+    counts::{self, CountsArgs},
     floor::{self, Floor},
     function, idle,
     load::Plan,
@@ -97,6 +98,8 @@ enum What {
     },
     /// Dollars of an hour of lab work
     Cost(CostArgs),
+    /// Instructions of one frame through function and backend, against stored bounds
+    Counts(CountsArgs),
 }
 
 #[derive(Args)]
@@ -174,6 +177,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(if smoke::run(&target).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         What::Floor { kind, bytes, core } => floor::serve(kind, bytes, core).await?,
+        What::Counts(args) => counts::run(&args, &cli.programs.find()?).await?,
         What::Cost(args) => cost::run(&args, &cli.programs.find()?).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -60,6 +60,10 @@ const REFRESH: usize = 2_500;
 /// Pings of an hour, one in 30 s: `PING_EVERY` of `crates/web/src/client/limits.ts`. The original's client is given the
 /// same.
 const PINGS: u32 = 120;
+/// As many are played, and stand for all, ...
+const PINGS_PLAYED: u32 = 3;
+/// ... as far apart as this: more than anything in the function waits for more frames (`GATHER` of its `metrics.rs`).
+const PINGS_APART: Duration = Duration::from_secs(11);
 const MINUTES: f64 = 60.0;
 
 /// One kind of work.
@@ -101,9 +105,14 @@ impl Activity {
     const fn answered(self) -> u64 {
         match self {
             Self::Connect => 1,
-            Self::Idle => PINGS as u64,
+            Self::Idle => PINGS_PLAYED as u64,
             _ => 0,
         }
+    }
+
+    /// How many times what is played happens.
+    const fn times(self) -> u64 {
+        if matches!(self, Self::Idle) { (PINGS / PINGS_PLAYED) as u64 } else { 1 }
     }
 
     const fn minutes(self) -> f64 {
@@ -144,8 +153,9 @@ impl Activity {
                 frames = 1;
             }
             Self::Idle => {
-                for number in 0..PINGS {
-                    line.ping(number.into()).await?;
+                line.speed(1);
+                for number in 0..PINGS_PLAYED {
+                    line.ping(number.into(), PINGS_APART).await?;
                     frames += 1;
                 }
             }
@@ -203,12 +213,12 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
         }
         activity.play(&mut through, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let now = look(&stack).await?;
-        let counted = now.since(&last, activity.answered());
+        let counted = now.since(&last, activity);
         last = now;
         let chunks = bare.chunks();
         let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let chunks = bare.chunks() - chunks;
-        let original = Usage::original(frames, chunks, activity.minutes());
+        let original = Usage::original(frames * activity.times(), chunks, activity.minutes());
         costs.push((activity, Usage::ours(&counted, activity.minutes()), original));
     }
     print(&costs);
@@ -261,15 +271,17 @@ struct Look {
 }
 
 impl Look {
-    fn since(&self, before: &Self, answered: u64) -> Counted {
+    fn since(&self, before: &Self, activity: Activity) -> Counted {
+        let times = activity.times();
         Counted {
-            messages: self.messages - before.messages,
-            invocations: self.invocations - before.invocations,
-            answered,
-            billed_ms: self.billed_ms - before.billed_ms,
+            messages: times * (self.messages - before.messages),
+            invocations: times * (self.invocations - before.invocations),
+            answered: times * activity.answered(),
+            billed_ms: times * (self.billed_ms - before.billed_ms),
+            // A process reads a record once, however often it is asked for.
             reads: self.reads - before.reads,
             writes: self.writes - before.writes,
-            log: self.log - before.log,
+            log: times * (self.log - before.log),
         }
     }
 }
@@ -314,7 +326,7 @@ async fn look_once(stack: &Stack) -> anyhow::Result<Look> {
     })
 }
 
-/// Whether the function wrote this line: metrics, or one of its log.
+/// Whether the function wrote this line: of an invocation, of metrics, or of its log.
 fn is_of_the_function(line: &str) -> bool {
     line.starts_with('{')
         && serde_json::from_str::<Value>(line).is_ok_and(|line| {

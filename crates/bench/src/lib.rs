@@ -6,6 +6,7 @@
 pub mod all;
 pub mod compare;
 pub mod cost;
+pub mod counts;
 pub mod exchange;
 pub mod floor;
 pub mod function;

@@ -173,8 +173,12 @@ impl Line {
         }
     }
 
-    /// Asks for a pong, as clients do that have nothing else to say. Nothing through a PTY.
-    pub(super) async fn ping(&mut self, number: u64) -> anyhow::Result<()> {
+    /// Waits, then asks for a pong, as clients do that have nothing else to say. A PTY knows nothing of it.
+    pub(super) async fn ping(&mut self, number: u64, after: Duration) -> anyhow::Result<()> {
+        if matches!(self, Self::Bare(_)) {
+            return Ok(());
+        }
+        self.wait(after).await?;
         let Self::Through(line) = self else { return Ok(()) };
         let output_offset = Some(line.client.output_offset());
         let frame = ClientFrame::Ping { timestamp: Some(number.into()), output_offset };

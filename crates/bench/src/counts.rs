@@ -1,0 +1,276 @@
+//! Instructions of one frame through the function and through the backend: the same on a noisy machine.
+//!
+//! The real stack runs, with one of its programs under `valgrind --tool=callgrind`. What is counted lies between two
+//! looks at a running process, so that its start counts nothing. Noise only adds: what is above its bound is counted
+//! again, and the least counts.
+
+mod profile;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
+use shellbridge_protocol::{client::Event, frame::ServerFrame};
+use tempfile::TempDir;
+use tokio::{process::Command, time::timeout};
+
+use self::profile::Profile;
+use crate::{
+    exchange::Typist,
+    load::Exchange as _,
+    report::print_table,
+    stack::{Programs, Stack},
+    target::Target,
+    terminal::Terminal,
+};
+
+/// Settings of `bench counts`.
+#[derive(Debug, clap::Args)]
+pub struct CountsArgs {
+    /// Take what is counted as the new bounds
+    #[arg(long)]
+    accept: bool,
+    /// Also say where the instructions go; wants programs with symbols
+    #[arg(long)]
+    profile: bool,
+    /// File with the bounds
+    #[arg(long, default_value = "crates/bench/counts.json")]
+    bounds: PathBuf,
+}
+
+/// Frames before it counts: connections, caches and buffers are as they will be.
+const WARM: u64 = 100;
+/// Frames that count. Two runs of so many are less than 1% apart.
+const FRAMES: u64 = 300;
+/// Zeros that a shell writes as base64, and what a terminal shows of them, in MB.
+const ZEROS: u64 = 3_000_000;
+const SHOWN_MB: u64 = 4;
+/// Times that something above its bound is counted, in all.
+const TRIES: u32 = 3;
+/// valgrind's answer, on a busy machine.
+const ANSWER_WITHIN: Duration = Duration::from_mins(2);
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A `ping` through the function, which posts the answer.
+    FunctionPing,
+    /// A key through the function, which has no answer to post.
+    FunctionKey,
+    /// A `ping` through the backend.
+    BackendPing,
+    /// A key through the backend to its shell, and the push of its echo.
+    BackendKey,
+    /// A MB of output through the backend.
+    BackendOutput,
+}
+
+impl Way {
+    const ALL: [Self; 5] =
+        [Self::FunctionPing, Self::FunctionKey, Self::BackendPing, Self::BackendKey, Self::BackendOutput];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::FunctionPing => "function: ping",
+            Self::FunctionKey => "function: key",
+            Self::BackendPing => "backend: ping",
+            Self::BackendKey => "backend: key and echo",
+            Self::BackendOutput => "backend: MB of output",
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::FunctionPing | Self::FunctionKey => "websocket-handler",
+            _ => "backend",
+        }
+    }
+
+    /// How far above its bound it may be: how the frames of bulk output are cut is a matter of moments.
+    const fn margin(self) -> f64 {
+        if matches!(self, Self::BackendOutput) { 0.10 } else { 0.05 }
+    }
+
+    /// Counts it once.
+    async fn count(self, programs: &Programs) -> anyhow::Result<Profile> {
+        let watched = Watched::start(programs, self.program()).await?;
+        let target = Target::local(&watched.stack)?;
+        let shell = if self == Self::BackendOutput { "/bin/sh" } else { "/bin/cat" };
+        let mut terminal = Terminal::attached(target.session(shell).await?, "counts").await?;
+        let each = match self {
+            Self::FunctionPing | Self::BackendPing => {
+                for number in 0..WARM {
+                    ping(&mut terminal, number).await?;
+                }
+                watched.ask("zero").await?;
+                for number in WARM..WARM + FRAMES {
+                    ping(&mut terminal, number).await?;
+                }
+                FRAMES
+            }
+            Self::FunctionKey | Self::BackendKey => {
+                let mut typist = Typist::new(terminal);
+                for _ in 0..WARM {
+                    typist.exchange().await?;
+                    typist.between().await?;
+                }
+                watched.ask("zero").await?;
+                for _ in 0..FRAMES {
+                    typist.exchange().await?;
+                    typist.between().await?;
+                }
+                FRAMES
+            }
+            Self::BackendOutput => {
+                let write = |zeros: u64| format!("head -c {zeros} /dev/zero | base64; printf 'DO''NE'");
+                terminal.run("stty -echo; PS1=; printf 'DO''NE'", "DONE").await?;
+                terminal.run(&write(ZEROS / 10), "DONE").await?;
+                watched.ask("zero").await?;
+                terminal.run(&write(ZEROS), "DONE").await?;
+                SHOWN_MB
+            }
+        };
+        watched.ask("dump").await?;
+        Profile::read(&watched.directory.path().join("out.1"), each)
+    }
+}
+
+/// A `ping` and its `pong`.
+async fn ping(terminal: &mut Terminal, number: u64) -> anyhow::Result<()> {
+    terminal.send(format!(r#"{{"type":"ping","timestamp":{number}}}"#)).await?;
+    loop {
+        match terminal.step().await? {
+            Event::Other(ServerFrame::Pong { echo, .. }) if echo == Some(number.into()) => return Ok(()),
+            Event::Other(ServerFrame::Error(error)) => bail!("{:?}: {}", error.code, error.message),
+            _ => {}
+        }
+    }
+}
+
+/// A stack of which one program runs under valgrind.
+struct Watched {
+    stack: Stack,
+    directory: TempDir,
+}
+
+impl Watched {
+    async fn start(programs: &Programs, watched: &str) -> anyhow::Result<Self> {
+        let directory = TempDir::new()?;
+        let place = directory.path();
+        let function = std::path::absolute(&programs.function)?;
+        for (name, program) in [
+            ("gateway", std::path::absolute(programs.directory.join("gateway"))?),
+            ("backend", std::path::absolute(programs.directory.join("backend"))?),
+            ("websocket-handler", function),
+        ] {
+            if name == watched { wrap(place, name, &program)? } else { symlink(&program, place.join(name))? }
+        }
+        let programs = Programs { directory: place.to_owned(), function: place.join("websocket-handler") };
+        // One process, so that all frames are counted in one place; valgrind's memory is not the function's.
+        let stack = programs.stack().flag("--concurrency", "1").flag("--function-memory", "4096");
+        Ok(Self { stack: stack.start().await?, directory })
+    }
+
+    /// Has callgrind do something (Valgrind manual, "Callgrind monitor commands").
+    async fn ask(&self, what: &str) -> anyhow::Result<()> {
+        let pid = fs::read_to_string(self.directory.path().join("pid")).context("valgrind did not start")?;
+        let vgdb = Command::new("vgdb").arg(format!("--pid={}", pid.trim())).arg(what).output();
+        let output =
+            timeout(ANSWER_WITHIN, vgdb).await.context("valgrind does not answer")?.context("vgdb")?;
+        ensure!(output.status.success(), "vgdb: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+/// A program of this name that is the other under valgrind.
+fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
+    let (out, program) = (place.display(), program.display());
+    let script = format!(
+        "#!/bin/sh\necho $$ >'{out}/pid'\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{out}/out' \
+         '{program}' \"$@\"\n"
+    );
+    let path = place.join(name);
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Bounds by build, `debug` or `release`, and by way.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Bounds(BTreeMap<String, BTreeMap<String, u64>>);
+
+/// Counts every way and compares. An error if one is above its bound.
+pub async fn run(args: &CountsArgs, programs: &Programs) -> anyhow::Result<()> {
+    let found = Command::new("valgrind").arg("--version").output().await;
+    ensure!(found.is_ok_and(|found| found.status.success()), "valgrind is not installed");
+    let build = programs.directory.file_name().map(|name| name.to_string_lossy().into_owned());
+    let build = build.context("which build is it?")?;
+    let text = fs::read_to_string(&args.bounds).with_context(|| args.bounds.display().to_string())?;
+    let mut bounds: Bounds =
+        serde_json::from_str(&text).with_context(|| args.bounds.display().to_string())?;
+    let known = bounds.0.entry(build.clone()).or_default();
+    let mut lines = Vec::new();
+    let mut above = false;
+    for way in Way::ALL {
+        let bound = known.get(way.name()).copied();
+        let mut least = way.count(programs).await.with_context(|| way.name())?;
+        for _ in 1..TRIES {
+            if args.accept || !is_above(&least, bound, way) {
+                break;
+            }
+            let again = way.count(programs).await.with_context(|| way.name())?;
+            if again.each() < least.each() {
+                least = again;
+            }
+        }
+        if args.profile {
+            least.print(way.name());
+        }
+        let verdict = match bound {
+            _ if args.accept => "accepted",
+            None => "no bound yet",
+            Some(_) if is_above(&least, bound, way) => "TOO MANY",
+            Some(_) => "ok",
+        };
+        above |= verdict == "TOO MANY";
+        let change = bound.map(|bound| format!("{:+.1}%", 100.0 * (ratio(least.each(), bound) - 1.0)));
+        lines.push(vec![
+            way.name().to_owned(),
+            least.each().to_string(),
+            bound.map_or_else(String::new, |bound| bound.to_string()),
+            change.unwrap_or_default(),
+            format!("+{:.0}%", 100.0 * way.margin()),
+            verdict.to_owned(),
+        ]);
+        if args.accept {
+            known.insert(way.name().to_owned(), least.each());
+        }
+    }
+    let head = [&format!("instructions, {build} build"), "counted", "bound", "change", "may be", ""];
+    print_table(&head.map(str::to_owned), &lines);
+    if args.accept {
+        fs::write(&args.bounds, serde_json::to_string_pretty(&bounds)? + "\n")?;
+    }
+    ensure!(
+        !above,
+        "a frame takes more instructions than its bound in {} allows. `make counts PROFILE=1` says where they go; if \
+         they are worth it, `make counts ACCEPT=1` takes them as the new bounds, for the commit to show",
+        args.bounds.display()
+    );
+    Ok(())
+}
+
+fn is_above(counted: &Profile, bound: Option<u64>, way: Way) -> bool {
+    bound.is_some_and(|bound| ratio(counted.each(), bound) > 1.0 + way.margin())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn ratio(counted: u64, bound: u64) -> f64 {
+    counted as f64 / bound as f64
+}
