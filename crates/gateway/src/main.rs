@@ -1,14 +1,13 @@
 //! `gateway`: settings in, addresses out on stdout, logs on stderr, until a signal comes.
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use shellbridge_gateway::{config::Config, stack::Stack};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let config = Config::parse();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,shellbridge_gateway=info"));
@@ -17,7 +16,11 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match run(&config).await {
+    // Half the cores: it shares them with all that it starts, and every handing over between threads is a wait.
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(cores.div_ceil(2)).enable_all().build();
+    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(&config))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway: {error:#}");
