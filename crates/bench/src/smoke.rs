@@ -11,7 +11,6 @@ use serde_json::Value;
 use crate::{
     exchange::{Asker, Kind},
     load::Exchange as _,
-    report::print_table,
     socket::Socket,
     target::{Session, Target},
     terminal::Terminal,
@@ -61,12 +60,10 @@ pub async fn run(target: &Target) -> bool {
         verdict: "not tried".to_owned(),
         took: None,
     }));
-    let head = ["", "ms", ""].map(str::to_owned);
-    let cells = lines.iter().map(|line| {
-        let took = line.took.map(|took| format!("{:.1}", took.as_secs_f64() * 1e3)).unwrap_or_default();
-        vec![line.name.to_owned(), took, line.verdict.clone()]
-    });
-    print_table(&head, &cells.collect::<Vec<_>>());
+    for Line { name, verdict, took } in &lines {
+        let took = took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).unwrap_or_default();
+        println!("{name:<24}{took:>10}  {verdict}");
+    }
     if let Some((name, look)) = failed {
         println!("\n{name}: look at {look}");
     }
@@ -127,8 +124,10 @@ async fn keys(terminal: &mut Terminal) -> anyhow::Result<Duration> {
 
 /// Has the shell count, and compares.
 async fn in_order(terminal: &mut Terminal) -> anyhow::Result<()> {
-    let output = terminal.run("seq 1 20000; echo cou''nted", "counted").await?;
-    let lines = output.lines().map(str::trim_end);
+    let output = terminal.run("echo fr''om; seq 1 20000; echo cou''nted", "counted").await?;
+    // A shell may say something to the terminal before its first line.
+    let (_, counted) = output.split_once("from\r\n").context("the shell did not begin to count")?;
+    let lines = counted.lines().map(str::trim_end);
     let numbers: Vec<u32> = lines.filter_map(|line| line.parse().ok()).collect();
     ensure!(
         numbers == (1..=20_000).collect::<Vec<_>>(),
