@@ -1,79 +1,60 @@
 //! Every setting, from the environment. An empty one counts as unset, because templates cannot leave one out.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
-use clap::Parser;
 use shellbridge_protocol::{access, bridge, origin};
 use tracing_subscriber::{filter::Targets, prelude::*};
 use url::Url;
 
-/// Where metrics go unless a setting says otherwise.
+/// The table, unless a setting says otherwise.
+const DEFAULT_TABLE: &str = "WebSocketConnections";
+/// Where metrics go, unless a setting says otherwise.
 const DEFAULT_NAMESPACE: &str = "Shellbridge";
 
-/// The settings of the function.
-#[derive(Debug, Clone, Parser)]
-#[command(version, about = "The function behind the WebSocket API of Shellbridge")]
+/// The settings of the function, each the environment variable of its name unless it says otherwise.
+#[derive(Debug, Clone)]
 pub struct Config {
-    /// `DynamoDB` table of the connection records. The default is the name that `template.yaml` gives it.
-    #[arg(long, env, default_value = "WebSocketConnections")]
+    /// `DynamoDB` table of the connection records. By default `WebSocketConnections`, as in `template.yaml`.
     pub table_name: String,
     /// Where the backend is. No default: a wrong one would send frames to strangers.
-    #[arg(long, env)]
     pub backend_url: Option<String>,
     /// The same, by the name it had when the backend could only run on App Runner.
-    #[arg(long, env)]
     pub app_runner_url: Option<String>,
     /// Signs requests to the backend: at least 32 bytes, or two such keys separated by a comma during rotation.
-    #[arg(long, env, hide_env_values = true)]
     pub bridge_secret: Option<String>,
     /// Name or ARN of the Parameter Store parameter or Secrets Manager secret that holds it instead.
-    #[arg(long, env)]
     pub bridge_secret_arn: Option<String>,
     /// Verifies users' tokens with HS256: at least 32 bytes.
-    #[arg(long, env, hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// Name or ARN of the Parameter Store parameter or Secrets Manager secret that holds it instead.
-    #[arg(long, env)]
     pub jwt_secret_arn: Option<String>,
     /// Verifies users' tokens with RS256, ES256 or `EdDSA`: a public key in PEM, line breaks also as `\n`.
-    #[arg(long, env)]
     pub jwt_public_key: Option<String>,
     /// Verifies users' tokens with the keys of this JWK set.
-    #[arg(long, env)]
     pub jwks_url: Option<String>,
     /// Lets the JWK set come from private addresses and by plain http. Off, because whoever can set the URL
     /// could otherwise reach what only this network can.
-    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub jwks_allow_private: bool,
     /// What tokens' `iss` must be. Unset: anything.
-    #[arg(long, env)]
     pub jwt_issuer: Option<String>,
     /// What tokens' `aud` must be or contain. Unset: anything.
-    #[arg(long, env)]
     pub jwt_audience: Option<String>,
     /// Pages that may open a terminal, separated by commas: `https://app.example.org`,
     /// `https://*.example.org`, or `*` for all. No default: allowing all must be said.
-    #[arg(long, env)]
     pub allowed_origins: Option<String>,
     /// Host of the WebSocket API. Unset: as the event says, which is right but for some custom domains.
-    #[arg(long, env)]
     pub domain_name: Option<String>,
     /// Its stage; empty for none. Unset: as the event says.
-    #[arg(long, env)]
     pub stage: Option<String>,
-    /// Where `@connections` is, in place of what domain and stage give. The SDK's own variable; the backend
-    /// reads it too.
-    #[arg(long = "callback-endpoint", env = "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")]
+    /// Where `@connections` is, in place of what domain and stage give: `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI`,
+    /// the SDK's own variable. The backend reads it too.
     pub callback_endpoint: Option<String>,
-    /// `error`, `warn`, `info`, `debug` or `trace`, for this program; libraries never go beyond `warn`, since
+    /// `error`, `warn`, `info` (the default), `debug` or `trace`, for this program; libraries never go beyond `warn`, since
     /// they might print headers. One line a frame is written in any case, with the metrics in it.
-    #[arg(long, env, default_value = "info")]
     pub log_level: tracing::Level,
-    /// Namespace of the metrics. Stacks that share a region and an account want one each, or their alarms mix.
-    #[arg(long, env, default_value = DEFAULT_NAMESPACE)]
+    /// Namespace of the metrics, by default `Shellbridge`. Stacks that share a region and an account want one each, or their alarms mix.
     pub metrics_namespace: String,
     /// Not settable from outside; tests are quicker with shorter ones.
-    #[arg(skip)]
     pub limits: Limits,
 }
 
@@ -120,6 +101,9 @@ pub enum ConfigError {
     /// Nothing says where something is.
     #[error("{0} is not set")]
     Missing(&'static str),
+    /// It has a value that it cannot have.
+    #[error("{0} is not {1}")]
+    Value(&'static str, &'static str),
     /// Two settings exclude each other.
     #[error("only one of {0} may be set")]
     Several(&'static str),
@@ -144,30 +128,47 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Takes empty settings as unset, but for `STAGE`, where empty means none.
-    #[must_use]
-    pub fn normalized(mut self) -> Self {
-        for setting in [
-            &mut self.backend_url,
-            &mut self.app_runner_url,
-            &mut self.bridge_secret,
-            &mut self.bridge_secret_arn,
-            &mut self.jwt_secret,
-            &mut self.jwt_secret_arn,
-            &mut self.jwt_public_key,
-            &mut self.jwks_url,
-            &mut self.jwt_issuer,
-            &mut self.jwt_audience,
-            &mut self.allowed_origins,
-            &mut self.domain_name,
-            &mut self.callback_endpoint,
-        ] {
-            setting.take_if(|value| value.is_empty());
-        }
-        if self.metrics_namespace.is_empty() {
-            DEFAULT_NAMESPACE.clone_into(&mut self.metrics_namespace);
-        }
-        self
+    /// The settings of this process. Empty ones count as unset, but for `STAGE`, where empty means none.
+    ///
+    /// # Errors
+    /// A value that is not one of those a setting can have.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::read(|name| std::env::var_os(name))
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let any = |name| {
+            let text = variable(name).map(OsString::into_string).transpose();
+            text.map_err(|_| ConfigError::Value(name, "UTF-8"))
+        };
+        let set = |name| any(name).map(|text| text.filter(|text| !text.is_empty()));
+        let allow_private = set("JWKS_ALLOW_PRIVATE")?.map(|text| text.parse()).transpose();
+        let log_level = set("LOG_LEVEL")?.map(|text| text.parse()).transpose();
+        Ok(Self {
+            table_name: set("TABLE_NAME")?.unwrap_or_else(|| DEFAULT_TABLE.to_owned()),
+            backend_url: set("BACKEND_URL")?,
+            app_runner_url: set("APP_RUNNER_URL")?,
+            bridge_secret: set("BRIDGE_SECRET")?,
+            bridge_secret_arn: set("BRIDGE_SECRET_ARN")?,
+            jwt_secret: set("JWT_SECRET")?,
+            jwt_secret_arn: set("JWT_SECRET_ARN")?,
+            jwt_public_key: set("JWT_PUBLIC_KEY")?,
+            jwks_url: set("JWKS_URL")?,
+            jwks_allow_private: allow_private
+                .map_err(|_| ConfigError::Value("JWKS_ALLOW_PRIVATE", "true or false"))?
+                .unwrap_or(false),
+            jwt_issuer: set("JWT_ISSUER")?,
+            jwt_audience: set("JWT_AUDIENCE")?,
+            allowed_origins: set("ALLOWED_ORIGINS")?,
+            domain_name: set("DOMAIN_NAME")?,
+            stage: any("STAGE")?,
+            callback_endpoint: set("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")?,
+            log_level: log_level
+                .map_err(|_| ConfigError::Value("LOG_LEVEL", "error, warn, info, debug or trace"))?
+                .unwrap_or(tracing::Level::INFO),
+            metrics_namespace: set("METRICS_NAMESPACE")?.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            limits: Limits::default(),
+        })
     }
 
     /// The backend's address. A path in it comes before those of the contract.
@@ -194,5 +195,37 @@ impl Config {
             .with_target("websocket_handler", self.log_level);
         let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false);
         tracing_subscriber::registry().with(lines).with(levels).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).into()))
+    }
+
+    #[test]
+    fn an_empty_setting_counts_as_unset_but_an_empty_stage_is_none() {
+        let names =
+            ["TABLE_NAME", "BACKEND_URL", "JWKS_ALLOW_PRIVATE", "LOG_LEVEL", "METRICS_NAMESPACE", "STAGE"];
+        let config = read(&names.map(|name| (name, ""))).unwrap();
+        assert_eq!((config.table_name.as_str(), config.backend_url), (DEFAULT_TABLE, None));
+        assert_eq!((config.jwks_allow_private, config.log_level), (false, tracing::Level::INFO));
+        assert_eq!(
+            (config.metrics_namespace.as_str(), config.stage.as_deref()),
+            (DEFAULT_NAMESPACE, Some(""))
+        );
+        assert_eq!(read(&[]).unwrap().stage, None);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_said_by_name_without_it() {
+        for (name, value) in [("JWKS_ALLOW_PRIVATE", "perhaps"), ("LOG_LEVEL", "loud")] {
+            let said = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(said.contains(name) && !said.contains(value), "{said}");
+        }
+        assert!(read(&[("JWKS_ALLOW_PRIVATE", "true")]).unwrap().jwks_allow_private);
     }
 }

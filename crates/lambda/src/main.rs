@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use lambda_runtime::service_fn;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shellbridge_lambda::{App, AwsSettings, Config};
@@ -24,7 +23,8 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     // The environment holds secrets; no other process of this user is to read it from /proc.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("set non-dumpable")?;
-    let config = Config::parse().normalized();
+    // Before there is a log.
+    let config = Config::from_environment().inspect_err(|error| eprintln!("websocket-handler: {error}"))?;
     config.start_log();
     let app = App::new(config, AwsSettings::Environment, std::io::stdout())?;
     // One event at a time: a second thread would only cost memory and start-up time.
