@@ -1,6 +1,6 @@
 //! Reads the settings, then answers events until the Lambda service stops the process.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use lambda_runtime::service_fn;
@@ -27,9 +27,14 @@ fn run() -> anyhow::Result<()> {
     let config = Config::from_environment().inspect_err(|error| eprintln!("websocket-handler: {error}"))?;
     config.start_log();
     let app = App::new(config, AwsSettings::Environment, std::io::stdout())?;
-    // One event at a time: a second thread would only cost memory and start-up time.
+    let app = Arc::new(app);
+    let handle = move |event| {
+        let app = Arc::clone(&app);
+        async move { app.handle(event).await }
+    };
+    // One event at a time: a second thread would only cost memory and start-up time. And as a task, since each time
+    // that one task wakes the future given to `block_on` is a system call: four a frame.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime
-        .block_on(lambda_runtime::run(service_fn(|event| app.handle(event))))
-        .map_err(|error| anyhow::anyhow!("the Lambda runtime API failed: {error}"))
+    let events = runtime.spawn(async move { lambda_runtime::run(service_fn(handle)).await });
+    runtime.block_on(events)?.map_err(|error| anyhow::anyhow!("the Lambda runtime API failed: {error}"))
 }

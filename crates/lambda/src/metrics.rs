@@ -74,8 +74,8 @@ impl Tally {
 
 /// Most values of one metric in a line (`CloudWatch` User Guide, "Specification: Embedded metric format").
 const MAX_VALUES: usize = 100;
-/// Longest time that numbers of frames wait for those of more, while frames come.
-const GATHER: Duration = Duration::from_secs(10);
+/// Longest time that numbers of frames wait for those of more, while frames come: what `CloudWatch` shows as one point.
+const GATHER: Duration = Duration::from_mins(1);
 
 /// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
 pub(crate) struct Metrics {
@@ -127,9 +127,10 @@ impl Metrics {
                 gathered = Some(mem::take(&mut state.gathered));
             }
         } else {
-            line.aws = Some(self.directives(&line.metrics()));
+            let aws = self.directives(&line.metrics());
+            line.metrics = Some(Own { count: line.count, invocations: 1, aws });
         }
-        if usual && (line.aws.is_some() || gathered.is_some()) {
+        if usual && (line.metrics.is_some() || gathered.is_some()) {
             state.told = Some(Instant::now());
         }
         state.write(&line);
@@ -198,14 +199,24 @@ struct Line<'a> {
     bytes_out: Option<usize>,
     #[serde(skip_serializing_if = "is_zero")]
     retries: u64,
-    /// What this invocation is one of, and that it was the first of its process.
-    #[serde(flatten)]
-    count: Count,
     #[serde(skip_serializing_if = "is_zero")]
     cold_starts: u64,
-    invocations: u64,
-    #[serde(rename = "_aws", skip_serializing_if = "Option::is_none")]
-    aws: Option<Value>,
+    #[serde(flatten)]
+    metrics: Option<Own>,
+    /// What this invocation is one of.
+    #[serde(skip)]
+    count: Count,
+}
+
+/// What a line has besides if its numbers are metrics.
+#[derive(Serialize)]
+struct Own {
+    #[serde(flatten)]
+    count: Count,
+    #[serde(rename = "Invocations")]
+    invocations: u8,
+    #[serde(rename = "_aws")]
+    aws: Value,
 }
 
 /// Serialized as `{"Frames": 1}` and the like.
@@ -254,10 +265,9 @@ impl<'a> Line<'a> {
             bytes_in: of_frame(tally.bytes_in),
             bytes_out: of_frame(tally.bytes_out),
             retries: tally.retries.into(),
-            count,
             cold_starts: cold.into(),
-            invocations: 1,
-            aws: None,
+            metrics: None,
+            count,
         }
     }
 

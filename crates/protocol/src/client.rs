@@ -16,8 +16,9 @@ use crate::{
 
 /// `attach` is repeated after this until `attached` comes.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
-/// Output is acknowledged after this; the rest of [`OUTPUT_ACK_WITHIN`] is for the way.
-const ACK_AFTER: Duration = OUTPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
+/// Output is acknowledged after this, unless input takes the acknowledgement along before: every frame is billed. The
+/// rest of [`OUTPUT_ACK_WITHIN`] is for a late timer.
+const ACK_AFTER: Duration = OUTPUT_ACK_WITHIN.saturating_sub(Duration::from_millis(10));
 /// Longest wait before input is sent again.
 const RETRY_MAX: Duration = Duration::from_secs(8);
 /// Bytes of one `input` frame: as JSON even of control characters alone it is within a frame.

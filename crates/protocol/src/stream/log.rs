@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// Bytes of a stream for which room is made as they come.
+const SMALL: usize = 16 * 1024;
+
 /// A ring of the newest `capacity` bytes of a stream that begins at offset 0.
 #[derive(Debug)]
 pub struct OutputLog {
@@ -32,11 +35,12 @@ impl OutputLog {
         let excess = (self.bytes.len() + kept.len()).saturating_sub(self.capacity);
         self.bytes.drain(..excess);
         self.start += (excess + bytes.len() - kept.len()) as u64;
-        // Growing by doubling would take up to twice the capacity.
-        if self.bytes.capacity() < self.bytes.len() + kept.len() {
-            let room =
-                (self.bytes.capacity() * 2).max(4096).max(self.bytes.len() + kept.len()).min(self.capacity);
-            self.bytes.reserve_exact(room - self.bytes.len());
+        // What is not written yet takes no memory, but what is left behind by growing does: so a shell that says more
+        // than a little gets all its room at once.
+        let needed = self.bytes.len() + kept.len();
+        if self.bytes.capacity() < needed {
+            let room = if needed <= SMALL { needed.next_power_of_two() } else { self.capacity };
+            self.bytes.reserve_exact(room.min(self.capacity) - self.bytes.len());
         }
         self.bytes.extend(kept);
     }

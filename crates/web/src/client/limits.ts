@@ -5,7 +5,7 @@ import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol
 export { COMMAND_TIMEOUT_MS as COMMAND_TIMEOUT, INPUT_WINDOW, OUTPUT_ACK_EVERY, SUBPROTOCOL } from "../protocol.gen";
 
 /** Acknowledge this long after the first unacknowledged byte; the difference is for a late timer. */
-export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 50;
+export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 10;
 /** Two answers to repeated output are at least this far apart, so that a burst of repeats is one answer. */
 export const REPEAT_ACK_SPACING = 50;
 /** Early output held while a hole is open; what comes beyond is dropped and sent again by the server. */
