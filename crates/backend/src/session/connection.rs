@@ -174,7 +174,7 @@ impl Attachment {
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
         // What is acknowledged has arrived, whether or not its push has come back.
         let under_way = in_flight > 0 && self.window.acked() < self.window.sent();
-        if sendable == 0 || (under_way && sendable < PAYLOAD_BUDGET / 2) {
+        if sendable == 0 || (under_way && sendable < PAYLOAD_BUDGET) {
             return None;
         }
         let offset = self.window.sent();

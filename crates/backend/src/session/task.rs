@@ -51,7 +51,7 @@ use crate::{
 /// Messages that may wait for a session.
 const INBOX: usize = 256;
 /// Bytes taken from the PTY at once.
-const READ: usize = 16 * 1024;
+const READ: usize = 32 * 1024;
 /// A shell that lived for less than this is not started anew at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Longest wait before a shell is started anew.
