@@ -59,10 +59,11 @@ build: page ## Build everything for release; the function with its own, small pr
 	cargo build --release --workspace --bins
 	cargo build --profile lambda -p shellbridge-lambda
 
-lint: page ## Formatting and every warning, in Rust and TypeScript.
+lint: page $(VENV)/bin/sam ## Formatting and every warning, in Rust, TypeScript and the templates (policies too).
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd crates/web && npm run lint
+	infra/lint.sh $(VENV)
 	@if cargo deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
@@ -76,8 +77,7 @@ deny:
 fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.
 	crates/lambda/fuzz/run.sh $${FUZZ:-60}
 
-infra: $(VENV)/bin/sam ## Lint, scan and test the templates (from PyPI, in a virtual environment).
-	infra/lint.sh $(VENV)
+infra: $(VENV)/bin/sam ## Test what the templates expand to, and deploy it to moto (from PyPI, in a virtual environment).
 	$(VENV)/bin/python -m pytest -q infra/tests
 
 test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
