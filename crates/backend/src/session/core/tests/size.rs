@@ -63,3 +63,26 @@ fn a_slow_connection_is_told_of_the_newest_size_only() {
     let frames = pushed(&mut core, MS);
     assert!(matches!(&frames[..], [(to, ServerFrame::ResizeAck { cols: 59, .. })] if *to == b), "{frames:?}");
 }
+
+/// The model of the screen lags behind the output; a new size waits for it.
+#[test]
+fn a_new_size_comes_at_its_place_in_the_output() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    let mut followed = crate::screen::Screen::new(core.size);
+    for (turn, (cols, rows)) in [(40, 10), (120, 30), (33, 24)].into_iter().enumerate() {
+        // More than the buffer holds, in pieces that do not divide it; lines that wrap, colours that last.
+        let text = format!("\x1b[3{turn}m{}\r\nturn {turn}: {}\r\n", "wide ".repeat(30), "x".repeat(50));
+        let bytes = text.repeat(LIMITS.output_buffer / text.len() + 2);
+        for piece in bytes.as_bytes().chunks(5_000) {
+            core.output(piece);
+        }
+        followed.feed(bytes.as_bytes());
+        core.frame(&a, ClientFrame::Resize { cols, rows, seq: None }, MS);
+        followed.resize(Size { cols, rows });
+    }
+    core.output(b"\x1b[1mthe end");
+    followed.feed(b"\x1b[1mthe end");
+    core.screen.catch_up(&core.log);
+    assert_eq!(String::from_utf8(core.screen.snapshot()), String::from_utf8(followed.snapshot()));
+}
