@@ -49,6 +49,7 @@ impl KeepAwake {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             // The key is for nobody else.
+            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("no HTTP client")?;

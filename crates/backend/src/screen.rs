@@ -23,6 +23,9 @@ pub(crate) struct Screen {
     partial: Vec<u8>,
     /// Offset of the first byte of the output that it has not seen.
     at: u64,
+    /// Bytes that were not passed over.
+    #[cfg(test)]
+    followed: usize,
 }
 
 /// Lines that left the primary screen, as text with colours. A soft-wrapped line is one with what follows it.
@@ -70,12 +73,19 @@ impl Screen {
             modes: Modes::default(),
             partial: Vec::new(),
             at: 0,
+            #[cfg(test)]
+            followed: 0,
         }
     }
 
     /// Offset of the first byte of the output that it has not seen.
     pub(crate) const fn at(&self) -> u64 {
         self.at
+    }
+
+    /// Whether these bytes are text and line ends alone, so that following them may wait.
+    pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| is_plain(*byte))
     }
 
     /// Follows the shell's output to its end.
@@ -111,6 +121,10 @@ impl Screen {
     }
 
     fn follow(&mut self, bytes: &[u8]) {
+        #[cfg(test)]
+        {
+            self.followed += bytes.len();
+        }
         self.modes.scan(bytes);
         let joined;
         let bytes = if self.partial.is_empty() {
@@ -494,6 +508,7 @@ mod tests {
         let mut screen = screen(80, 24, "$ make\r\n");
         screen.feed(run);
         assert!(text(&screen).contains("18999 compiling") && !text(&screen).contains("18900 compiling"));
+        assert!(screen.followed < log.len() / 10, "{} of {}", screen.followed, log.len());
     }
 
     /// Below the part that scrolls, lines are written over each other, and long ones leave their ends.

@@ -27,7 +27,7 @@ use crate::{
 
 /// Connections of one session at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Output that the model of the screen has not seen: 10 ms of work at most, all at once when a picture is wanted.
+/// Plain output that the model of the screen has not seen: 10 ms of work, all at once when a picture is wanted.
 const MAX_UNFOLLOWED: usize = 512 * 1024;
 /// Dropped connections that are remembered, so that their late frames are told to attach again.
 const MAX_DROPPED: usize = 64;
@@ -336,6 +336,14 @@ impl Core {
         let Some(attachment) = self.connections.get_mut(id).and_then(|c| c.attachment.as_mut()) else {
             return;
         };
+        // Nobody can have what has not been sent: this was said before a picture had to take the place of output.
+        if attachment
+            .snapshot
+            .as_ref()
+            .is_some_and(|picture| offset >= picture.offset() && !picture.is_sent())
+        {
+            return;
+        }
         match attachment.window.ack(offset, now) {
             Acked::Progress => {
                 attachment.acknowledged();
@@ -361,6 +369,10 @@ impl Core {
                 self.screen.catch_up(&self.log);
             }
             self.log.append(bytes);
+            // What asks for more than its own length in work is paid for as it comes: eight bytes can print 65,535.
+            if !Screen::is_plain(bytes) {
+                self.screen.catch_up(&self.log);
+            }
         }
     }
 

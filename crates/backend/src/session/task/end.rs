@@ -59,8 +59,8 @@ impl Task {
 /// Ends a connection, after a last frame if there is one.
 pub(super) async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>) {
     if let Some(frame) = last {
-        // It is closed next, delivered or not.
-        let _ = tokio::time::timeout(FAREWELL, outlet.send(frame)).await;
+        // It is closed next, delivered or not, and while there is time for that.
+        let _ = tokio::time::timeout(FAREWELL / 2, outlet.send(frame)).await;
     }
     outlet.close().await;
 }

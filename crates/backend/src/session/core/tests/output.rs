@@ -230,3 +230,41 @@ fn all_who_are_behind_share_one_picture_each_with_a_gap_of_its_own() {
     assert_eq!(shown("a"), Some((80, end)));
     assert_eq!(shown("v"), Some((60, end - 100)));
 }
+
+/// An acknowledgement from before a replay must not stand for a picture that is still to be sent.
+#[test]
+fn a_late_acknowledgement_does_not_take_a_picture_away() {
+    let mut core = core();
+    let a = joined(&mut core, "a", MS);
+    // A picture of many frames: scrollback that says more with colours than with text.
+    let line = "\x1b[38;2;1;2;3mx\x1b[38;2;4;5;6my".repeat(40) + "\r\n";
+    for _ in 0..600 {
+        core.output(line.as_bytes());
+        pushed(&mut core, MS);
+        let end = core.log.end();
+        core.frame(&a, ack(end), MS);
+    }
+    let end = core.log.end();
+    let ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, .. } = attach("a", 0) else {
+        unreachable!()
+    };
+    core.frame(&a, ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, seq: Some(1) }, MS);
+    core.tick(MS);
+    let first: Vec<_> = core.effects.drain(..).collect();
+    core.frame(&a, ack(end), MS);
+    let mut parts = 0;
+    let mut told = 0;
+    for effect in first {
+        if let Effect::Push { frame, kind, .. } = effect {
+            core.pushed(&a, kind, Sent::Delivered, MS);
+            if let ServerFrame::Snapshot { parts: of, .. } = serde_json::from_slice(&frame).unwrap() {
+                (parts, told) = (of, told + 1);
+            }
+        }
+    }
+    assert!(told < parts, "{told} of {parts} parts at once");
+    let rest = pushed(&mut core, MS);
+    told += u32::try_from(rest.iter().filter(|(_, f)| matches!(f, ServerFrame::Snapshot { .. })).count())
+        .unwrap();
+    assert_eq!(told, parts);
+}

@@ -11,6 +11,8 @@ use shellbridge_protocol::{
 
 use super::*;
 
+const WIDE: Limits = Limits { output_buffer: 256 * 1024, output_window: 128 * 1024, ..LIMITS };
+
 /// How bad a network is, in shares of 100.
 #[derive(Debug, Clone)]
 struct Weather {
@@ -46,9 +48,9 @@ impl World {
     fn new(weather: Weather) -> Self {
         Self {
             rng: StdRng::seed_from_u64(weather.seed),
-            weather,
             now: MS,
-            core: core(),
+            // Through a narrow window, and through one that several frames go through at once.
+            core: Core::new(if weather.seed.is_multiple_of(2) { LIMITS } else { WIDE }, 7),
             client: Client::new("client-0123456789", 80, 24),
             connection: None,
             made: 0,
@@ -60,6 +62,7 @@ impl World {
             typed: Vec::new(),
             received: Vec::new(),
             gaps: 0,
+            weather,
         }
     }
 
