@@ -255,6 +255,9 @@ def test_alarms_and_dashboard(name):
         assert f'"{metric}"' in dashboard["DashboardBody"]
         assert re.search(rf"\b({field}:|{metric}\()", metrics), metric
     assert alarms["RefusedConnectAlarm"]["MetricName"] == "Refusals"
+    errors = {metric["Id"]: metric for metric in alarms["ServerErrorAlarm"]["Metrics"]}
+    assert errors["errors"]["Expression"].endswith("- FILL(refusals, 0)")
+    assert errors["refusals"]["MetricStat"]["Metric"]["MetricName"] == "Refusals"
     assert alarms["RefusedConnectAlarm"]["Dimensions"] == [{"Name": "Route", "Value": "$connect"}]
 
 

@@ -120,23 +120,23 @@ impl Metrics {
         let mut line = Line::new(tally, cold);
         let waited = state.told.is_none_or(|told| told.elapsed() >= GATHER);
         let usual = tally.route == Some(Route::Message) && tally.outcome == "ok" && !cold;
-        let mut gathered = None;
         if usual && !(waited && state.gathered.frames == 0) {
             state.gathered.add(&line);
-            if waited || state.gathered.duration_ms.len() >= MAX_VALUES {
-                gathered = Some(mem::take(&mut state.gathered));
-            }
         } else {
             let aws = self.directives(&line.metrics());
             line.metrics = Some(Own { count: line.count, invocations: 1, aws });
         }
-        if usual && (line.metrics.is_some() || gathered.is_some()) {
+        let full = state.gathered.duration_ms.len() >= MAX_VALUES;
+        // What is no usual frame may be the last for long.
+        let due = state.gathered.frames > 0 && (waited || full || !usual);
+        let gathered = due.then(|| mem::take(&mut state.gathered));
+        if due || (usual && line.metrics.is_some()) {
             state.told = Some(Instant::now());
         }
         state.write(&line);
         if let Some(metrics) = gathered {
             let aws = self.directives(&metrics.names());
-            state.write(&Together { aws, route: line.route, outcome: line.outcome, metrics });
+            state.write(&Together { aws, route: Route::Message.key(), outcome: "ok", metrics });
         }
     }
 
@@ -403,5 +403,15 @@ mod tests {
         let failed = Tally { outcome: "backend_timeout", ..frame(1) };
         metrics.emit(&failed);
         assert_eq!(sum(&log.lines(), "Invocations"), 1);
+        for _ in 0..7 {
+            metrics.emit(&frame(1));
+        }
+        assert_eq!(sum(&log.lines(), "Frames"), 0);
+        metrics.emit(&Tally { route: Some(Route::Disconnect), ..frame(1) });
+        let lines = log.lines();
+        assert_eq!(
+            (sum(&lines, "Frames"), sum(&lines, "Disconnects"), sum(&lines, "Invocations")),
+            (7, 1, 8)
+        );
     }
 }
