@@ -99,6 +99,7 @@ function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it i
 test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
 	cargo build --quiet -p shellbridge-backend -p shellbridge-gateway -p shellbridge-lambda --bins
+	@size=$$(stat -c %s $(BUILT)); echo "$$size bytes"; [ $$size -le 6500000 ] || { echo 'more than 6.5 MB' >&2; exit 1; }
 	@export WEBSOCKET_HANDLER=$(abspath $(BUILT)); set -ex -o pipefail; \
 	some() { awk '{ print } /[1-9][0-9]* passed/ { some = 1 } END { exit !some }'; }; \
 	cargo test -p shellbridge-lambda --test all process:: | some; \
