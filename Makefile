@@ -5,6 +5,8 @@ VENV := .venv
 GATEWAY := $(BIN)/gateway --backend $(BIN)/backend
 LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invocations
 GATEWAY_TESTS := crates/gateway/tests
+# The debug build as the tests have it: `cargo build` would choose other features and compile the SDK once more.
+TESTED := cargo test --quiet --workspace --no-run
 # Deploying: which sections of samconfig.toml count (`default` is the dev stack, or `prod`), and what they say.
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
@@ -98,12 +100,12 @@ function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it i
 
 test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
-	cargo build --quiet -p shellbridge-backend -p shellbridge-gateway -p shellbridge-lambda --bins
+	$(TESTED)
 	@size=$$(stat -c %s $(BUILT)); echo "$$size bytes"; [ $$size -le 6500000 ] || { echo 'more than 6.5 MB' >&2; exit 1; }
 	@export WEBSOCKET_HANDLER=$(abspath $(BUILT)); set -ex -o pipefail; \
 	some() { awk '{ print } /[1-9][0-9]* passed/ { some = 1 } END { exit !some }'; }; \
-	cargo test -p shellbridge-lambda --test all process:: | some; \
-	cargo test -p shellbridge-gateway --test whole every_byte_arrives_once | some
+	cargo test --workspace --test all process:: | some; \
+	cargo test --workspace --test whole every_byte_arrives_once | some
 
 deploy: function ## Deploy API, function and table; asks for everything the first time. ENVIRONMENT=prod for the other stack.
 	$(SAM) deploy --config-env $(ENVIRONMENT) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
@@ -143,7 +145,7 @@ SYMBOLS := CARGO_TARGET_DIR=target/symbols CARGO_PROFILE_RELEASE_STRIP=none CARG
 COUNTED = target/$(if $(PROFILE),$(if $(filter release,$(BUILD)),symbols/))$(BUILD)
 
 counts: page ## Count a frame's instructions against their bounds (BUILD=debug in CI). PROFILE=1: where they go. ACCEPT=1: new bounds.
-	$(if $(findstring symbols,$(COUNTED)),$(SYMBOLS)) cargo build --workspace --bins $(if $(filter release,$(BUILD)),--release)
+	$(if $(filter release,$(BUILD)),$(if $(findstring symbols,$(COUNTED)),$(SYMBOLS)) cargo build --workspace --bins --release,$(TESTED))
 	$(COUNTED)/bench counts --function $(COUNTED)/websocket-handler $(if $(PROFILE),--profile) $(if $(ACCEPT),--accept)
 
 microbench: page ## Times and allocations of the parsers and state machines; ONLY=name for some of them.
