@@ -134,7 +134,8 @@ async fn regression_tokens_and_commands_in_the_logs() {
         let ids = if line["span"].is_object() { &line["span"] } else { &line };
         let known =
             ids["request_id"].is_string() && (ids["connection_id"].is_string() || line["Route"] == "none");
-        assert!(known, "{line}");
+        // Metrics of several frames together are about no one of them.
+        assert!(known || line["BytesIn"].is_array(), "{line}");
     }
 }
 
