@@ -59,7 +59,7 @@ smoke: ## Try a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= 
 
 build: page ## Build everything for release; the function with its own, small profile.
 	cargo build --release --workspace --bins
-	cargo build --profile lambda -p shellbridge-lambda
+	cargo build --profile function -p shellbridge-lambda
 
 lint: page $(VENV)/bin/sam ## Formatting and every warning, in Rust, TypeScript and the templates (policies too).
 	cargo fmt --check

@@ -45,7 +45,7 @@ struct ProgramArgs {
     /// Directory of `gateway` and `backend`; that of this program by default
     #[arg(long, global = true)]
     bin: Option<PathBuf>,
-    /// The function; by default the one that is deployed, `target/lambda/websocket-handler`, if it was built
+    /// The function; by default the one that is deployed, `target/function/websocket-handler`, if it was built
     #[arg(long, global = true)]
     function: Option<PathBuf>,
 }

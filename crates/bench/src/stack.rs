@@ -55,7 +55,7 @@ impl Programs {
     pub fn find(directory: Option<PathBuf>, function: Option<PathBuf>) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("where this program lies")?;
         let directory = directory.unwrap_or_else(|| own.parent().unwrap_or(Path::new(".")).to_owned());
-        let deployed = directory.join("../lambda/websocket-handler");
+        let deployed = directory.join("../function/websocket-handler");
         let function = function.unwrap_or_else(|| {
             let small = deployed.is_file() && directory.file_name().is_some_and(|name| name == "release");
             if small { deployed } else { directory.join("websocket-handler") }
