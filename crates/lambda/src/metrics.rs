@@ -123,8 +123,7 @@ impl Metrics {
         if usual && !(waited && state.gathered.frames == 0) {
             state.gathered.add(&line);
         } else {
-            let aws = self.directives(&line.metrics());
-            line.metrics = Some(Own { count: line.count, invocations: 1, aws });
+            line.metrics = Some(Own { count: Count::of(tally), invocations: 1 });
         }
         let full = state.gathered.duration_ms.len() >= MAX_VALUES;
         // What is no usual frame may be the last for long.
@@ -133,23 +132,39 @@ impl Metrics {
         if due || (usual && line.metrics.is_some()) {
             state.told = Some(Instant::now());
         }
-        state.write(&line);
+        if line.metrics.is_some() {
+            state.write(&self.described(&line));
+        } else {
+            state.write(&line);
+        }
         if let Some(metrics) = gathered {
-            let aws = self.directives(&metrics.names());
-            state.write(&Together { aws, route: Route::Message.key(), outcome: "ok", metrics });
+            let together = Together { route: Route::Message.key(), outcome: "ok", metrics };
+            state.write(&self.described(&together));
         }
     }
 
-    /// What says that these members of the line are metrics.
-    fn directives(&self, metrics: &[&str]) -> Value {
-        let named: Vec<Value> =
-            metrics.iter().map(|name| json!({ "Name": name, "Unit": unit(name) })).collect();
+    /// The line with what says that its numbers are metrics.
+    fn described(&self, line: &impl Serialize) -> Value {
+        // Infallible: the lines have no keys but text.
+        let mut line = serde_json::to_value(line).unwrap_or_default();
+        let named: Vec<Value> = line
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(name, value)| (value.is_number() || value.is_array()) && *name != "Invocations")
+            .map(|(name, _)| json!({ "Name": name, "Unit": unit(name) }))
+            .collect();
         // Latencies by route alone: each further dimension is a further metric that is paid for.
-        json!({ "Timestamp": now_ms(), "CloudWatchMetrics": [
+        let directives = json!([
             { "Namespace": self.namespace, "Dimensions": [["Route"]], "Metrics": named },
             { "Namespace": self.namespace, "Dimensions": [["Route", "Outcome"]],
               "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
-        ]})
+        ]);
+        if let Some(line) = line.as_object_mut() {
+            let aws = json!({ "Timestamp": now_ms(), "CloudWatchMetrics": directives });
+            line.insert("_aws".to_owned(), aws);
+        }
+        line
     }
 }
 
@@ -203,24 +218,19 @@ struct Line<'a> {
     cold_starts: u64,
     #[serde(flatten)]
     metrics: Option<Own>,
-    /// What this invocation is one of.
-    #[serde(skip)]
-    count: Count,
 }
 
-/// What a line has besides if its numbers are metrics.
+/// What a line counts besides if its numbers are metrics.
 #[derive(Serialize)]
 struct Own {
     #[serde(flatten)]
     count: Count,
     #[serde(rename = "Invocations")]
     invocations: u8,
-    #[serde(rename = "_aws")]
-    aws: Value,
 }
 
 /// Serialized as `{"Frames": 1}` and the like.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Serialize)]
 enum Count {
     Connects(u8),
     Refusals(u8),
@@ -238,19 +248,10 @@ struct Together {
     outcome: &'static str,
     #[serde(flatten)]
     metrics: Gathered,
-    #[serde(rename = "_aws")]
-    aws: Value,
 }
 
 impl<'a> Line<'a> {
     fn new(tally: &'a Tally, cold: bool) -> Self {
-        let count = match tally.route {
-            Some(Route::Connect) if tally.outcome == "ok" => Count::Connects(1),
-            Some(Route::Connect) => Count::Refusals(1),
-            Some(Route::Message) => Count::Frames(1),
-            Some(Route::Disconnect) => Count::Disconnects(1),
-            None => Count::MalformedEvents(1),
-        };
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let of_frame = |bytes| (tally.route == Some(Route::Message)).then_some(bytes);
         Self {
@@ -267,29 +268,19 @@ impl<'a> Line<'a> {
             retries: tally.retries.into(),
             cold_starts: cold.into(),
             metrics: None,
-            count,
         }
     }
+}
 
-    /// The metrics of one dimension that it has.
-    fn metrics(&self) -> Vec<&'static str> {
-        let count = match self.count {
-            Count::Connects(_) => "Connects",
-            Count::Refusals(_) => "Refusals",
-            Count::Frames(_) => "Frames",
-            Count::Disconnects(_) => "Disconnects",
-            Count::MalformedEvents(_) => "MalformedEvents",
-        };
-        let optional = [
-            ("BackendMs", self.backend_ms.is_some()),
-            ("PushMs", self.push_ms.is_some()),
-            ("BytesIn", self.bytes_in.is_some()),
-            ("BytesOut", self.bytes_out.is_some()),
-            ("Retries", self.retries > 0),
-            ("ColdStarts", self.cold_starts > 0),
-        ];
-        let present = optional.into_iter().filter(|(_, present)| *present).map(|(name, _)| name);
-        ["DurationMs", count].into_iter().chain(present).collect()
+impl Count {
+    fn of(tally: &Tally) -> Self {
+        match tally.route {
+            Some(Route::Connect) if tally.outcome == "ok" => Self::Connects(1),
+            Some(Route::Connect) => Self::Refusals(1),
+            Some(Route::Message) => Self::Frames(1),
+            Some(Route::Disconnect) => Self::Disconnects(1),
+            None => Self::MalformedEvents(1),
+        }
     }
 }
 
@@ -303,16 +294,6 @@ impl Gathered {
         self.push_ms.extend(line.push_ms);
         self.bytes_in.extend(line.bytes_in);
         self.bytes_out.extend(line.bytes_out);
-    }
-
-    fn names(&self) -> Vec<&'static str> {
-        let optional = [
-            ("BackendMs", !self.backend_ms.is_empty()),
-            ("PushMs", !self.push_ms.is_empty()),
-            ("Retries", self.retries > 0),
-        ];
-        let present = optional.into_iter().filter(|(_, present)| *present).map(|(name, _)| name);
-        ["DurationMs", "Frames", "BytesIn", "BytesOut"].into_iter().chain(present).collect()
     }
 }
 
