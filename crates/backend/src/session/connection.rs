@@ -130,7 +130,7 @@ impl Attachment {
         }
     }
 
-    /// Puts a snapshot in place of what is gone, if the next byte to send is; says where output goes on.
+    /// Puts a snapshot in place of what is gone, if the next byte to send is.
     pub(super) fn bridge_gap(&mut self, log: &OutputLog, picture: impl FnOnce() -> Arc<Picture>) {
         let needed = self.window.sent();
         if log.lost(needed) == 0 {
