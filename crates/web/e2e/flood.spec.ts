@@ -33,20 +33,25 @@ test(`${MB} MB of output: no long task, stable memory, and Ctrl-C within 300 ms`
   await shell.run("clear; yes 'and on and on and on'");
   const before = await received();
   await expect.poll(async () => (await received()) - before).toBeGreaterThan(2e6);
-  // From the key to the prompt on the screen, as the page sees it.
-  const took = page.evaluate(
-    () =>
-      new Promise<number>((done) => {
-        let pressed = 0;
-        addEventListener("keydown", () => (pressed ||= performance.now()), { capture: true });
-        const look = () => {
-          if (pressed && window.__shellbridge.screen().findLast((row) => row !== "") === "$")
-            done(performance.now() - pressed);
-          else requestAnimationFrame(look);
-        };
-        look();
-      }),
-  );
+  // From the key to the prompt on the screen, as the page sees it. The page listens before the key is pressed:
+  // input overtakes whatever else a busy page has been asked for.
+  await page.evaluate(() => {
+    const took = new Promise<number>((done) =>
+      addEventListener(
+        "keydown",
+        () => {
+          const pressed = performance.now();
+          const look = () => {
+            if (window.__shellbridge.screen().findLast((row) => row !== "") === "$") done(performance.now() - pressed);
+            else requestAnimationFrame(look);
+          };
+          look();
+        },
+        { capture: true, once: true },
+      ),
+    );
+    Object.assign(window, { took });
+  });
   await page.keyboard.press("Control+c");
-  expect(await took).toBeLessThan(300);
+  expect(await page.evaluate(() => (window as unknown as { took: Promise<number> }).took)).toBeLessThan(300);
 });
