@@ -205,6 +205,7 @@ def moved(template: dict[str, Any]) -> dict[str, Any]:
 # Role by role: the template, the role in it, the files, and what else a policy may need by its condition.
 ROLES = [
     ("../template.yaml", "HandlerRole", "function", {"HasSecretsKey": "kms", "InVpc": "vpc"}),
+    ("../template.yaml", "AccountRole", "account-logs", {}),
     ("backend-ecs-service.yaml", "ExecutionRole", "backend-execution", {"HasSecretsKey": "kms"}),
     ("backend-ecs-service.yaml", "TaskRole", "backend-task", {}),
     ("backend-ecs-express.yaml", "InfrastructureRole", "backend-express-infrastructure", {}),
@@ -212,7 +213,7 @@ ROLES = [
     ("backend-apprunner.yaml", "AccessRole", "backend-apprunner-access", {}),
 ]
 # Conditions that policies are written for: an admin leaves out what is not used.
-ASSUMED = {"HasJwtSecret", "HasAdminToken"}
+ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken", "HasRedis"}
 # What is written in place of what CloudFormation fills in; iam/fill.py puts values there.
 PLACES = {
     "AWS::AccountId": "${ACCOUNT_ID}",
@@ -225,7 +226,9 @@ PLACES = {
     "StageName": "${STAGE}",
     "BridgeSecretArn": "${BRIDGE_SECRET_ARN}",
     "JwtSecretArn": "${JWT_SECRET_ARN}",
+    "JwtPrivateKeyArn": "${JWT_PRIVATE_KEY_ARN}",
     "AdminTokenArn": "${ADMIN_TOKEN_ARN}",
+    "RedisUrlArn": "${REDIS_URL_ARN}",
     "SecretsKmsKeyArn": "${SECRETS_KMS_KEY_ARN}",
     "Table.Arn": "arn:${PARTITION}:dynamodb:${REGION}:${ACCOUNT_ID}:table/${TABLE}",
     "HandlerLogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/aws/lambda/${STACK}-websocket-handler:*",

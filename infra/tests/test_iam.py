@@ -3,18 +3,69 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 from conftest import BRIDGE, EVERYTHING, GIVEN, INFRA, JWT, TEMPLATES, made, required, source
+from evaluate import Evaluation
+from samtags import load, long
 
 VALUES = {
     "PARTITION": "aws", "REGION": "us-east-1", "ACCOUNT_ID": "123456789012", "STACK": "shellbridge", "STAGE": "prod",
     "TABLE": "WebSocketConnections", "API_ID": "api0000001", "BRIDGE_SECRET_ARN": BRIDGE, "JWT_SECRET_ARN": JWT,
-    "ADMIN_TOKEN_ARN": BRIDGE, "SECRETS_KMS_KEY_ARN": EVERYTHING["SecretsKmsKeyArn"],
+    "ADMIN_TOKEN_ARN": BRIDGE, "SECRETS_KMS_KEY_ARN": EVERYTHING["SecretsKmsKeyArn"], "JWT_PRIVATE_KEY_ARN": BRIDGE,
+    "REDIS_URL_ARN": BRIDGE,
 }
+GUIDE = (INFRA / "iam/README.md").read_text()
+SECRET = "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+# What the guide's commands are to make: the roles of each template by the names that they get there.
+BY_HAND = {
+    "../template.yaml": {"HandlerRole": "shellbridge-function", "AccountRole": "shellbridge-account-logs"},
+    "backend-ecs-service.yaml": {"ExecutionRole": "shellbridge-start", "TaskRole": "shellbridge-backend"},
+    "backend-ecs-express.yaml": {
+        "ExecutionRole": "shellbridge-start",
+        "TaskRole": "shellbridge-backend",
+        "InfrastructureRole": "shellbridge-infrastructure",
+    },
+    "backend-apprunner.yaml": {"InstanceRole": "shellbridge-apprunner", "AccessRole": "shellbridge-apprunner-image"},
+}
+# Says what the guide's commands need, and keeps what they make.
+STAND_IN = """
+import json, sys
+from pathlib import Path
+
+path = Path(__file__).with_name("made.json")
+made = json.loads(path.read_text()) if path.exists() else {}
+service, command, *rest = sys.argv[1:]
+given = dict(zip(rest[::2], rest[1::2]))
+name = given.get("--role-name")
+match service, command:
+    case "sts", "get-caller-identity":
+        print("123456789012")
+    case "iam", "create-role":
+        assert name not in made, f"{name} is made twice"
+        made[name] = {"trust": json.loads(given["--assume-role-policy-document"]), "policies": {}, "attached": []}
+    case "iam", "put-role-policy":
+        made[name]["policies"][given["--policy-name"]] = json.loads(given["--policy-document"])
+    case "iam", "attach-role-policy":
+        made[name]["attached"].append(given["--policy-arn"])
+    case "iam", "get-role":
+        print(f"arn:aws:iam::123456789012:role/{name}")
+    case "cloudformation", "describe-stacks":
+        assert given["--stack-name"] == "shellbridge"
+        print("api0000001")
+    case "apigateway", "update-account":
+        made["account"] = given["--patch-operations"]
+    case ("iam", "list-roles") | ("ssm", "put-parameter") | ("apigateway", "get-account"):
+        pass
+    case _:
+        sys.exit(f"what is {service} {command}?")
+path.write_text(json.dumps(made))
+"""
 
 
 def fill(file, **values):
@@ -46,6 +97,65 @@ def test_what_is_empty_is_left_out_and_what_is_forgotten_is_said():
     assert next(part for part in parts if part["Sid"] == "Secrets")["Resource"] == [BRIDGE]
     run = fill("function-policy.json", **{key: value for key, value in VALUES.items() if key != "STAGE"})
     assert run.returncode == 1 and "STAGE is not set" in run.stderr and not run.stdout
+
+
+class _Full(Evaluation):
+    """With all that the guide's commands allow for."""
+
+    def condition(self, name):
+        return name not in {"HasBoundary", "HasJwtPrivateKey", "HasRedis"}
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """What the guide's commands make, one after the other in one shell."""
+    place = tmp_path_factory.mktemp("aws")
+    (place / "aws").write_text(f"#!{sys.executable}\n{STAND_IN}")
+    (place / "aws").chmod(0o755)
+    script = "set -eu\n" + "\n".join(re.findall(r"(?ms)^```sh\n(.*?)^```$", GUIDE))
+    environment = {"PATH": f"{place}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=INFRA / "iam", env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    return json.loads((place / "made.json").read_text())
+
+
+@pytest.mark.parametrize("path", BY_HAND)
+def test_the_guides_commands_make_the_templates_roles(path, by_hand):
+    template = long(load((INFRA / path).read_text()))
+    roles = {name for name, resource in template["Resources"].items() if resource["Type"] == "AWS::IAM::Role"}
+    assert roles == set(BY_HAND[path]), "a role that nobody can make by hand"
+    stack = "shellbridge" if path == "../template.yaml" else "shellbridge-backend"
+    here = "eu-west-1:123456789012"
+    names = {
+        "AWS::Region": "eu-west-1", "AWS::StackName": stack, "Api": "api0000001", "ApiId": "api0000001",
+        "BridgeSecretArn": f"{SECRET}/bridge", "JwtSecretArn": f"{SECRET}/jwt", "AdminTokenArn": f"{SECRET}/admin",
+        "SecretsKmsKeyArn": KEY, "Table.Arn": f"arn:aws:dynamodb:{here}:table/WebSocketConnections",
+        "HandlerLogGroup.Arn": f"arn:aws:logs:{here}:log-group:/aws/lambda/{stack}-websocket-handler:*",
+        "LogGroup.Arn": f"arn:aws:logs:{here}:log-group:/shellbridge/{stack}:*",
+    }
+    evaluation = _Full(template, {**dict.fromkeys(template["Parameters"], "x"), "StageName": "prod"}, names)
+    for resource, name in BY_HAND[path].items():
+        role = evaluation.value(template["Resources"][resource]["Properties"])
+        hand = by_hand[name]
+        assert hand["trust"] == role["AssumeRolePolicyDocument"]
+        wanted = [part for policy in role.get("Policies", []) for part in policy["PolicyDocument"]["Statement"]]
+        parts = [part for policy in hand["policies"].values() for part in policy["Statement"]]
+        assert {part["Sid"]: part for part in parts} == {part["Sid"]: part for part in wanted}
+        assert len(parts) == len(wanted)
+        assert hand["attached"] == role.get("ManagedPolicyArns", [])
+
+
+def test_the_guide_leaves_no_role_and_no_file_out(by_hand):
+    for path in [*TEMPLATES.values(), *INFRA.glob("backend-*.yaml")]:
+        for name in load(path.read_text())["Parameters"]:
+            assert not name.startswith("Existing") or f"`{name}`" in GUIDE, name
+    for path in (INFRA / "iam").glob("*.json"):
+        assert f"fill.py {path.name})" in GUIDE, path.name
+    role = "arn:aws:iam::123456789012:role/shellbridge-account-logs"
+    assert by_hand.pop("account") == f"op=replace,path=/cloudwatchRoleArn,value={role}"
+    assert set(by_hand) == {name for roles in BY_HAND.values() for name in roles.values()}
 
 
 @pytest.mark.parametrize("path", [*TEMPLATES.values(), *sorted(INFRA.glob("backend-*.yaml"))], ids=lambda path: path.name)
