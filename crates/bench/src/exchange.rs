@@ -1,6 +1,7 @@
 //! What is exchanged: a frame for its answer, a key for its echo, a connection.
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::json;
 use shellbridge_protocol::frame::{ClientFrame, ServerFrame};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -54,6 +55,19 @@ impl Asker {
             ServerFrame::CommandResult { result, .. } => Ok(result),
             other => bail!("{other:?}"),
         }
+    }
+
+    /// Sends an `echo` with what transports like to change, and compares what comes back.
+    pub async fn echo(&mut self) -> anyhow::Result<()> {
+        self.number += 1;
+        let number = self.number.to_string();
+        let sent = json!({ "type": "echo", "number": number, "text": "ü € 𝄞 \u{1b}[0m \"\\", "nested": [0, null, { "": false }] });
+        self.socket.send(sent.to_string()).await?;
+        match serde_json::from_str(&self.answer(&number).await?)? {
+            ServerFrame::Echo { received, .. } => ensure!(received == sent, "{sent} came back as {received}"),
+            other => bail!("{other:?}"),
+        }
+        Ok(())
     }
 
     /// The next frame that holds a text.

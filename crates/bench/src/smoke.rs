@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every step: its name, and what to look at when it fails.
-const STEPS: [(&str, &str); 8] = [
+const STEPS: [(&str, &str); 9] = [
     ("a session", "the backend: GET /health; is ADMIN_TOKEN its own, or TOKEN one for a session that lives?"),
     (
         "handshake",
@@ -32,6 +32,7 @@ const STEPS: [(&str, &str); 8] = [
         "the $default route and the log of the function: BRIDGE_SECRET must be the same in both; its role's access to the table",
     ),
     ("command", "the log of the backend; can its container start /bin/sh?"),
+    ("echo", "what stands between the function and the backend, and rewrites JSON; the logs of both"),
     ("keys through the shell", "the log of the backend: the session's shell, the pushes of its output"),
     (
         "110 KB in order",
@@ -91,6 +92,8 @@ async fn steps(target: &Target, lines: &mut Vec<Line>) -> anyhow::Result<()> {
     done(ok());
     let result = asker.command("echo $((6 * 7))").await?;
     ensure!(result.trim() == "42", "`echo $((6 * 7))` gave {result:?}");
+    done(ok());
+    asker.echo().await?;
     done(ok());
     let name = format!("smoke-{}", process::id());
     let mut terminal = Terminal::attached(session.clone(), &name).await?;

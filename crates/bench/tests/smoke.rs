@@ -20,7 +20,10 @@ fn a_stack_with_tls_passes_every_step() {
     let output = smoke(&[]);
     let said = said(&output);
     assert!(output.status.success(), "{said}");
-    assert_eq!(said.lines().filter(|line| line.contains(" ok")).count(), 8, "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains(" ok")).count(), 9, "{said}");
+    for step in ["ping", "command", "echo", "reconnect"] {
+        assert!(said.lines().any(|line| line.starts_with(step) && line.contains(" ok")), "{step}: {said}");
+    }
 }
 
 #[test]
