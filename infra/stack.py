@@ -76,7 +76,7 @@ def bundle(bucket: str, build: Path, to: Path) -> None:
         entry.external_attr = 0o755 << 16
         entry.compress_type = zipfile.ZIP_DEFLATED
         archive.writestr(entry, (build / "Handler" / "bootstrap").read_bytes())
-    for source in (ROOT / "template.yaml", ROOT / "infra/template-existing-role.yaml"):
+    for source in (ROOT / "template.yaml", *sorted((ROOT / "infra").glob("template-*.yaml"))):
         template = load(source.read_text())
         # Its paths are of no use there.
         del template["Metadata"]["AWS::ServerlessRepo::Application"]

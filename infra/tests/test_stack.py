@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+import subprocess
 import zipfile
 
 import stack
 import tomlkit
+import yaml
 from conftest import INFRA
 from samtags import load
 
@@ -82,10 +85,57 @@ def test_the_bundle_can_be_started_and_names_the_bucket(tmp_path):
         (entry,) = archive.infolist()
         assert entry.filename == "bootstrap" and archive.read(entry) == b"code"
         assert stat.S_IMODE(entry.external_attr >> 16) == 0o755
-    for name in ("template.yaml", "template-existing-role.yaml"):
+    for name in ("template.yaml", "template-existing-role.yaml", "template-long-form.yaml"):
         text = (tmp_path / "bundle" / name).read_text()
         assert load(text)["Resources"]["Handler"]["Properties"]["CodeUri"] == "s3://bucket/function.zip"
         assert not re.search("ServerlessRepo|README.md", text)
+
+
+def test_the_buildspec_builds_and_pushes_what_the_guide_says(tmp_path):
+    """Its commands as CodeBuild runs them, one after the other with `sh`, with stand-ins for the programs."""
+    (tmp_path / "infra").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / ".cargo").mkdir()
+    (tmp_path / ".cargo/env").touch()
+    (tmp_path / "infra/Containerfile").write_text((INFRA / "Containerfile").read_text())
+    for program in ("aws", "curl", "docker", "make"):
+        stand_in = tmp_path / "bin" / program
+        stand_in.write_text(f'#!/bin/sh\necho "{program} $*" >>"$HOME/ran"\n')
+        stand_in.chmod(0o755)
+    repository = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shellbridge"
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path), "REPOSITORY": repository,
+        "BUCKET": "bucket", "BASE": "public.ecr.aws/docker/library/",
+    }
+    spec = yaml.safe_load((INFRA / "buildspec.yml").read_text())
+    commands = [command for phase in spec["phases"].values() for command in phase["commands"]]
+    for command in commands:
+        subprocess.run(["sh", "-euc", command], cwd=tmp_path, env=environment, check=True)
+    ran = (tmp_path / "ran").read_text()
+    assert f"docker login --username AWS --password-stdin {repository.partition('/')[0]}\n" in ran
+    assert ran.endswith(
+        f"docker build -f infra/Containerfile -t {repository}:1 .\ndocker push {repository}:1\nmake bundle BUCKET=bucket\n"
+    )
+    bases = re.findall(r"(?m)^FROM (\S+)", (tmp_path / "infra/Containerfile").read_text())
+    assert bases and all(base.startswith("public.ecr.aws/docker/library/") for base in bases)
+    assert spec["artifacts"]["base-directory"] == ".aws-sam/bundle", "where `make bundle` puts it"
+
+
+def test_the_guide_without_cloudformation_names_every_setting():
+    guide = (INFRA / "README.md").read_text().partition("### Without CloudFormation")[2].partition("\n## ")[0]
+    service = load((INFRA / "backend-ecs-service.yaml").read_text())["Resources"]
+    (container,) = service["TaskDefinition"]["Properties"]["ContainerDefinitions"]
+    names = {item["Name"] for item in [*container["Environment"], *container["Secrets"]] if isinstance(item, dict)}
+    names |= {"JWT_SECRET", "ADMIN_TOKEN", "TABLE_NAME", "BACKEND_URL", "BRIDGE_SECRET_ARN", "JWT_SECRET_ARN"}
+    known = (INFRA.parent / "crates/backend/src/config.rs").read_text()
+    known += (INFRA.parent / "crates/lambda/src/config.rs").read_text() + "AWS_REGION"
+    for name in names | set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", guide)):
+        assert f"`{name}`" in guide and name in known, name
+    table = load((INFRA.parent / "template.yaml").read_text())["Resources"]["Table"]["Properties"]
+    for definition in table["AttributeDefinitions"]:
+        assert f"`{definition['AttributeName']}`" in guide
+    handler = load((INFRA.parent / "template.yaml").read_text())["Resources"]["Handler"]["Properties"]
+    assert f"timeout {handler['Timeout']} s" in guide
 
 
 def test_the_published_version_is_the_workspace_s():
