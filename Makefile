@@ -1,4 +1,4 @@
-# Needs Rust, Node 20 or later and a C compiler. `make run` and `make test` are all a newcomer has to know.
+# Needs Rust, Node 20.19 or later and a C compiler. `make run` and `make test` are all a newcomer has to know.
 SHELL := /bin/bash
 BIN := target/debug
 VENV := .venv
