@@ -128,7 +128,7 @@ bundle: bucket function ## For the console: function.zip, to be put into BUCKET,
 	$(STACK) bundle $(BUCKET)
 	@echo "in .aws-sam/bundle: put function.zip into s3://$(BUCKET), then give CloudFormation one of the templates"
 
-publish: bucket function ## Publish to the Serverless Application Repository, by way of BUCKET, which it must be allowed to read.
+publish: bucket function ## Publish to the Serverless Application Repository, by way of BUCKET, which it must be allowed to read. Set your own URLs first (README).
 	$(SAM) package --s3-bucket $(BUCKET) --output-template-file .aws-sam/packaged.yaml
 	$(SAM) publish --template-file .aws-sam/packaged.yaml
 
