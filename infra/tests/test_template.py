@@ -161,7 +161,13 @@ def test_logs_end_and_hold_no_query_string(name):
     assert set(json.loads(line)) >= {"requestId", "routeKey", "status"}
     assert not re.search(r"query|header|request\.|path|userAgent", line, re.I)
     (function,) = of_type(resources, "AWS::Lambda::Function").values()
-    assert function["LoggingConfig"] == {"LogFormat": "Text", "LogGroup": "<HandlerLogGroup>"}
+    # Metrics are in lines without a level, which Lambda takes for INFO.
+    assert function["LoggingConfig"] == {
+        "LogFormat": "JSON",
+        "SystemLogLevel": "WARN",
+        "ApplicationLogLevel": "TRACE",
+        "LogGroup": "<HandlerLogGroup>",
+    }
 
 
 def test_no_access_logs_unless_asked_for():

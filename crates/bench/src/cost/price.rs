@@ -35,9 +35,14 @@ const NET_DYNAMODB_MS: f64 = 3.0;
 /// ... and `PostToConnection`.
 const NET_PUSH_MS: f64 = 8.0;
 
+/// What Lambda adds to each of the function's lines in CloudWatch where `LogFormat` is `JSON`, as in `template.yaml`: a
+/// level and a time, in lines that lack them. Whether it is paid for is not said; it counts.
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>)
+const ADDED_LOG: &str = r#","level":"INFO","timestamp":"2026-11-20T12:00:00.000Z""#;
+
 /// Bytes of `START`, `END` and `REPORT`, which Lambda writes for each invocation unless `LoggingConfig` says otherwise
-/// (<https://docs.aws.amazon.com/lambda/latest/operatorguide/log-structure.html>): the three lines with a request id
-/// and figures of usual length. The original's own lines are not known, and count nothing.
+/// (<https://docs.aws.amazon.com/lambda/latest/operatorguide/log-structure.html>), and ours does: the three lines with a
+/// request id and figures of usual length. The original's own lines are not known, and count nothing.
 const PLATFORM_LOG: &str = concat!(
     "START RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95 Version: $LATEST\n",
     "END RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95\n",
@@ -99,7 +104,8 @@ impl Usage {
             reads: counted.reads as f64,
             // The index on `sessionId` is written with the table.
             writes: counted.writes as f64 * 2.0,
-            log: counted.log as f64 + invocations * PLATFORM_LOG.len() as f64,
+            // About: a burst has a line more for each hundred invocations.
+            log: counted.log as f64 + invocations * ADDED_LOG.len() as f64,
         }
     }
 
