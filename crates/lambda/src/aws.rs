@@ -1,11 +1,15 @@
 //! The AWS SDK's shared configuration, loaded when the first client needs it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig};
+use aws_smithy_types::{retry::RetryConfig, timeout::TimeoutConfig};
 use tokio::sync::OnceCell;
 
-use crate::http::Http;
+use crate::{config::Limits, http::Http};
+
+/// Tries of one request, the first included.
+const ATTEMPTS: u32 = 3;
 
 /// Where the SDK has its settings from.
 #[derive(Debug, Clone)]
@@ -44,4 +48,17 @@ impl Aws {
         };
         self.config.get_or_init(load).await
     }
+}
+
+/// Times of a client that repeats by itself. For connections, [`Http`] has one.
+pub(crate) fn timeouts(limits: &Limits) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .operation_attempt_timeout(limits.aws_attempt)
+        .operation_timeout(limits.aws)
+        .build()
+}
+
+/// How such a client repeats.
+pub(crate) fn repeats() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(Duration::from_millis(50))
 }

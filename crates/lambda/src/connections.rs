@@ -8,7 +8,6 @@ use std::{
 
 use aws_sdk_dynamodb::{
     Client,
-    config::{retry::RetryConfig, timeout::TimeoutConfig},
     error::DisplayErrorContext,
     operation::put_item::PutItemError,
     types::{AttributeValue, ReturnValue},
@@ -18,14 +17,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{aws::Aws, config::Limits, deadline::Deadline};
+use crate::{
+    aws::{self, Aws},
+    config::Limits,
+    deadline::Deadline,
+};
 
 /// Attribute names, and the key.
 const KEY: &str = "connectionId";
 /// Seconds that an item outlives its `connectedAt`, for `DynamoDB`'s TTL: API Gateway's 2 h and some more.
 const ITEM_TTL: i64 = 2 * 3600 + 600;
-/// Tries of one request, the first included.
-const ATTEMPTS: u32 = 3;
 
 /// What is known of a connection since its token was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,16 +161,9 @@ impl Connections {
 
     async fn client(&self) -> &Client {
         let make = || async {
-            let timeouts = TimeoutConfig::builder()
-                .operation_attempt_timeout(self.limits.aws_attempt)
-                .operation_timeout(self.limits.aws)
-                .build();
-            let retries = RetryConfig::standard()
-                .with_max_attempts(ATTEMPTS)
-                .with_initial_backoff(Duration::from_millis(50));
             let config = aws_sdk_dynamodb::config::Builder::from(self.aws.config().await)
-                .timeout_config(timeouts)
-                .retry_config(retries);
+                .timeout_config(aws::timeouts(&self.limits))
+                .retry_config(aws::repeats());
             Client::from_conf(config.build())
         };
         self.client.get_or_init(make).await

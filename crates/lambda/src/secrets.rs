@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    aws::Aws,
+    aws::{self, Aws},
     config::{Config, ConfigError, Limits},
 };
 
@@ -179,7 +179,10 @@ impl<T> State<T> {
 
 async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
     // Made for each reading: there are one or two in the life of a process.
-    let client = aws_sdk_ssm::Client::new(stored.aws.config().await);
+    let config = aws_sdk_ssm::config::Builder::from(stored.aws.config().await)
+        .timeout_config(aws::timeouts(&stored.limits))
+        .retry_config(aws::repeats());
+    let client = aws_sdk_ssm::Client::from_conf(config.build());
     let answer = client.get_parameter().name(&stored.parameter).with_decryption(true).send().await;
     let answer = answer.map_err(|error| error.into_service_error().to_string())?;
     answer.parameter.and_then(|parameter| parameter.value).ok_or_else(|| "it has no value".to_owned())

@@ -1,8 +1,11 @@
 //! Where keys come from: PEM, JWK sets, stored secrets; and settings that are refused.
 
+use std::time::Duration;
+
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
 use shellbridge_lambda::{App, AwsSettings, Config, Limits};
+use tokio::net::TcpListener;
 
 use crate::{
     bed::*,
@@ -62,7 +65,7 @@ async fn with_jwks(url: &str, allow_private: bool) -> Bed {
         config.jwt_secret = None;
         config.jwks_url = Some(url.to_owned());
         config.jwks_allow_private = allow_private;
-        config.limits = Limits { jwks: std::time::Duration::from_millis(300), ..config.limits };
+        config.limits = Limits { jwks: Duration::from_millis(300), ..config.limits };
     })
     .await
 }
@@ -117,21 +120,24 @@ async fn a_key_set_that_is_garbage_huge_or_elsewhere_opens_nothing() {
     assert!(target.taken().is_empty());
 }
 
+type Parameters = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Parameter Store with the given parameters.
 async fn parameter_store(parameters: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
-    Fake::start(move |asked: &Asked| {
-        assert_eq!(asked.header("x-amz-target"), "AmazonSSM.GetParameter");
-        let asked = asked.json();
-        assert_eq!(asked["WithDecryption"], true);
-        let name = asked["Name"].as_str().unwrap();
-        match parameters(name) {
-            Some(value) => {
-                (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
-            }
-            None => (400, json!({"__type":"ParameterNotFound","message":"no"}).to_string()),
+    Fake::start(move |asked: &Asked| get_parameter(asked, &parameters)).await
+}
+
+fn get_parameter(asked: &Asked, parameters: &Parameters) -> (u16, String) {
+    assert_eq!(asked.header("x-amz-target"), "AmazonSSM.GetParameter");
+    let asked = asked.json();
+    assert_eq!(asked["WithDecryption"], true);
+    let name = asked["Name"].as_str().unwrap();
+    match parameters(name) {
+        Some(value) => {
+            (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
         }
-    })
-    .await
+        None => (400, json!({"__type":"ParameterNotFound","message":"no"}).to_string()),
+    }
 }
 
 #[tokio::test]
@@ -150,7 +156,7 @@ async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() 
         config.bridge_secret = None;
         config.bridge_secret_arn =
             Some("arn:aws:secretsmanager:us-east-1:123456789012:secret:bridge-a1B2c3".to_owned());
-        config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
     })
     .await;
     assert!(store.taken().is_empty(), "nothing at start");
@@ -178,7 +184,7 @@ async fn a_bridge_secret_rotated_first_at_the_backend_is_read_again_after_its_40
     let bed = Bed::with_endpoints(endpoints, |config| {
         config.bridge_secret = None;
         config.bridge_secret_arn = Some("/bridge".to_owned());
-        config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
     })
     .await;
     store.next([(200, r#"{"Parameter":{"Value":"old-bridge-old-bridge-old-bridge-old-"}}"#)]);
@@ -229,6 +235,28 @@ async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
 }
 
 #[tokio::test]
+async fn a_store_that_does_not_answer_at_first_is_asked_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut endpoints = Endpoints::default();
+    endpoints.0.insert("SSM", format!("http://{}", listener.local_addr().unwrap()));
+    let store = tokio::spawn(async move {
+        // Taken, and never answered.
+        let hung = listener.accept().await.unwrap();
+        let store = Fake::start_on(listener, |asked| get_parameter(asked, &|_| Some(JWT_SECRET.to_owned())));
+        (hung, store)
+    });
+    let bed = Bed::with_endpoints(endpoints, |config| {
+        config.jwt_secret = None;
+        config.jwt_secret_arn = Some("/jwt".to_owned());
+        config.limits = Limits { aws_attempt: Duration::from_millis(200), ..config.limits };
+    })
+    .await;
+    assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 200);
+    let (_hung, store) = store.await.unwrap();
+    assert_eq!(store.taken().len(), 1);
+}
+
+#[tokio::test]
 async fn a_stored_secret_that_is_the_other_one_is_refused() {
     // Which are stored, and what their store holds. The bridge's has a second key, of a rotation.
     let rotating = format!("{BRIDGE_SECRET}, {JWT_SECRET}");
@@ -247,7 +275,7 @@ async fn a_stored_secret_that_is_the_other_one_is_refused() {
             }
             config.bridge_secret = (!bridge_stored).then(|| rotating.clone());
             config.bridge_secret_arn = bridge_stored.then(|| "/bridge".to_owned());
-            config.limits = Limits { reread: std::time::Duration::ZERO, ..config.limits };
+            config.limits = Limits { reread: Duration::ZERO, ..config.limits };
         })
         .await;
         let which = format!("stored: JWT_SECRET {jwt_stored}, BRIDGE_SECRET {bridge_stored}");
