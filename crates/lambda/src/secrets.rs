@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_ssm::error::ProvideErrorMetadata as _;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -78,7 +79,7 @@ pub(crate) struct Secret<T> {
 }
 
 struct Stored<T> {
-    parameter: String,
+    name: String,
     which: Which,
     apart: Apart,
     aws: Aws,
@@ -115,7 +116,7 @@ impl<T> Secret<T> {
         limits: Limits,
         parse: fn(&str) -> Result<T, ConfigError>,
     ) -> Self {
-        let stored = Stored { parameter: parameter(name), which, apart: apart.clone(), aws, limits, parse };
+        let stored = Stored { name: name.to_owned(), which, apart: apart.clone(), aws, limits, parse };
         Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read: None }) }
     }
 
@@ -152,11 +153,11 @@ impl<T> State<T> {
         let text = match timeout(stored.limits.aws, fetch(stored)).await {
             Ok(Ok(text)) => text,
             Ok(Err(error)) => {
-                tracing::error!(parameter = stored.parameter, error, "a secret cannot be read");
+                tracing::error!(secret = stored.name, error, "a secret cannot be read");
                 return None;
             }
             Err(_) => {
-                tracing::error!(parameter = stored.parameter, "a secret was not read in time");
+                tracing::error!(secret = stored.name, "a secret was not read in time");
                 return None;
             }
         };
@@ -170,7 +171,7 @@ impl<T> State<T> {
                 self.value.clone()
             }
             Err(error) => {
-                tracing::error!(parameter = stored.parameter, %error, "a stored secret is of no use");
+                tracing::error!(secret = stored.name, %error, "a stored secret is of no use");
                 None
             }
         }
@@ -183,24 +184,86 @@ async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
         .timeout_config(aws::timeouts(&stored.limits))
         .retry_config(aws::repeats());
     let client = aws_sdk_ssm::Client::from_conf(config.build());
-    let answer = client.get_parameter().name(&stored.parameter).with_decryption(true).send().await;
-    let answer = answer.map_err(|error| error.into_service_error().to_string())?;
-    answer.parameter.and_then(|parameter| parameter.value).ok_or_else(|| "it has no value".to_owned())
+    let (likely, other) = parameters(&stored.name);
+    match (read(&client, &stored.name, &likely).await, other) {
+        (Err(Unread::NotThere(first)), Some(other)) => {
+            let second = read(&client, &stored.name, &other).await;
+            second.map_err(|second| format!("{first}; as {other}: {}", second.why()))
+        }
+        (text, _) => text.map_err(Unread::why),
+    }
 }
 
-/// The Parameter Store name of a secret. Parameter Store hands out Secrets Manager's secrets too, by name
-/// (Systems Manager User Guide, "Referencing AWS Secrets Manager secrets from Parameter Store parameters");
-/// their ARNs end in six characters that are not part of the name.
-fn parameter(name: &str) -> String {
-    let fields: Vec<&str> = name.splitn(7, ':').collect();
-    let [_, _, "secretsmanager", _, _, "secret", secret] = *fields.as_slice() else {
-        return name.to_owned();
-    };
-    let name = match secret.rsplit_once('-') {
-        Some((name, suffix)) if suffix.len() == 6 => name,
-        _ => secret,
-    };
-    format!("/aws/reference/secretsmanager/{name}")
+/// Why a parameter gave no text.
+enum Unread {
+    /// There is none of that name, or it is not for us to know.
+    NotThere(String),
+    /// It may be there.
+    Failed(String),
+}
+
+impl Unread {
+    fn why(self) -> String {
+        match self {
+            Self::NotThere(why) | Self::Failed(why) => why,
+        }
+    }
+}
+
+async fn read(client: &aws_sdk_ssm::Client, name: &str, parameter: &str) -> Result<String, Unread> {
+    let got = client.get_parameter().name(parameter).with_decryption(true).send().await;
+    let parameter = got.map_err(|error| {
+        // Not all there is of it: of an answer that cannot be read, the SDK shows the text.
+        let said = [error.code(), error.message()].into_iter().flatten();
+        let why = said.fold(error.to_string(), |why, said| format!("{why}: {said}"));
+        match error.code() {
+            // Secrets Manager says the second of what is not there, too, to whom may not read everything.
+            Some("ParameterNotFound" | "AccessDeniedException") => Unread::NotThere(why),
+            _ => Unread::Failed(why),
+        }
+    })?;
+    let parameter = parameter.parameter.ok_or_else(|| Unread::Failed("it has no value".to_owned()))?;
+    if parameter.arn.as_deref().is_some_and(|arn| is_another_secret(name, arn)) {
+        return Err(Unread::NotThere("that name is another secret's".to_owned()));
+    }
+    parameter.value.ok_or_else(|| Unread::Failed("it has no value".to_owned()))
+}
+
+/// The Parameter Store name of a secret, and the one it has if that is not there.
+///
+/// Parameter Store hands out Secrets Manager's secrets too, by name and not by ARN: what follows a colon is a version
+/// (Systems Manager User Guide, "Referencing AWS Secrets Manager secrets from Parameter Store parameters"). Their ARNs
+/// end in a hyphen and six characters that are not part of the name, unless they are partial ARNs. One that ends so
+/// is taken for a whole one first, as Secrets Manager does it (Secrets Manager User Guide, "Troubleshoot AWS Secrets
+/// Manager"); but a partial ARN of a name that ends so is no other.
+fn parameters(name: &str) -> (String, Option<String>) {
+    let Some(secret) = secret(name) else { return (name.to_owned(), None) };
+    let parameter = |secret: &str| format!("/aws/reference/secretsmanager/{secret}");
+    match without_suffix(secret) {
+        Some(whole) => (parameter(whole), Some(parameter(secret))),
+        None => (parameter(secret), None),
+    }
+}
+
+/// Whether a secret's ARN is not the one that was asked for, whole or partial.
+fn is_another_secret(asked: &str, arn: &str) -> bool {
+    let both_secrets = secret(asked).is_some() && secret(arn).is_some();
+    both_secrets && arn != asked && without_suffix(arn) != Some(asked)
+}
+
+/// What follows `arn:…:secret:`.
+fn secret(arn: &str) -> Option<&str> {
+    let fields: Vec<&str> = arn.splitn(7, ':').collect();
+    match *fields.as_slice() {
+        [_, _, "secretsmanager", _, _, "secret", secret] => Some(secret),
+        _ => None,
+    }
+}
+
+fn without_suffix(secret: &str) -> Option<&str> {
+    let (name, suffix) = secret.rsplit_once('-')?;
+    let random = suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    random.then_some(name)
 }
 
 #[cfg(test)]
@@ -209,22 +272,56 @@ mod tests {
 
     #[test]
     fn one_client_reads_both_kinds() {
-        for (name, read) in [
-            ("/shellbridge/jwt", "/shellbridge/jwt"),
+        for (name, likely, other) in [
+            ("/shellbridge/jwt", "/shellbridge/jwt", None),
             (
-                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt",
-                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt",
+                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt-a1B2c3",
+                "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge/jwt-a1B2c3",
+                None,
             ),
             (
                 "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shell/bridge-jwt-a1B2c3",
                 "/aws/reference/secretsmanager/shell/bridge-jwt",
+                Some("/aws/reference/secretsmanager/shell/bridge-jwt-a1B2c3"),
             ),
+            // Without the six characters.
             (
                 "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:jwt",
                 "/aws/reference/secretsmanager/jwt",
+                None,
+            ),
+            (
+                "arn:aws:secretsmanager:eu-west-1:123456789012:secret:bridge-secret",
+                "/aws/reference/secretsmanager/bridge",
+                Some("/aws/reference/secretsmanager/bridge-secret"),
+            ),
+            // Not what Secrets Manager adds.
+            (
+                "arn:aws:secretsmanager:eu-west-1:123456789012:secret:bridge-key_v2",
+                "/aws/reference/secretsmanager/bridge-key_v2",
+                None,
             ),
         ] {
-            assert_eq!(parameter(name), read);
+            assert_eq!(parameters(name), (likely.to_owned(), other.map(str::to_owned)));
+        }
+    }
+
+    #[test]
+    fn an_arn_is_of_one_secret() {
+        let arn = |secret: &str| format!("arn:aws:secretsmanager:eu-west-1:123456789012:secret:{secret}");
+        for (asked, read, another) in [
+            (arn("jwt-a1B2c3"), arn("jwt-a1B2c3"), false),
+            (arn("jwt"), arn("jwt-a1B2c3"), false),
+            (arn("bridge-secret"), arn("bridge-secret-a1B2c3"), false),
+            (arn("bridge-secret"), arn("bridge-a1B2c3"), true),
+            // Deleted, and made anew.
+            (arn("jwt-a1B2c3"), arn("jwt-d4E5f6"), true),
+            (arn("jwt"), arn("jwt-next-a1B2c3"), true),
+            (arn("jwt-a1B2c3"), arn("jwt-a1B2c3").replace("eu-west-1", "us-east-1"), true),
+            ("/jwt".to_owned(), "arn:aws:ssm:eu-west-1:123456789012:parameter/jwt".to_owned(), false),
+            ("/aws/reference/secretsmanager/jwt".to_owned(), arn("jwt-a1B2c3"), false),
+        ] {
+            assert_eq!(is_another_secret(&asked, &read), another, "{asked} {read}");
         }
     }
 }

@@ -234,6 +234,51 @@ async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
     }
 }
 
+/// Secrets Manager's ARNs, whole and partial, and what Parameter Store has.
+#[tokio::test]
+async fn a_secret_is_read_by_its_whole_arn_and_by_a_partial_one() {
+    const JWT: (&str, &str) = ("jwt", "jwt-a1B2c3");
+    const ENDS_LIKE_AN_ARN: (&str, &str) = ("jwt-secret", "jwt-secret-d4E5f6");
+    let (not_there, denied) = ("ParameterNotFound", "AccessDeniedException");
+    // What it is asked for, which secrets there are, what it says of others; whether it is read, and in how many calls.
+    for (asked, there, otherwise, read, calls) in [
+        ("jwt-a1B2c3", &[JWT][..], not_there, true, 1),
+        ("jwt", &[JWT], not_there, true, 1),
+        ("jwt-secret-d4E5f6", &[ENDS_LIKE_AN_ARN], not_there, true, 1),
+        ("jwt-secret", &[ENDS_LIKE_AN_ARN], not_there, true, 2),
+        ("jwt-secret", &[ENDS_LIKE_AN_ARN], denied, true, 2),
+        ("jwt-secret", &[ENDS_LIKE_AN_ARN, JWT], not_there, true, 2),
+        // Another one of the same name, and another one that only begins like it.
+        ("jwt-g7H8i9", &[JWT], not_there, false, 2),
+        ("jwt-secret", &[JWT], not_there, false, 2),
+        ("jwt-secret", &[], denied, false, 2),
+        ("jwt-secret", &[ENDS_LIKE_AN_ARN], "InvalidKeyId", false, 1),
+    ] {
+        let arn = |secret: &str| format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{secret}");
+        let store = Fake::start(move |asked| {
+            let name = asked.json()["Name"].as_str().unwrap().to_owned();
+            let secret = name.strip_prefix("/aws/reference/secretsmanager/").unwrap();
+            match there.iter().find(|(name, _)| *name == secret) {
+                Some((_, id)) => {
+                    (200, json!({"Parameter":{"Name":name,"ARN":arn(id),"Value":JWT_SECRET}}).to_string())
+                }
+                None => (400, json!({"__type":otherwise}).to_string()),
+            }
+        })
+        .await;
+        let mut endpoints = Endpoints::default();
+        endpoints.0.insert("SSM", store.url.clone());
+        let bed = Bed::with_endpoints(endpoints, |config| {
+            config.jwt_secret = None;
+            config.jwt_secret_arn = Some(arn(asked));
+        })
+        .await;
+        let status = bed.handle(connect_event(&token(&json!({})))).await.status_code;
+        assert_eq!(status, if read { 200 } else { 503 }, "{asked} of {there:?}");
+        assert_eq!(store.taken().len(), calls, "{asked} of {there:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_does_not_answer_at_first_is_asked_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
