@@ -1,9 +1,23 @@
 //! The AWS SDK's shared configuration, loaded when the first client needs it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use aws_config::{BehaviorVersion, SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig};
-use aws_smithy_types::{retry::RetryConfig, timeout::TimeoutConfig};
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{Intercept, context::BeforeTransmitInterceptorContextRef},
+        retries::RequestAttempts,
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::{config_bag::ConfigBag, retry::RetryConfig, timeout::TimeoutConfig};
 use tokio::sync::OnceCell;
 
 use crate::{config::Limits, http::Http};
@@ -26,11 +40,17 @@ pub(crate) struct Aws {
     settings: AwsSettings,
     http: Http,
     config: Arc<OnceCell<SdkConfig>>,
+    repeats: Repeats,
 }
 
 impl Aws {
     pub(crate) fn new(settings: AwsSettings, http: Http) -> Self {
-        Self { settings, http, config: Arc::default() }
+        Self { settings, http, config: Arc::default(), repeats: Repeats::default() }
+    }
+
+    /// Counts the repeats of the clients that have it.
+    pub(crate) fn repeats(&self) -> Repeats {
+        self.repeats.clone()
     }
 
     /// The configuration.
@@ -59,6 +79,35 @@ pub(crate) fn timeouts(limits: &Limits) -> TimeoutConfig {
 }
 
 /// How such a client repeats.
-pub(crate) fn repeats() -> RetryConfig {
+pub(crate) fn retries() -> RetryConfig {
     RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(Duration::from_millis(50))
+}
+
+/// Requests that the SDK sent again. A process has one invocation at a time, so they are that one's.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Repeats(Arc<AtomicU32>);
+
+impl Repeats {
+    /// How many there were since this was last asked.
+    pub(crate) fn take(&self) -> u32 {
+        self.0.swap(0, Relaxed)
+    }
+}
+
+impl Intercept for Repeats {
+    fn name(&self) -> &'static str {
+        "Repeats"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if config.load::<RequestAttempts>().is_some_and(|attempt| attempt.attempts() > 1) {
+            self.0.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
 }

@@ -163,7 +163,8 @@ impl Connections {
         let make = || async {
             let config = aws_sdk_dynamodb::config::Builder::from(self.aws.config().await)
                 .timeout_config(aws::timeouts(&self.limits))
-                .retry_config(aws::repeats());
+                .retry_config(aws::retries())
+                .interceptor(self.aws.repeats());
             Client::from_conf(config.build())
         };
         self.client.get_or_init(make).await

@@ -42,6 +42,7 @@ pub struct App {
     backend: backend::Backend,
     reply: reply::Reply,
     metrics: metrics::Metrics,
+    repeats: aws::Repeats,
 }
 
 impl App {
@@ -61,6 +62,7 @@ impl App {
             auth: auth::Auth::new(&config, &aws, &apart)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
             backend: backend::Backend::new(&config, http, &aws, &apart)?,
+            repeats: aws.repeats(),
             reply: reply::Reply::new(aws, config.limits),
             metrics: metrics::Metrics::new(config.metrics_namespace.clone(), out),
             config,
@@ -91,6 +93,7 @@ impl App {
                 Response::refusal(400, malformed.0)
             }
         };
+        tally.retries += self.repeats.take();
         self.metrics.emit(&tally);
         Ok(response)
     }

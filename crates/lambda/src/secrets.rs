@@ -182,7 +182,8 @@ async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
     // Made for each reading: there are one or two in the life of a process.
     let config = aws_sdk_ssm::config::Builder::from(stored.aws.config().await)
         .timeout_config(aws::timeouts(&stored.limits))
-        .retry_config(aws::repeats());
+        .retry_config(aws::retries())
+        .interceptor(stored.aws.repeats());
     let client = aws_sdk_ssm::Client::from_conf(config.build());
     let (likely, other) = parameters(&stored.name);
     match (read(&client, &stored.name, &likely).await, other) {

@@ -169,7 +169,8 @@ impl Bed {
         bed
     }
 
-    async fn over(endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
+    /// Without a `DynamoDB` of its own.
+    pub async fn over(endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
         let sdk = sdk_config(endpoints);
         let dynamo = Client::new(&sdk);
         let (backend, connections) = (backend().await, connections().await);

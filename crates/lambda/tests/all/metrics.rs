@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::*;
+use crate::{bed::*, fake::Fake};
 
 #[tokio::test]
 async fn each_invocation_writes_one_line_with_ids_outcome_and_metrics() {
@@ -47,6 +47,25 @@ async fn repeats_of_both_kinds_are_counted() {
     bed.connections.next([(500, ""), (429, "")]);
     bed.send(r#"{"type":"ping"}"#).await;
     assert_eq!(bed.log.lines()[0]["Retries"], 3);
+}
+
+#[tokio::test]
+async fn repeats_of_the_aws_sdk_are_counted_with_the_invocation_they_were_for() {
+    let parameter = json!({"Parameter":{"Value":JWT_SECRET}}).to_string();
+    let store = Fake::start(move |_| (200, parameter.clone())).await;
+    let dynamo = Fake::start(|_| (200, "{}".to_owned())).await;
+    let endpoints = Endpoints([("DynamoDB", dynamo.url.clone()), ("SSM", store.url.clone())].into());
+    let bed = Bed::over(endpoints, |config| {
+        config.jwt_secret = None;
+        config.jwt_secret_arn = Some("/jwt".to_owned());
+    })
+    .await;
+    store.next([(500, "{}")]);
+    dynamo.next([(500, "{}"), (503, "{}")]);
+    bed.connected().await;
+    bed.send(r#"{"type":"ping"}"#).await;
+    let lines = bed.log.lines();
+    assert_eq!((&lines[0]["Retries"], &lines[1]["Retries"]), (&3.into(), &Value::Null));
 }
 
 /// The embedded metric format's rules (`CloudWatch` User Guide, "Specification: Embedded metric format").
