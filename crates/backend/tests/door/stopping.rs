@@ -3,8 +3,14 @@
 use std::{path::Path, time::Instant};
 
 use serde_json::{Value, json};
+use shellbridge_protocol::bridge::DISCONNECT_PATH;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::support::{ADMIN_TOKEN, Gateway, Settings};
+use crate::support::{ADMIN_TOKEN, Gateway, PATIENCE, Settings, bridge_token};
 
 #[tokio::test]
 async fn sigterm_tells_clients_ends_shells_and_exits_in_time() {
@@ -79,4 +85,44 @@ async fn without_sessions_the_end_is_at_once() {
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
     assert!(started.elapsed().as_secs() < 2, "{log}");
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_before_the_process_ends() {
+    let backend = Settings::new().start().await;
+    let address = backend.url.strip_prefix("http://").unwrap().to_owned();
+    let body = json!({"connectionId": "c", "sessionId": "s", "userId": "alice"}).to_string();
+    let token = bridge_token(DISCONNECT_PATH, "c", body.as_bytes());
+    let head = format!(
+        "POST {DISCONNECT_PATH} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         x-connection-id: c\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\
+         expect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    let (first, rest) = body.split_at(body.len() / 2);
+    let mut request = BufReader::new(TcpStream::connect(&address).await.unwrap());
+    request.write_all(head.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    request.read_line(&mut said).await.unwrap();
+    assert_eq!(said, "HTTP/1.1 100 Continue\r\n", "the handler waits for the body");
+    request.write_all(first.as_bytes()).await.unwrap();
+
+    backend.terminate();
+    // There are no sessions to wait for. Once nobody is let in, only requests in flight hold the end up.
+    let refused = async {
+        while TcpStream::connect(&address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("it stops listening");
+    request.write_all(rest.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, request.read_to_string(&mut answer)).await.expect("an answer, and the end");
+    assert!(read.is_ok(), "{read:?}");
+    assert!(answer.starts_with("\r\nHTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with(r#"{"success":true}"#), "{answer}");
+
+    let (code, log) = backend.ended().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(!log.contains("cut off"), "{log}");
 }
