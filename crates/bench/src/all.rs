@@ -74,6 +74,8 @@ pub struct Memory {
 /// Measures everything and prints both tables.
 pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()> {
     let begun = Instant::now();
+    say(begun, "what one frame makes happen");
+    let per_frame = function::per_frame(programs).await?;
     let stack = programs.stack().start().await?;
     let backend_idle = idle::resident(&stack, Role::Backend);
     let target = Target::local(&stack)?;
@@ -81,7 +83,6 @@ pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()>
 
     say(begun, "the function by itself");
     let figures = function::measure(&stack, &programs.function).await?;
-    let per_frame = function::per_frame(&stack).await?;
 
     let mut rows = latencies(begun, subject).await?;
     let pty = outputs(begun, subject, &mut rows).await?;

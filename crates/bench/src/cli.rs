@@ -168,7 +168,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let programs = cli.programs.find()?;
             let stack = programs.stack().start().await?;
             println!("{:#?}", function::measure(&stack, &programs.function).await?);
-            println!("{:#?}", function::per_frame(&stack).await?);
+            drop(stack);
+            function::print_per_frame(&function::per_frame(&programs).await?);
         }
         What::All => all::run(&cli.programs.find()?, json).await?,
         What::Compare => compare::run(&cli.programs.find()?).await?,

@@ -25,10 +25,12 @@ use tokio::{
 };
 
 use crate::{
+    exchange::{Asker, Kind},
     load::Exchange as _,
     process,
+    report::print_table,
     socket::Socket,
-    stack::{SECRETS, Stack},
+    stack::{Programs, SECRETS, Stack},
     target::Target,
 };
 
@@ -173,7 +175,8 @@ fn median_ms(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
 }
 
-/// What one frame makes happen, by the counters of gateway and backend.
+/// What one frame makes happen, by what the gateway's `/__state` counted: requests as they came to it, not as the
+/// function or the backend says.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PerFrame {
@@ -187,41 +190,84 @@ pub struct PerFrame {
 
 /// Frames that are counted.
 const FRAMES: u32 = 500;
+/// Those of `DynamoDB`'s operations that read.
+const READS: [&str; 6] = ["GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems", "ExecuteStatement"];
 
-/// Counts it for pings on one connection.
-pub async fn per_frame(stack: &Stack) -> anyhow::Result<PerFrame> {
-    use crate::exchange::{Asker, Kind};
-    let session = Target::local(stack)?.session("/bin/cat").await?;
+/// Counts it for pings on one connection, in a stack of its own: the relay that counts the backend's calls takes time,
+/// which elsewhere is measured.
+pub async fn per_frame(programs: &Programs) -> anyhow::Result<PerFrame> {
+    let stack = programs.stack().flag("--count-backend-calls", "").start().await?;
+    let session = Target::local(&stack)?.session("/bin/cat").await?;
     let mut asker = Asker::connect(&session, Kind::Ping).await?;
     // All processes have the record then: API Gateway's stand-in hands frames to whoever has waited longest.
     for _ in 0..FRAMES {
         asker.exchange().await?;
     }
-    let before = counted(stack).await?;
+    let before = Counted::at_rest(&stack).await?;
     for _ in 0..FRAMES {
         asker.exchange().await?;
     }
-    let after = counted(stack).await?;
-    let each = |index: usize| {
-        let at = |counts: &[f64; 4]| counts.get(index).copied().unwrap_or_default();
-        (at(&after) - at(&before)) / (after[0] - before[0])
-    };
-    ensure!((after[0] - before[0] - f64::from(FRAMES)).abs() < 0.5, "other frames came in between");
-    Ok(PerFrame { backend_calls: each(1), dynamodb_reads: each(2), pushes: each(3) })
+    let after = Counted::at_rest(&stack).await?;
+    let frames = after.frames - before.frames;
+    ensure!(frames == u64::from(FRAMES), "other frames came in between");
+    #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    let each = |count: fn(&Counted) -> u64| (count(&after) - count(&before)) as f64 / frames as f64;
+    Ok(PerFrame {
+        backend_calls: each(|counted| counted.backend_calls),
+        dynamodb_reads: each(|counted| counted.dynamodb_reads),
+        pushes: each(|counted| counted.pushes),
+    })
 }
 
-/// Frames, calls of the backend, reads, pushes.
-async fn counted(stack: &Stack) -> anyhow::Result<[f64; 4]> {
-    let state = stack.state().await?;
-    let sum = |pointer: &str, wanted: &dyn Fn(&str) -> bool| {
-        let counts = state.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
-        counts.filter(|(name, _)| wanted(name)).filter_map(|(_, count)| count.as_f64()).sum::<f64>()
-    };
-    let calls = stack.backend_metric("shellbridge_request_seconds_count", &["/api/ws/"]).await?;
-    Ok([
-        sum("/invocations", &|route| route == "$default"),
-        calls,
-        sum("/dynamodb", &|operation| matches!(operation, "GetItem" | "BatchGetItem" | "Query" | "Scan")),
-        sum("/pushes", &|_| true),
-    ])
+/// What the gateway has counted so far.
+#[derive(PartialEq)]
+struct Counted {
+    frames: u64,
+    backend_calls: u64,
+    dynamodb_reads: u64,
+    pushes: u64,
+}
+
+impl Counted {
+    /// A push is counted when it is answered, which may be after the client has it.
+    async fn at_rest(stack: &Stack) -> anyhow::Result<Self> {
+        let mut last = Self::now(stack).await?;
+        loop {
+            let counted = Self::now(stack).await?;
+            if counted == last {
+                return Ok(counted);
+            }
+            last = counted;
+        }
+    }
+
+    async fn now(stack: &Stack) -> anyhow::Result<Self> {
+        let state = stack.state().await?;
+        let sum = |name: &str, wanted: &dyn Fn(&str) -> bool| {
+            let counts = state.get(name).and_then(Value::as_object);
+            let counts = counts.with_context(|| format!("the gateway's /__state has no {name}"))?;
+            let wanted = counts.iter().filter(|(name, _)| wanted(name));
+            anyhow::Ok(wanted.filter_map(|(_, count)| count.as_u64()).sum())
+        };
+        Ok(Self {
+            frames: sum("invocations", &|route| route == "$default")?,
+            backend_calls: sum("backendCalls", &|_| true)?,
+            dynamodb_reads: sum("dynamodb", &|operation| READS.contains(&operation))?,
+            pushes: sum("pushes", &|_| true)?,
+        })
+    }
+}
+
+/// The counts, and which of the gateway's they are.
+pub fn print_per_frame(per_frame: &PerFrame) {
+    let PerFrame { backend_calls, dynamodb_reads, pushes } = *per_frame;
+    let head = ["of one frame", "count", "of /__state"].map(str::to_owned);
+    let lines = [
+        ("calls of the backend", backend_calls, "backendCalls"),
+        ("reads of DynamoDB, record cached", dynamodb_reads, "dynamodb"),
+        ("pushes", pushes, "pushes"),
+    ];
+    let lines =
+        lines.map(|(what, count, name)| vec![what.to_owned(), format!("{count:.3}"), name.to_owned()]);
+    print_table(&head, &lines);
 }

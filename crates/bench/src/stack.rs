@@ -187,18 +187,6 @@ impl Stack {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// The sum of a metric of the backend over its labels, of lines that hold all of `labels`.
-    pub async fn backend_metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
-        let url = format!("{}metrics", self.page);
-        let text = self.http.get(url).send().await?.error_for_status()?.text().await?;
-        let lines = text.lines().filter(|line| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
-    }
-
     /// Its processes: `gateway`, `backend`, and each of the function's.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];

@@ -80,9 +80,14 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
         most("function: start to first frame answered", report.function.first_frame, 20.0, "ms"),
         most("function: executable", report.function.binary as f64 / 1e6, 6.5, "MB"),
         most("function: most memory of a process", report.memory.function_most as f64 / 1e6, 15.0, "MB"),
-        most("a frame: calls of the backend", report.per_frame.backend_calls, 1.0, ""),
-        most("a frame: reads of DynamoDB, record cached", report.per_frame.dynamodb_reads, 0.0, ""),
-        most("a frame: pushes", report.per_frame.pushes, 1.0, ""),
+        most("a frame: calls of the backend, by /__state", report.per_frame.backend_calls, 1.0, ""),
+        most(
+            "a frame: reads of DynamoDB, record cached, by /__state",
+            report.per_frame.dynamodb_reads,
+            0.0,
+            "",
+        ),
+        most("a frame: pushes, by /__state", report.per_frame.pushes, 1.0, ""),
         most("backend: memory, idle", report.memory.backend_idle as f64 / 1e6, 15.0, "MB"),
         most(
             "backend: memory a session with a full megabyte kept",

@@ -83,6 +83,9 @@ pub struct Config {
     /// Start the backend again when it ends by itself
     #[arg(long, requires = "backend")]
     pub backend_restart: bool,
+    /// Count what the function asks of the backend, by a relay between them; `GET /__state` shows it
+    #[arg(long, requires = "backend")]
+    pub count_backend_calls: bool,
     /// Write the environment a function needs to this file (mode 0600, for `cargo lambda watch --env-file`)
     #[arg(long)]
     pub print_env: Option<PathBuf>,

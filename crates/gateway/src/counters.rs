@@ -75,6 +75,8 @@ pub struct Counters {
     pub pushes: Named,
     /// `DynamoDB` requests by operation.
     pub dynamodb: Named,
+    /// Requests to the backend by path, if they are counted (`--count-backend-calls`).
+    pub backend_calls: Named,
     /// Connections cut on request (`cutEveryMs`, `cutEveryFrames`).
     pub cuts: Counter,
     /// Time of invocations as Lambda bills it: each in whole milliseconds, rounded up.
@@ -120,6 +122,7 @@ impl Counters {
             metered_out: self.metered_out.get(),
             pushes: self.pushes.snapshot(),
             dynamodb: self.dynamodb.snapshot(),
+            backend_calls: self.backend_calls.snapshot(),
             billed_ms: self.billed_ms.get(),
             cuts: self.cuts.get(),
             function: FunctionSnapshot {
@@ -143,6 +146,9 @@ pub struct Snapshot {
     metered_out: u64,
     pushes: BTreeMap<String, u64>,
     dynamodb: BTreeMap<String, u64>,
+    /// Not there while nothing was counted: no relay is not no calls.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    backend_calls: BTreeMap<String, u64>,
     billed_ms: u64,
     cuts: u64,
     function: FunctionSnapshot,

@@ -7,6 +7,7 @@
 //!
 //! The table in [`conformance`] says what is imitated, where it is known from, and which test shows it.
 
+mod backend_calls;
 pub mod clock;
 pub mod config;
 pub mod conformance;

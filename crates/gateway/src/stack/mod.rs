@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
 use crate::{
+    backend_calls,
     config::Config,
     control,
     counters::Counters,
@@ -45,6 +46,7 @@ struct Listeners {
     api: TcpListener,
     control: TcpListener,
     dynamodb: TcpListener,
+    backend_calls: Option<TcpListener>,
     runtime: Vec<TcpListener>,
 }
 
@@ -79,7 +81,17 @@ impl Stack {
         let backend = match &config.backend {
             Some(program) => {
                 let backend = Backend::start(program, config.backend_port, &mut environment).await?;
-                environment.backend_url(&backend.url);
+                match listeners.backend_calls {
+                    Some(listener) => {
+                        environment.backend_url(&format!("http://{}", listener.local_addr()?));
+                        let authority = backend.url.trim_start_matches("http://").parse();
+                        let authority = authority.context("the backend's address")?;
+                        let relay = backend_calls::serve(listener, authority, Arc::clone(&counters));
+                        let stop = stop.clone();
+                        tasks.spawn(async move { stop.run_until_cancelled(relay).await });
+                    }
+                    None => environment.backend_url(&backend.url),
+                }
                 Some(backend)
             }
             None => None,
@@ -188,6 +200,11 @@ fn bind_all(config: &Config) -> anyhow::Result<Listeners> {
         api: bind(config.listen, "--listen")?,
         control: bind(config.control, "--control")?,
         dynamodb: bind(config.dynamodb, "--dynamodb")?,
+        backend_calls: if config.count_backend_calls {
+            Some(bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--count-backend-calls")?)
+        } else {
+            None
+        },
         runtime,
     })
 }

@@ -1,0 +1,36 @@
+//! What a frame costs, by the counts of those that were asked.
+
+use serde_json::json;
+
+use super::{
+    support::{Stack, until},
+    terminal::Session,
+};
+
+const FRAMES: u64 = 20;
+
+#[tokio::test]
+async fn a_frame_is_one_call_of_the_backend_and_one_push_and_no_read() {
+    let stack = Stack::whole().flag("--count-backend-calls", "").flag("--concurrency", "1").start().await;
+    let session = Session::new(&stack).await;
+    let mut client = stack.connect_with(&session.query()).await;
+    assert_eq!(client.json().await["type"], "connected");
+    for _ in 0..FRAMES {
+        client.send(r#"{"type":"ping"}"#).await;
+        assert_eq!(client.json().await["type"], "pong");
+    }
+    // A push is counted when it is answered, which may be after the client has it. `connected` was one, too, after
+    // others that came before the handshake was over (410).
+    let pushes = FRAMES + 1;
+    let state = until("all pushes", || async {
+        let state = stack.state().await;
+        (state["pushes"]["200"].as_u64() >= Some(pushes)).then_some(state)
+    })
+    .await;
+    assert_eq!(state["pushes"]["200"], pushes);
+    assert_eq!(state["invocations"]["$default"], FRAMES);
+    assert_eq!(state["backendCalls"], json!({ "/api/ws/connect": 1, "/api/ws/message": FRAMES }));
+    // Since it was written, the process has the record.
+    assert_eq!(state["dynamodb"], json!({ "PutItem": 1 }));
+    session.end().await;
+}
