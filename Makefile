@@ -70,10 +70,14 @@ lint: page $(VENV)/bin/sam ## Formatting and every warning, in Rust, TypeScript 
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
 # Advisories come from GitHub, which is not reached everywhere: that they could not be had is said, and is no failure.
+# The fuzz targets have a lock file of their own and what this allows, only less of it.
+DENY_FUZZ := --manifest-path crates/lambda/fuzz/Cargo.toml
+LESS := -A license-not-encountered -A unmatched-skip -A unnecessary-skip
 deny:
-	cargo deny check licenses bans sources
+	cargo deny --locked check -A license-exception-not-encountered licenses bans sources
+	cargo deny --locked $(DENY_FUZZ) check $(LESS) licenses bans sources
 	@if $$(command -v timeout | sed 's/$$/ 60/') cargo deny fetch db >/dev/null 2>&1; \
-	then set -x; cargo deny --offline check advisories; \
+	then set -x; cargo deny --offline check advisories && cargo deny --offline $(DENY_FUZZ) check advisories; \
 	else echo "not checked: advisories (their database, github.com/RustSec/advisory-db, is not reached from here)"; fi
 
 fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.
