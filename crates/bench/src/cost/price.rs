@@ -35,7 +35,7 @@ const NET_DYNAMODB_MS: f64 = 3.0;
 /// ... and `PostToConnection`.
 const NET_PUSH_MS: f64 = 8.0;
 
-/// What Lambda adds to each of the function's lines in CloudWatch where `LogFormat` is `JSON`, as in `template.yaml`: a
+/// What Lambda adds to each of the function's lines in `CloudWatch` where `LogFormat` is `JSON`, as in `template.yaml`: a
 /// level and a time, in lines that lack them. Whether it is paid for is not said; it counts.
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>)
 const ADDED_LOG: &str = r#","level":"INFO","timestamp":"2026-11-20T12:00:00.000Z""#;
