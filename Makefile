@@ -94,9 +94,11 @@ test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 	@[ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
 	cd crates/web && npm test && npm run e2e
 
-soak: page ## The promise at ten times its full size (200,000 keys and 500 MB a run), and a minute of `yes`.
+soak: page ## The promise at ten times its full size (SOAK=10): 200,000 keys and 500 MB a run, weather, screens after gaps.
 	cargo build --release --workspace --bins
-	SOAK=$${SOAK:-10} cargo test --release -p shellbridge-gateway --test whole -- --nocapture --test-threads=1 promise:: flood::
+	SOAK=$${SOAK:-10} cargo test --release --workspace --test whole -- --nocapture --test-threads=1 promise:: flood::
+	PROPTEST_CASES=$$((256 * $${SOAK:-10})) cargo test --release --workspace --lib -- stream:: weather::
+	cd crates/web && SHELLBRIDGE_BIN_DIR=$(CURDIR)/target/release npm run e2e -- gap --repeat-each $${SOAK:-10}
 
 function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.
 	@! command -v rustup >/dev/null || rustup -q target add $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
