@@ -2,9 +2,10 @@
 # Builds the fuzz targets and runs each for so many seconds (60), two at a time, from the checked-in seeds. Fails on a
 # finding, which is left in artifacts/; what was learnt stays in corpus/.
 #
-# These are the flags of `cargo fuzz run -s none`, which works as well. Neither it nor a nightly compiler is needed
-# without a sanitizer, and a sanitizer looks for what only `unsafe` code can do. Ours has none: what is looked for is
-# panics, overflows, inputs that take seconds, and broken promises (the assertions in fuzz_targets/).
+# These are the flags of `cargo fuzz run -s none`. Neither it nor a nightly compiler is needed without a sanitizer, and a
+# sanitizer looks for what only `unsafe` code can do. Ours has none: what is looked for is panics, overflows, inputs that
+# take seconds, and broken promises (the assertions in fuzz_targets/). Where a nightly compiler can be had, cargo-fuzz and
+# its address sanitizer work too, from this directory: `cargo +nightly fuzz run --fuzz-dir . event corpus/event seeds/event`.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=../../../target/fuzz SECONDS_EACH=${1:-60}
