@@ -86,18 +86,21 @@ fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.
 infra: $(VENV)/bin/sam ## Test what the templates expand to, and deploy it to moto (from PyPI, in a virtual environment).
 	$(VENV)/bin/python -m pytest -q infra/tests
 
+CHROMIUM = [ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
+
 test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
 	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
 	$(GATEWAY_TESTS)/conformance/boto3.sh || lacks "boto3 against @connections" "no Python 3" boto3; \
 	set -x; cargo test --workspace -- $$skip
-	@[ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
+	@$(CHROMIUM)
 	cd crates/web && npm test && npm run e2e
 
 soak: page ## The promise at ten times its full size (SOAK=10): 200,000 keys and 500 MB a run, weather, screens after gaps.
 	cargo build --release --workspace --bins
 	SOAK=$${SOAK:-10} cargo test --release --workspace --test whole -- --nocapture --test-threads=1 promise:: flood::
 	PROPTEST_CASES=$$((256 * $${SOAK:-10})) cargo test --release --workspace --lib -- stream:: weather::
+	@$(CHROMIUM)
 	cd crates/web && SHELLBRIDGE_BIN_DIR=$(CURDIR)/target/release npm run e2e -- gap --repeat-each $${SOAK:-10}
 
 function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.

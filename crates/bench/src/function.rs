@@ -21,7 +21,7 @@ use tokio::{
     net::TcpListener,
     process::{Child, Command},
     sync::{Mutex, mpsc},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -233,6 +233,8 @@ impl Counted {
     async fn at_rest(stack: &Stack) -> anyhow::Result<Self> {
         let mut last = Self::now(stack).await?;
         loop {
+            // Longer than what may be on its way.
+            sleep(Duration::from_millis(20)).await;
             let counted = Self::now(stack).await?;
             if counted == last {
                 return Ok(counted);

@@ -298,7 +298,7 @@ async fn a_store_that_does_not_answer_at_first_is_asked_again() {
     .await;
     assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 200);
     let (_hung, store) = store.await.unwrap();
-    assert_eq!(store.taken().len(), 1);
+    assert!(!store.taken().is_empty());
 }
 
 #[tokio::test]
