@@ -13,10 +13,7 @@ use http::{
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use tokio::net::TcpListener;
 use tracing::warn;
 
@@ -27,9 +24,7 @@ use crate::{
 
 /// Hands every request on a listener to the backend and counts it, until dropped.
 pub(crate) async fn serve(listener: TcpListener, backend: Authority, counters: Arc<Counters>) {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let client = http1::client();
     http1::serve(listener, move |request| {
         let (client, backend, counters) = (client.clone(), backend.clone(), Arc::clone(&counters));
         async move {

@@ -1,12 +1,19 @@
-//! HTTP/1.1 for the small services: keep-alive, no delay, one function for all requests.
+//! HTTP/1.1 for the small services: keep-alive, no delay, one function for all requests; and the client of others.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -15,6 +22,20 @@ use tracing::{debug, warn};
 
 /// Wait after the system refused a connection, so that a full descriptor table does not spin a core.
 const REFUSED: Duration = Duration::from_millis(100);
+
+/// Time for a connection to a program of this machine, or of the next one.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A client with a pool of connections.
+pub(crate) fn client<B: Body + Send>() -> Client<HttpConnector, B>
+where
+    B::Data: Send,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_WITHIN));
+    Client::builder(TokioExecutor::new()).build(connector)
+}
 
 /// Accepts connections for ever; errors are said and waited out.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, std::net::SocketAddr) {

@@ -3,17 +3,13 @@
 //! A failing function is told by `X-Amz-Function-Error` with status 200 (Lambda API, *Invoke*), or by a status
 //! that is no 2xx (`cargo lambda watch`, tried with 1.9.2: 500 and the error document).
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Method, Request, Uri, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
 use super::FunctionError;
+use crate::http1;
 
 /// An Invoke endpoint over plain HTTP.
 #[derive(Debug, Clone)]
@@ -29,11 +25,7 @@ impl Remote {
         if url.scheme_str() != Some("http") || url.authority().is_none() {
             return Err(format!("{url}: the Invoke endpoint must be an http:// URL"));
         }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(1)));
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, url })
+        Ok(Self { client: http1::client(), url })
     }
 
     pub(super) async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {

@@ -200,11 +200,10 @@ fn bind_all(config: &Config) -> anyhow::Result<Listeners> {
         api: bind(config.listen, "--listen")?,
         control: bind(config.control, "--control")?,
         dynamodb: bind(config.dynamodb, "--dynamodb")?,
-        backend_calls: if config.count_backend_calls {
-            Some(bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--count-backend-calls")?)
-        } else {
-            None
-        },
+        backend_calls: config
+            .count_backend_calls
+            .then(|| bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--count-backend-calls"))
+            .transpose()?,
         runtime,
     })
 }
