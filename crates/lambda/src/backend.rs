@@ -5,15 +5,19 @@
 
 use std::time::Duration;
 
-use reqwest::{StatusCode, header};
+use aws_smithy_types::body::SdkBody;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use serde::Deserialize;
 use shellbridge_protocol::{
     ErrorCode,
-    bridge::{BridgeKeys, CONNECTION_ID_HEADER, REQUEST_ID_HEADER},
+    bridge::{
+        BridgeKeys, CONNECT_PATH, CONNECTION_ID_HEADER, DISCONNECT_PATH, MESSAGE_PATH, REQUEST_ID_HEADER,
+    },
     limits::MAX_MESSAGE,
 };
 use tokio::time::{Instant, sleep, timeout};
-use url::Url;
 
 use crate::{
     aws::Aws,
@@ -21,7 +25,7 @@ use crate::{
     config::{Config, ConfigError, Limits},
     deadline::{backoff, now_ms},
     event::Invocation,
-    http::Http,
+    http::{Http, connecting_failed},
     metrics::Tally,
     secrets::{Apart, Secret, Which},
 };
@@ -83,7 +87,8 @@ impl Failure {
 
 /// The client of the backend.
 pub(crate) struct Backend {
-    url: Url,
+    /// Of each path.
+    uris: [(&'static str, Uri); 3],
     keys: Secret<BridgeKeys>,
     limits: Limits,
     http: Http,
@@ -103,7 +108,14 @@ impl Backend {
             (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
             _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),
         };
-        Ok(Self { url: config.backend()?, keys, limits: config.limits, http, breaker: Breaker::default() })
+        let base = config.backend()?;
+        let uri = |path| -> Result<(&'static str, Uri), ConfigError> {
+            let mut url = base.clone();
+            url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+            Ok((path, url.as_str().parse().map_err(|_| ConfigError::Url("BACKEND_URL"))?))
+        };
+        let uris = [uri(CONNECT_PATH)?, uri(MESSAGE_PATH)?, uri(DISCONNECT_PATH)?];
+        Ok(Self { uris, keys, limits: config.limits, http, breaker: Breaker::default() })
     }
 
     /// Posts `body` for the connection of `invocation`.
@@ -174,39 +186,44 @@ impl Backend {
         invocation: &Invocation,
         keys: &BridgeKeys,
     ) -> Result<Answer, Failed> {
-        let unusable = |_| Failed::Final(Failure::Unavailable("no_http_client"));
-        let client = self.http.client().await.map_err(unusable)?;
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
             .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
             .map_err(|_| Failed::Final(Failure::Unsigned))?;
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
-        let mut request = client
-            .post(url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(CONNECTION_ID_HEADER, &invocation.connection_id)
-            .header(REQUEST_ID_HEADER, &invocation.request_id)
-            .bearer_auth(token)
-            .body(body);
-        if let Some(trace) = &invocation.trace_id
-            && let Ok(trace) = header::HeaderValue::from_str(trace)
-        {
-            request = request.header("x-amzn-trace-id", trace);
-        }
-        let response = match request.send().await {
+        let unusable = || Failed::Final(Failure::Unavailable("no_http_request"));
+        let mut request = Request::new(SdkBody::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() =
+            self.uris.iter().find(|(of, _)| *of == path).map(|(_, uri)| uri.clone()).ok_or_else(unusable)?;
+        *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
+        let response = match self.http.send(request).await {
             Ok(response) => response,
-            Err(error) if error.is_connect() => {
+            Err(error) if connecting_failed(&error) => {
                 self.breaker.failed();
                 return Err(Failed::Passing(Failure::Unavailable("backend_not_connected")));
             }
-            Err(error) if error.is_timeout() => return Err(Failed::Final(Failure::Timeout)),
             // Cut while it was at it, or an idle connection that had been closed.
             Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
         };
         self.breaker.connected();
         read(response).await
     }
+}
+
+/// `None` if an id has what a header may not; the gateway makes them.
+fn headers(invocation: &Invocation, token: &str) -> Option<HeaderMap> {
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HeaderName::from_static(CONNECTION_ID_HEADER), text(&invocation.connection_id)?);
+    headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), text(&invocation.request_id)?);
+    let mut bearer = text(&format!("Bearer {token}"))?;
+    bearer.set_sensitive(true);
+    headers.insert(header::AUTHORIZATION, bearer);
+    if let Some(trace) = invocation.trace_id.as_deref().and_then(text) {
+        headers.insert(HeaderName::from_static("x-amzn-trace-id"), trace);
+    }
+    Some(headers)
 }
 
 /// Why one try gave no answer.
@@ -219,7 +236,7 @@ enum Failed {
     Final(Failure),
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Answer, Failed> {
+async fn read(response: Response<Incoming>) -> Result<Answer, Failed> {
     let status = response.status();
     match status {
         StatusCode::NO_CONTENT => return Ok(Answer::Nothing),
@@ -232,18 +249,11 @@ async fn read(mut response: reqwest::Response) -> Result<Answer, Failed> {
         StatusCode::GATEWAY_TIMEOUT => return Err(Failed::Final(Failure::Timeout)),
         _ => {}
     }
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_MESSAGE => {
-                return Err(Failed::Final(Failure::TooLarge));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(error) if error.is_timeout() => return Err(Failed::Final(Failure::Timeout)),
-            Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
-        }
-    }
+    let body = match Limited::new(response.into_body(), MAX_MESSAGE).collect().await {
+        Ok(body) => body.to_bytes().into(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(Failed::Final(Failure::TooLarge)),
+        Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
+    };
     let garbage = Failed::Final(Failure::Unavailable("backend_garbage"));
     // A proxy's error page is not the backend's word.
     let Some(text) = String::from_utf8(body).ok().filter(|text| is_object(text)) else { return Err(garbage) };

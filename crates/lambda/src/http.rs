@@ -1,29 +1,47 @@
 //! The one HTTP client of the process: to the backend, and under the AWS SDK.
 //!
 //! The SDK brings a client of its own, with HTTP/2, a second connection pool and a second copy of the root
-//! certificates: 0.6 MB of the binary, and milliseconds of the first request.
+//! certificates: 0.6 MB of the binary, and milliseconds of the first request. reqwest would have done here, and does
+//! for JWK sets; its redirects, its own URLs and its layers were a tenth of what a frame costs.
 
-use std::sync::Arc;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use aws_smithy_runtime_api::client::{
-    http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
-    orchestrator::{HttpRequest, HttpResponse},
-    result::ConnectorError,
-    runtime_components::RuntimeComponents,
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+        runtime_components::RuntimeComponents,
+    },
 };
 use aws_smithy_types::body::SdkBody;
-use reqwest::redirect;
-use tokio::sync::OnceCell;
+use http::{Request, Response, Uri};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, Error, connect},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::{sync::OnceCell, time::timeout};
+use tower_service::Service;
 
 use crate::config::Limits;
 
 /// An idle connection is dropped before a load balancer does (60 s at an ALB).
-const IDLE: std::time::Duration = std::time::Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Made when first used: loading the root certificates takes milliseconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
-    client: Arc<OnceCell<reqwest::Client>>,
+    client: Arc<OnceCell<Client<Connector, SdkBody>>>,
     limits: Limits,
 }
 
@@ -32,60 +50,73 @@ impl Http {
         Self { client: Arc::default(), limits }
     }
 
-    /// The client.
+    /// Sends a request and returns the head of the answer. Times are the caller's, but for those of connecting.
     ///
     /// # Errors
-    /// When there are no root certificates.
-    pub(crate) async fn client(&self) -> reqwest::Result<&reqwest::Client> {
+    /// When there are no root certificates; those of the connection ([`connecting_failed`]).
+    pub(crate) async fn send(&self, request: Request<SdkBody>) -> Result<Response<Incoming>, BoxError> {
         let limits = self.limits;
-        let make = async || {
-            builder(limits)
-                .read_timeout(limits.backend)
-                .pool_idle_timeout(IDLE)
-                .tcp_nodelay(true)
-                .http1_only()
-                .build()
-        };
-        self.client.get_or_try_init(make).await
+        let client = self.client.get_or_try_init(async || client(limits)).await?;
+        Ok(client.request(request).await?)
     }
 
-    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let unusable = |error: reqwest::Error| ConnectorError::user(error.into());
-        let method = request.method().parse().map_err(|_| ConnectorError::user("method".into()))?;
-        let body = request.body().bytes().ok_or_else(|| ConnectorError::user("a streamed body".into()))?;
-        let mut sent = self.client().await.map_err(unusable)?.request(method, request.uri());
-        for (name, value) in request.headers() {
-            sent = sent.header(name, value);
-        }
-        let mut response = sent.body(body.to_vec()).send().await.map_err(connector_error)?;
-        let status = response.status().into();
-        let headers = std::mem::take(response.headers_mut());
-        let body = response.bytes().await.map_err(connector_error)?;
-        let mut answer = HttpResponse::new(status, SdkBody::from(body));
-        for (name, value) in &headers {
-            if let Ok(value) = value.to_str() {
-                answer.headers_mut().append(name.as_str().to_owned(), value.to_owned());
-            }
-        }
-        Ok(answer)
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BoxError> {
+        let (head, body) = self.send(request.try_into_http1x()?).await?.into_parts();
+        let body = SdkBody::from(body.collect().await?.to_bytes());
+        Ok(HttpResponse::try_from(Response::from_parts(head, body))?)
     }
 }
 
-/// What all clients of this crate have in common: no proxy of the environment sees what is sent, and nobody is
-/// followed elsewhere.
-pub(crate) fn builder(limits: Limits) -> reqwest::ClientBuilder {
-    reqwest::Client::builder().connect_timeout(limits.connect).no_proxy().redirect(redirect::Policy::none())
+/// Whether there was no connection to send a request over.
+pub(crate) fn connecting_failed(error: &BoxError) -> bool {
+    error.downcast_ref::<Error>().is_some_and(Error::is_connect)
 }
 
-/// The SDK tries again after what is a timeout or of the network.
-fn connector_error(error: reqwest::Error) -> ConnectorError {
-    if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) }
+fn client(limits: Limits) -> io::Result<Client<Connector, SdkBody>> {
+    let mut tcp = connect::HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.enforce_http(false);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_platform_verifier(provider)?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .build(Connector { https, within: limits.connect }))
+}
+
+/// Connects, TLS included, within a time. Nobody's proxy sees what is sent.
+#[derive(Debug, Clone)]
+struct Connector {
+    https: HttpsConnector<connect::HttpConnector>,
+    within: Duration,
+}
+
+type Connection = <HttpsConnector<connect::HttpConnector> as Service<Uri>>::Response;
+
+impl Service<Uri> for Connector {
+    type Response = Connection;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Connection, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(context)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let connecting = timeout(self.within, self.https.call(to));
+        Box::pin(async move { connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? })
+    }
 }
 
 impl HttpConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let http = self.clone();
-        HttpConnectorFuture::new(async move { http.send(request).await })
+        // Whatever it was, the SDK may try again: the request says when not.
+        HttpConnectorFuture::new(async move { http.call(request).await.map_err(ConnectorError::io) })
     }
 }
 

@@ -4,7 +4,7 @@ use shellbridge_protocol::access::{JwksPolicy, JwksRefused, MAX_JWKS, TokenKeys}
 use tokio::{sync::Mutex, time::timeout};
 use url::Url;
 
-use crate::{config::Limits, http};
+use crate::config::Limits;
 
 /// The keys behind `JWKS_URL`.
 pub(crate) struct Jwks {
@@ -45,7 +45,12 @@ impl Jwks {
             tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await?.collect();
         policy.admit(addresses.iter().map(std::net::SocketAddr::ip))?;
         // Connects to what was checked. A second lookup could give another address.
-        let client = http::builder(self.limits).resolve_to_addrs(host, &addresses).build()?;
+        let client = reqwest::Client::builder()
+            .connect_timeout(self.limits.connect)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .resolve_to_addrs(host, &addresses)
+            .build()?;
         let mut response = client.get(self.url.clone()).send().await?.error_for_status()?;
         anyhow::ensure!(response.status().is_success(), "status {}", response.status());
         let mut set = Vec::new();

@@ -16,6 +16,7 @@ mod http;
 mod jwks;
 mod message;
 mod metrics;
+mod parameter;
 mod reply;
 mod secrets;
 

@@ -12,7 +12,7 @@ use aws_sdk_apigatewaymanagement::{
     primitives::Blob,
 };
 use shellbridge_protocol::{frame::ErrorFrame, frame::ServerFrame, limits::MAX_MESSAGE};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{aws::Aws, config::Limits, deadline::backoff, event::Invocation, metrics::Tally};
 
@@ -67,11 +67,8 @@ impl Reply {
         }
         let started = Instant::now();
         let bytes = frame.len();
-        let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
-        let posted = timeout(within, self.repeated(frame, invocation, tally)).await.unwrap_or_else(|_| {
-            tracing::warn!("a frame could not be posted in time");
-            Posted::Failed
-        });
+        let until = started + invocation.deadline.within(self.limits.push, Duration::ZERO);
+        let posted = self.repeated(frame, until, invocation, tally).await;
         tally.push = Some(tally.push.unwrap_or_default() + started.elapsed());
         if posted == Posted::Yes {
             tally.bytes_out += bytes;
@@ -79,7 +76,13 @@ impl Reply {
         posted
     }
 
-    async fn repeated(&self, frame: String, invocation: &Invocation, tally: &mut Tally) -> Posted {
+    async fn repeated(
+        &self,
+        frame: String,
+        until: Instant,
+        invocation: &Invocation,
+        tally: &mut Tally,
+    ) -> Posted {
         let client = self.client(&invocation.callback_url).await;
         let data = Blob::new(frame);
         let mut attempt = 0;
@@ -89,20 +92,27 @@ impl Reply {
                 .connection_id(&invocation.connection_id)
                 .data(data.clone())
                 .send();
-            // In a box, since it is large, and moved with every future around it.
-            let Err(error) = Box::pin(post).await else { return Posted::Yes };
-            match status(&error) {
-                Some(410) => return Posted::Gone,
-                Some(413) => return Posted::TooLarge,
-                Some(status @ 400..=499) if status != 429 => {
+            // In a box, since it is large, and moved with every future around it. One timer for both times.
+            let posted =
+                timeout_at(until.min(Instant::now() + self.limits.aws_attempt), Box::pin(post)).await;
+            match posted.map(|posted| posted.map_err(|error| status(&error))) {
+                Ok(Ok(_)) => return Posted::Yes,
+                Ok(Err(Some(410))) => return Posted::Gone,
+                Ok(Err(Some(413))) => return Posted::TooLarge,
+                Ok(Err(Some(status @ 400..=499))) if status != 429 => {
                     tracing::error!(status, "@connections refused a frame");
                     return Posted::Failed;
                 }
                 _ => {}
             }
             attempt += 1;
+            let next = Instant::now() + backoff(BACKOFF, attempt);
+            if next >= until {
+                tracing::warn!("a frame could not be posted in time");
+                return Posted::Failed;
+            }
             tally.retries += 1;
-            sleep(backoff(BACKOFF, attempt)).await;
+            sleep_until(next).await;
         }
     }
 
@@ -126,10 +136,10 @@ impl Reply {
         if let Some(client) = cached {
             return client;
         }
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(self.limits.aws_attempt).build();
         let config = aws_sdk_apigatewaymanagement::config::Builder::from(self.aws.config().await)
             .endpoint_url(url)
-            .timeout_config(timeouts)
+            // Times and repeats are ours.
+            .timeout_config(TimeoutConfig::disabled())
             .retry_config(RetryConfig::disabled())
             .build();
         let client = Client::from_conf(config);

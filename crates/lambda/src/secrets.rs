@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_ssm::error::ProvideErrorMetadata as _;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
 
 use crate::{
-    aws::{self, Aws},
+    aws::Aws,
     config::{Config, ConfigError, Limits},
+    parameter::Parameters,
 };
 
 /// Between two tries while it could not be read at all, because its store limits requests.
@@ -180,15 +181,11 @@ impl<T> State<T> {
 
 async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
     // Made for each reading: there are one or two in the life of a process.
-    let config = aws_sdk_ssm::config::Builder::from(stored.aws.config().await)
-        .timeout_config(aws::timeouts(&stored.limits))
-        .retry_config(aws::retries())
-        .interceptor(stored.aws.repeats());
-    let client = aws_sdk_ssm::Client::from_conf(config.build());
+    let store = Parameters::new(&stored.aws, &stored.limits).await.map_err(|error| error.to_string())?;
     let (likely, other) = parameters(&stored.name);
-    match (read(&client, &stored.name, &likely).await, other) {
+    match (read(&store, &stored.name, &likely).await, other) {
         (Err(Unread::NotThere(first)), Some(other)) => {
-            let second = read(&client, &stored.name, &other).await;
+            let second = read(&store, &stored.name, &other).await;
             second.map_err(|second| format!("{first}; as {other}: {}", second.why()))
         }
         (text, _) => text.map_err(Unread::why),
@@ -211,9 +208,8 @@ impl Unread {
     }
 }
 
-async fn read(client: &aws_sdk_ssm::Client, name: &str, parameter: &str) -> Result<String, Unread> {
-    let got = client.get_parameter().name(parameter).with_decryption(true).send().await;
-    let parameter = got.map_err(|error| {
+async fn read(store: &Parameters, name: &str, parameter: &str) -> Result<String, Unread> {
+    let parameter = store.get(parameter).await.map_err(|error| {
         // Not all there is of it: of an answer that cannot be read, the SDK shows the text.
         let said = [error.code(), error.message()].into_iter().flatten();
         let why = said.fold(error.to_string(), |why, said| format!("{why}: {said}"));
@@ -223,7 +219,6 @@ async fn read(client: &aws_sdk_ssm::Client, name: &str, parameter: &str) -> Resu
             _ => Unread::Failed(why),
         }
     })?;
-    let parameter = parameter.parameter.ok_or_else(|| Unread::Failed("it has no value".to_owned()))?;
     if parameter.arn.as_deref().is_some_and(|arn| is_another_secret(name, arn)) {
         return Err(Unread::NotThere("that name is another secret's".to_owned()));
     }

@@ -129,6 +129,8 @@ async fn parameter_store(parameters: impl Fn(&str) -> Option<String> + Send + Sy
 
 fn get_parameter(asked: &Asked, parameters: &Parameters) -> (u16, String) {
     assert_eq!(asked.header("x-amz-target"), "AmazonSSM.GetParameter");
+    let signed = asked.header("authorization");
+    assert!(signed.starts_with("AWS4-HMAC-SHA256 ") && signed.contains("/ssm/aws4_request"), "{signed}");
     let asked = asked.json();
     assert_eq!(asked["WithDecryption"], true);
     let name = asked["Name"].as_str().unwrap();

@@ -1,9 +1,18 @@
 //! The real process, set up by environment variables alone, behind a Lambda Runtime API.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt, process::Stdio};
+use std::{collections::HashMap, os::unix::fs::MetadataExt, process::Stdio, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rcgen::{CertifiedKey, KeyPair};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer},
+};
 
 use crate::{bed::*, fake::Fake, runtime_api::RuntimeApi};
 
@@ -26,24 +35,31 @@ async fn start(log_level: &str) -> Function {
     let dynamo =
         aws_sdk_dynamodb::Client::new(&sdk_config(Endpoints(HashMap::from([("DynamoDB", url.clone())]))));
     make_table(&dynamo).await;
-    let process = Command::new(binary())
-        .env_clear()
-        .envs(runtime_environment(&api.address))
-        .envs([
-            ("AWS_ENDPOINT_URL_DYNAMODB", url.as_str()),
+    let process = spawn(
+        &api,
+        &[
+            ("AWS_ENDPOINT_URL_DYNAMODB", &url),
             ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &connections.url),
             ("BACKEND_URL", &backend.url),
             ("LOG_LEVEL", log_level),
             // As templates leave them.
             ("JWT_SECRET_ARN", ""),
             ("JWKS_URL", ""),
-        ])
+        ],
+    );
+    Function { process, api, backend, connections, dynamo }
+}
+
+fn spawn(api: &RuntimeApi, variables: &[(&str, &str)]) -> Child {
+    Command::new(binary())
+        .env_clear()
+        .envs(runtime_environment(&api.address))
+        .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .unwrap();
-    Function { process, api, backend, connections, dynamo }
+        .unwrap()
 }
 
 fn runtime_environment(api: &str) -> HashMap<&'static str, String> {
@@ -136,6 +152,67 @@ async fn regression_tokens_and_commands_in_the_logs() {
             ids["request_id"].is_string() && (ids["connection_id"].is_string() || line["Route"] == "none");
         // Metrics of several frames together are about no one of them.
         assert!(known || line["BytesIn"].is_array(), "{line}");
+    }
+}
+
+/// TLS before a server without. Returns its URL.
+async fn with_tls(server: &str, certified: &CertifiedKey<KeyPair>) -> String {
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let server = server.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
+            tokio::spawn(async move {
+                // Who does not like the certificate hangs up.
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut server = TcpStream::connect(server).await.unwrap();
+                let _gone = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn it_speaks_tls_with_whom_the_machine_trusts_and_with_nobody_else() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (backend, connections, dynamo) = (backend().await, connections().await, dynamo().await);
+    let endpoints = Endpoints(HashMap::from([("DynamoDB", dynamo.clone())]));
+    make_table(&aws_sdk_dynamodb::Client::new(&sdk_config(endpoints))).await;
+    let (backend_url, connections_url) =
+        (with_tls(&backend.url, &certified).await, with_tls(&connections.url, &certified).await);
+    let roots = |certified: &CertifiedKey<KeyPair>| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let der = STANDARD.encode(certified.cert.der());
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n");
+        std::fs::write(file.path(), pem).unwrap();
+        file
+    };
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    for (roots, status) in [(roots(&other), 503), (roots(&certified), 200)] {
+        let api = RuntimeApi::start().await;
+        let _process = spawn(
+            &api,
+            &[
+                ("AWS_ENDPOINT_URL_DYNAMODB", &dynamo),
+                ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &connections_url),
+                ("BACKEND_URL", &backend_url),
+                ("SSL_CERT_FILE", roots.path().to_str().unwrap()),
+            ],
+        );
+        assert_eq!(api.invoke(connect_event(&token(&json!({})))).await["statusCode"], status);
+        assert_eq!(backend.taken().is_empty(), status == 503);
+        api.invoke(message_event(r#"{"type":"ping"}"#)).await;
+        assert_eq!(connections.taken().is_empty(), status == 503);
     }
 }
 
