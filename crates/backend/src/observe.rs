@@ -70,8 +70,7 @@ pub(crate) fn about_session(id: &str) {
     Span::current().record("session_id", id);
 }
 
-/// What comes all the time is only logged when it fails: probes, and frames, of which the Lambda has a line with the
-/// same request id.
+/// What comes all the time is only logged when it fails: probes, and frames.
 fn is_quiet(path: &str) -> bool {
     matches!(path, "/health" | "/ready" | "/metrics" | MESSAGE_PATH)
 }

@@ -50,7 +50,7 @@ pub struct Config {
     /// the SDK's own variable. The backend reads it too.
     pub callback_endpoint: Option<String>,
     /// `error`, `warn`, `info` (the default), `debug` or `trace`, for this program; libraries never go beyond `warn`, since
-    /// they might print headers. One line a frame is written in any case, with the metrics in it.
+    /// they might print headers. Metrics are written in any case; a frame that went well has a line from `debug` on.
     pub log_level: tracing::Level,
     /// Namespace of the metrics, by default `Shellbridge`. Stacks that share a region and an account want one each, or their alarms mix.
     pub metrics_namespace: String,

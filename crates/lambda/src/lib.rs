@@ -59,13 +59,14 @@ impl App {
         let apart = secrets::Apart::new(&config)?;
         let http = http::Http::new(config.limits);
         let aws = aws::Aws::new(aws, http.clone());
+        let each_frame = config.log_level >= tracing::Level::DEBUG;
         Ok(Self {
             auth: auth::Auth::new(&config, &aws, &apart)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
             backend: backend::Backend::new(&config, http, &aws, &apart)?,
             repeats: aws.repeats(),
             reply: reply::Reply::new(aws, config.limits),
-            metrics: metrics::Metrics::new(config.metrics_namespace.clone(), out),
+            metrics: metrics::Metrics::new(config.metrics_namespace.clone(), each_frame, out),
             config,
         })
     }

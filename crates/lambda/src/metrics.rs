@@ -1,8 +1,8 @@
 //! One line an invocation: what happened, and the metrics in `CloudWatch`'s embedded metric format.
 //!
-//! What describes the metrics is three quarters of such a line, and logs are paid for by the byte. So frames in quick
-//! succession have lines without it, and their numbers go together into one line of metrics. What ends with the
-//! process between two of those is lost to the metrics, and still in the lines.
+//! Logs are paid for by the byte: a line for each key that went well would be a tenth of what typing costs. So the
+//! numbers of such frames go together into one line of metrics, and each has a line of its own at `LOG_LEVEL=debug` alone.
+//! What ends with the process between two lines of metrics is lost to them.
 
 use std::{
     io::Write,
@@ -80,6 +80,8 @@ const GATHER: Duration = Duration::from_mins(1);
 /// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
 pub(crate) struct Metrics {
     namespace: String,
+    /// Whether each frame is told, also one that went well.
+    each_frame: bool,
     state: Mutex<State>,
 }
 
@@ -109,9 +111,9 @@ struct Gathered {
 }
 
 impl Metrics {
-    pub(crate) fn new(namespace: String, out: impl Write + Send + 'static) -> Self {
+    pub(crate) fn new(namespace: String, each_frame: bool, out: impl Write + Send + 'static) -> Self {
         let state = State { out: Box::new(out), warm: false, told: None, gathered: Gathered::default() };
-        Self { namespace, state: Mutex::new(state) }
+        Self { namespace, each_frame, state: Mutex::new(state) }
     }
 
     pub(crate) fn emit(&self, tally: &Tally) {
@@ -134,7 +136,7 @@ impl Metrics {
         }
         if line.metrics.is_some() {
             state.write(&self.described(&line));
-        } else {
+        } else if self.each_frame {
             state.write(&line);
         }
         if let Some(metrics) = gathered {
@@ -349,7 +351,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frames_in_quick_succession_share_their_metrics_and_none_is_left_out() {
         let log = Log::default();
-        let metrics = Metrics::new("n".into(), log.clone());
+        let metrics = Metrics::new("n".into(), true, log.clone());
         for n in 0..250 {
             metrics.emit(&frame(n));
         }
@@ -371,9 +373,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn frames_that_went_well_have_lines_of_their_own_only_where_that_is_wanted() {
+        let log = Log::default();
+        let metrics = Metrics::new("n".into(), false, log.clone());
+        for n in 0..50 {
+            metrics.emit(&frame(n));
+        }
+        metrics.emit(&Tally { outcome: "backend_timeout", ..frame(50) });
+        let lines = log.lines();
+        // The first of the process, the first of the burst, the one that failed, and the numbers of the others.
+        assert_eq!(lines.iter().filter(|line| line["request_id"] == "r").count(), 3);
+        assert_eq!((lines.len(), sum(&lines, "Frames"), sum(&lines, "Invocations")), (4, 51, 51));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_frame_after_a_quiet_while_and_one_that_failed_are_told_at_once() {
         let log = Log::default();
-        let metrics = Metrics::new("n".into(), log.clone());
+        let metrics = Metrics::new("n".into(), true, log.clone());
         metrics.emit(&frame(1));
         log.lines();
         for _ in 0..2 {

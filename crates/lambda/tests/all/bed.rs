@@ -142,7 +142,7 @@ pub fn config() -> Config {
         domain_name: None,
         stage: None,
         callback_endpoint: None,
-        log_level: tracing::Level::INFO,
+        log_level: tracing::Level::DEBUG,
         metrics_namespace: "Shellbridge".into(),
         limits: Limits::default(),
     }
