@@ -71,6 +71,13 @@ pub const REPLY_WITHIN: Duration = Duration::from_secs(2);
 pub const HANDSHAKE_GRACE: Duration = Duration::from_secs(3);
 /// Pushes to a connection failing for this long end it.
 pub const PUSH_FAILING_FOR: Duration = Duration::from_secs(30);
+/// A client pings after this.
+pub const PING_EVERY: Duration = Duration::from_secs(30);
+/// And after this, once nothing else has come or gone for [`PING_QUIET_AFTER`]: what an idle hour costs is its pings.
+/// Sooner than a connection is checked ([`CHECK_AFTER`]).
+pub const PING_EVERY_QUIET: Duration = Duration::from_mins(1);
+/// See [`PING_EVERY_QUIET`].
+pub const PING_QUIET_AFTER: Duration = Duration::from_mins(5);
 /// A connection without a frame for this long is checked with GET.
 pub const CHECK_AFTER: Duration = Duration::from_secs(90);
 /// A client lost for less than this holds the shell back rather than lose output (`RESUME_GRACE`).

@@ -39,6 +39,9 @@ fn typescript() -> String {
         ("OUTPUT_WINDOW", "Output bytes past an acknowledgement.", number(limits::OUTPUT_WINDOW)),
         ("OUTPUT_ACK_EVERY", "Unacknowledged bytes that want an ack.", number(limits::OUTPUT_ACK_EVERY)),
         ("OUTPUT_ACK_WITHIN_MS", "Longest wait of an ack.", millis(limits::OUTPUT_ACK_WITHIN)),
+        ("PING_EVERY_MS", "Between two pings.", millis(limits::PING_EVERY)),
+        ("PING_EVERY_QUIET_MS", "The same where all is quiet.", millis(limits::PING_EVERY_QUIET)),
+        ("PING_QUIET_AFTER_MS", "Time without any other frame.", millis(limits::PING_QUIET_AFTER)),
         ("RESUME_GRACE_MS", "How long a lost client is waited for.", millis(limits::RESUME_GRACE)),
         ("COMMAND_TIMEOUT_MS", "Default `timeoutMs`.", millis(limits::COMMAND_TIMEOUT)),
     ] {

@@ -424,6 +424,12 @@ export const OUTPUT_WINDOW = 262144;
 export const OUTPUT_ACK_EVERY = 32768;
 /** Longest wait of an ack. */
 export const OUTPUT_ACK_WITHIN_MS = 200;
+/** Between two pings. */
+export const PING_EVERY_MS = 30000;
+/** The same where all is quiet. */
+export const PING_EVERY_QUIET_MS = 60000;
+/** Time without any other frame. */
+export const PING_QUIET_AFTER_MS = 300000;
 /** How long a lost client is waited for. */
 export const RESUME_GRACE_MS = 60000;
 /** Default `timeoutMs`. */

@@ -368,6 +368,33 @@ describe("liveness", () => {
     expect(FakeSocket.all.length).toBeGreaterThan(1);
   });
 
+  it("pings every minute once nothing else has come for five, and every 30 s again when something does", async () => {
+    const made = pongs(await start());
+    const pings = () => made.socket().of("ping").length;
+    const before = pings();
+    await vi.advanceTimersByTimeAsync(5 * 60_000);
+    const quiet = pings();
+    expect(quiet - before).toBe(9);
+    await vi.advanceTimersByTimeAsync(10 * 60_000);
+    expect(pings() - quiet).toBe(10);
+    made.socket().say(output(0, "abc"));
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(pings() - quiet).toBe(12);
+    expect(made.client.status.state).toBe("connected");
+  });
+
+  it("is dead within two minutes where all was quiet", async () => {
+    const made = await start();
+    const pings = () => made.socket().of("ping");
+    for (let minute = 0; minute < 12; minute += 0.5) {
+      made.socket().say({ type: "pong", timestamp: 1, echo: pings().at(-1)?.timestamp });
+      await vi.advanceTimersByTimeAsync(30_000);
+    }
+    expect(made.client.status.state).toBe("connected");
+    await vi.advanceTimersByTimeAsync(2 * 60_000 + 10_000);
+    expect(made.errors[0]).toMatchObject({ code: "CONNECTION_FAILED", closeCode: 1006 });
+  });
+
   it("after a jump of the clock it asks at once, and takes silence for the end", async () => {
     const made = await start();
     made.socket().say({ type: "pong", timestamp: 1, echo: made.socket().of("ping")[0]?.timestamp });

@@ -1,6 +1,6 @@
 // One WebSocket: handshake with a time limit, frames in and out as JSON, liveness. Knows nothing of streams.
 import type { ClientFrame, ServerFrame } from "../protocol.gen";
-import { CONNECT_TIMEOUT, PING_EVERY, PROBE_TIMEOUT } from "./limits";
+import { CONNECT_TIMEOUT, PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER, PROBE_TIMEOUT } from "./limits";
 import { Timers } from "./timers";
 
 export interface ConnectionEvents {
@@ -32,7 +32,9 @@ export class Connection {
   readonly startedAt = performance.now();
   readonly timers = new Timers();
   #socket: WebSocket;
-  #ping = { stamp: 0, at: 0, missed: 0, due: 0 };
+  #ping = { stamp: 0, at: 0, missed: 0 };
+  /** When a frame was last sent that was no ping; what comes is acknowledged by one. */
+  #busyAt = 0;
   #tick = 0;
 
   /** Throws what `new WebSocket` throws. */
@@ -48,11 +50,10 @@ export class Connection {
     socket.onopen = () => {
       this.timers.clear("handshake");
       this.opened = true;
-      this.openedAt = performance.now();
+      this.openedAt = this.#ping.at = performance.now();
       this.#tick = Date.now();
-      this.#ping.due = this.openedAt + PING_EVERY;
       this.#watch();
-      events.open(this);
+      events.open(this); // sends, so the line counts as busy from now
     };
     socket.onmessage = (event: MessageEvent) => this.#message(event.data);
     socket.onclose = (event: CloseEvent) => this.#fail(event.code, event.reason);
@@ -63,14 +64,14 @@ export class Connection {
     if (this.#socket.readyState !== 1) return false;
     const text = JSON.stringify(frame);
     this.events.traffic.out += text.length;
+    if (frame.type !== "ping") this.#busyAt = performance.now();
     this.#socket.send(text);
     return true;
   }
 
   /** Asks for a pong, for the round trip and to see whether the line lives. */
   ping(): void {
-    const now = performance.now();
-    this.#ping = { stamp: Date.now(), at: now, missed: this.#ping.missed + 1, due: now + PING_EVERY };
+    this.#ping = { stamp: Date.now(), at: performance.now(), missed: this.#ping.missed + 1 };
     this.send({ type: "ping", timestamp: this.#ping.stamp, outputOffset: this.events.pingOffset() });
   }
 
@@ -101,11 +102,18 @@ export class Connection {
       this.#tick = now;
       this.#watch();
       if (jumped) this.probe();
-      else if (performance.now() >= this.#ping.due) {
+      else if (this.#pingDue()) {
         if (this.#ping.missed >= 2) this.#fail(1006, "two pings without a pong");
         else this.ping();
       }
     });
+  }
+
+  /** A ping is due less often where nothing happens: it is all that such an hour costs. Not when one was missed. */
+  #pingDue(): boolean {
+    const now = performance.now();
+    const quiet = !this.#ping.missed && now - this.#busyAt >= PING_QUIET_AFTER;
+    return now - this.#ping.at >= (quiet ? PING_EVERY_QUIET : PING_EVERY);
   }
 
   #message(data: unknown): void {

@@ -2,7 +2,15 @@
 
 import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen";
 
-export { COMMAND_TIMEOUT_MS as COMMAND_TIMEOUT, INPUT_WINDOW, OUTPUT_ACK_EVERY, SUBPROTOCOL } from "../protocol.gen";
+export {
+  COMMAND_TIMEOUT_MS as COMMAND_TIMEOUT,
+  INPUT_WINDOW,
+  OUTPUT_ACK_EVERY,
+  PING_EVERY_MS as PING_EVERY,
+  PING_EVERY_QUIET_MS as PING_EVERY_QUIET,
+  PING_QUIET_AFTER_MS as PING_QUIET_AFTER,
+  SUBPROTOCOL,
+} from "../protocol.gen";
 
 /** Acknowledge this long after the first unacknowledged byte; the difference is for a late timer. */
 export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 10;
@@ -38,7 +46,6 @@ export const COMMAND_GRACE = 30_000;
 
 /** A handshake longer than this has failed. */
 export const CONNECT_TIMEOUT = 20_000;
-export const PING_EVERY = 30_000;
 /** A ping sent because something looks wrong (wake-up, network change) is answered within this, or the line is dead. */
 export const PROBE_TIMEOUT = 5_000;
 /** A connection this young that dies counts as a failed attempt. */
