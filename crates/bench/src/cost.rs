@@ -3,7 +3,8 @@
 //! The hour is compressed: where nothing happens, nothing is metered but pings and connection minutes, which are counted
 //! as of a whole hour. Keys keep the person's rhythm on a clock that is [`SPEED`] times as fast, and the client's delays
 //! (acknowledgements within 200 ms) are on the same clock, so that what rides on what is as it would be. What is not
-//! faster is the stack: its round trip of about 2 ms counts as 20, as it would be on AWS.
+//! faster is the stack: its round trip of about 2 ms counts as 20, for the network and the start of an invocation. What
+//! a frame waits on AWS besides (`price.rs`) it waits here, on that clock.
 
 mod line;
 mod price;
@@ -16,7 +17,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use serde_json::Value;
+use serde_json::{Value, json};
+use shellbridge_protocol::limits::{PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER};
 
 use self::{
     line::Line,
@@ -57,13 +59,14 @@ const LOG: usize = 10_000_000;
 /// Refreshes of `top`, one in 3 s for 5 minutes. An 80×24 screen of procps' `top` is about 2,500 bytes in one write.
 const REFRESHES: u32 = 100;
 const REFRESH: usize = 2_500;
-/// Pings of an hour, one in 30 s: `PING_EVERY` of `crates/web/src/client/limits.ts`. The original's client is given the
-/// same.
-const PINGS: u32 = 120;
-/// As many are played, and stand for all, ...
-const PINGS_PLAYED: u32 = 3;
-/// ... as far apart as this: more than anything in the function waits for more frames (`GATHER` of its `metrics.rs`).
-const PINGS_APART: Duration = Duration::from_secs(11);
+/// Pings of an hour in which nothing else happens: [`PING_EVERY`], then [`PING_EVERY_QUIET`].
+const PINGS: u64 = PING_QUIET_AFTER.as_secs() / PING_EVERY.as_secs()
+    + (3_600 - PING_QUIET_AFTER.as_secs()) / PING_EVERY_QUIET.as_secs();
+/// Those of the original's client, which knows no quiet: one in 30 s, as of ours before this was measured.
+const ORIGINAL_PINGS: u64 = 3_600 / PING_EVERY.as_secs();
+/// One is played, and stands for all. It comes after another of which nothing is counted, and more than a minute apart:
+/// longer than anything in the function waits for more frames (`GATHER` of its `metrics.rs`).
+const PING_APART: Duration = Duration::from_secs(61);
 const MINUTES: f64 = 60.0;
 
 /// One kind of work.
@@ -104,15 +107,14 @@ impl Activity {
     /// Invocations that post an answer themselves: to `ping`, and to `attach`. `input` and `ack` have none.
     const fn answered(self) -> u64 {
         match self {
-            Self::Connect => 1,
-            Self::Idle => PINGS_PLAYED as u64,
+            Self::Connect | Self::Idle => 1,
             _ => 0,
         }
     }
 
     /// How many times what is played happens.
     const fn times(self) -> u64 {
-        if matches!(self, Self::Idle) { (PINGS / PINGS_PLAYED) as u64 } else { 1 }
+        if matches!(self, Self::Idle) { PINGS } else { 1 }
     }
 
     const fn minutes(self) -> f64 {
@@ -154,10 +156,9 @@ impl Activity {
             }
             Self::Idle => {
                 line.speed(1);
-                for number in 0..PINGS_PLAYED {
-                    line.ping(number.into(), PINGS_APART).await?;
-                    frames += 1;
-                }
+                line.ping(1, PING_APART).await?;
+                // In all.
+                frames = ORIGINAL_PINGS;
             }
         }
         Ok(frames)
@@ -193,9 +194,12 @@ impl Rhythm {
 
 /// Plays the hour on both lines and prints what it costs.
 pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
-    let stack = programs.stack().start().await?;
+    // One process: Lambda has no more for one person.
+    let stack = programs.stack().flag("--concurrency", "1").start().await?;
     let home = stack.directory();
     furnish(home)?;
+    let waits = Duration::from_secs_f64(price::FRAME_WAITS_MS / 1e3) / SPEED;
+    stack.set_faults(&json!({ "delayMs": u64::try_from(waits.as_millis())? })).await?;
     let target = Target::local(&stack)?;
     let before = look(&stack).await?;
     let session = target.session(SHELL).await?;
@@ -205,11 +209,20 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
     let mut costs = Vec::new();
     let mut last = before;
     for activity in Activity::ALL {
-        if activity == Activity::Typing {
-            // Whatever the shell says first is nobody's.
-            settle(&mut through).await?;
-            settle(&mut bare).await?;
-            last = look(&stack).await?;
+        match activity {
+            Activity::Typing => {
+                // Whatever the shell says first is nobody's.
+                settle(&mut through).await?;
+                settle(&mut bare).await?;
+                last = look(&stack).await?;
+            }
+            Activity::Idle => {
+                // What the function still gathered belongs to what was before.
+                through.speed(1);
+                through.ping(0, PING_APART).await?;
+                last = look(&stack).await?;
+            }
+            _ => {}
         }
         activity.play(&mut through, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let now = look(&stack).await?;
@@ -218,7 +231,7 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
         let chunks = bare.chunks();
         let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let chunks = bare.chunks() - chunks;
-        let original = Usage::original(frames * activity.times(), chunks, activity.minutes());
+        let original = Usage::original(frames, chunks, activity.minutes());
         costs.push((activity, Usage::ours(&counted, activity.minutes()), original));
     }
     print(&costs);
@@ -268,6 +281,7 @@ struct Look {
     reads: u64,
     writes: u64,
     log: u64,
+    log_lines: u64,
 }
 
 impl Look {
@@ -282,6 +296,7 @@ impl Look {
             reads: self.reads - before.reads,
             writes: self.writes - before.writes,
             log: times * (self.log - before.log),
+            log_lines: times * (self.log_lines - before.log_lines),
         }
     }
 }
@@ -311,18 +326,16 @@ async fn look_once(stack: &Stack) -> anyhow::Result<Look> {
         map.into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_u64).sum()
     };
     ensure!(state.get("billedMs").is_some(), "this gateway does not count billed time: build it anew");
+    let log = stack.log()?;
+    let lines = || log.lines().filter(|line| is_of_the_function(line));
     Ok(Look {
         messages: at("/meteredIn") + at("/meteredOut"),
         invocations: sum("/invocations"),
         billed_ms: at("/billedMs"),
         reads: at("/dynamodb/GetItem"),
         writes: at("/dynamodb/PutItem") + at("/dynamodb/DeleteItem"),
-        log: stack
-            .log()?
-            .lines()
-            .filter(|line| is_of_the_function(line))
-            .map(|line| line.len() as u64 + 1)
-            .sum(),
+        log: lines().map(|line| line.len() as u64 + 1).sum(),
+        log_lines: lines().count() as u64,
     })
 }
 

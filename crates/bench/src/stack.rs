@@ -187,6 +187,14 @@ impl Stack {
         Ok(serde_json::from_slice(&body)?)
     }
 
+    /// `POST /__faults`: what the gateway does to frames.
+    pub async fn set_faults(&self, faults: &Value) -> anyhow::Result<()> {
+        let url = format!("{}__faults", self.control);
+        let request = self.http.post(url).header("content-type", "application/json").body(faults.to_string());
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Its processes: `gateway`, `backend`, and each of the function's.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];

@@ -34,6 +34,8 @@ const NET_BACKEND_MS: f64 = 2.0;
 const NET_DYNAMODB_MS: f64 = 3.0;
 /// ... and `PostToConnection`.
 const NET_PUSH_MS: f64 = 8.0;
+/// Of these, what is between a key and its echo once its connection's record is known.
+pub(super) const FRAME_WAITS_MS: f64 = NET_BACKEND_MS + NET_PUSH_MS;
 
 /// What Lambda adds to each of the function's lines in `CloudWatch` where `LogFormat` is `JSON`, as in `template.yaml`: a
 /// level and a time, in lines that lack them. Whether it is paid for is not said; it counts.
@@ -84,8 +86,10 @@ pub(super) struct Counted {
     pub(super) reads: u64,
     /// `PutItem` and `DeleteItem`
     pub(super) writes: u64,
-    /// Bytes that the function wrote to its log.
+    /// Bytes that the function wrote to its log, ...
     pub(super) log: u64,
+    /// ... in so many lines.
+    pub(super) log_lines: u64,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -104,8 +108,7 @@ impl Usage {
             reads: counted.reads as f64,
             // The index on `sessionId` is written with the table.
             writes: counted.writes as f64 * 2.0,
-            // About: a burst has a line more for each hundred invocations.
-            log: counted.log as f64 + invocations * ADDED_LOG.len() as f64,
+            log: (counted.log + counted.log_lines * ADDED_LOG.len() as u64) as f64,
         }
     }
 
