@@ -92,7 +92,7 @@ impl Screen {
     pub(crate) fn catch_up(&mut self, log: &OutputLog) {
         // Whoever appends sees to it that nothing is gone that was not followed.
         if let Some((a, b)) = log.since(self.at) {
-            self.feed(a);
+            self.feed_before(a, b);
             self.feed(b);
             self.at = log.end();
         }
@@ -103,12 +103,20 @@ impl Screen {
     /// Of plain lines, only as many are followed as the scrollback and the screen hold: those before them would
     /// leave no trace. A model reads 50 MB a second, which is most of what a build log costs; so give it much at once.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.feed_before(bytes, &[]);
+    }
+
+    /// The same, with what is to be fed after it: lines that it holds need not be kept of this.
+    fn feed_before(&mut self, bytes: &[u8], next: &[u8]) {
         let (_, rows) = self.terminal.size();
         let lines = SNAPSHOT_SCROLLBACK + 2 * rows + 2;
+        let next = next.split(|byte| !is_plain(*byte)).next().unwrap_or_default();
+        let kept_by_next = next.windows(2).filter(line_end).take(lines).count();
         let (mut fed, mut at) = (0, 0);
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() > PROOF + 2 * lines) {
             let run = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
-            if let Some((proof, tail)) = rest.get(..run).and_then(|run| beyond(run, lines)) {
+            let kept = if run == rest.len() { lines - kept_by_next } else { lines };
+            if let Some((proof, tail)) = rest.get(..run).and_then(|run| beyond(run, kept)) {
                 self.follow(bytes.get(fed..at).unwrap_or_default());
                 self.history.printed = false;
                 self.follow(rest.get(..proof).unwrap_or_default());
@@ -178,12 +186,16 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e | b'\r' | b'\n' | b'\t')
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "filters call it so")]
+fn line_end(pair: &&[u8]) -> bool {
+    *pair == b"\r\n"
+}
+
 /// Where the first line of plain text after the proof ends, and where its last `lines` lines begin, if there is
 /// anything between.
 fn beyond(run: &[u8], lines: usize) -> Option<(usize, usize)> {
-    let ends = |pair: &&[u8]| *pair == b"\r\n";
-    let proof = PROOF + run.get(PROOF..)?.windows(2).position(|pair| ends(&pair))? + 2;
-    let after = run.windows(2).rev().enumerate().filter(|(_, pair)| ends(pair)).nth(lines)?.0;
+    let proof = PROOF + run.get(PROOF..)?.windows(2).position(|pair| line_end(&pair))? + 2;
+    let after = run.windows(2).rev().enumerate().filter(|(_, pair)| line_end(pair)).nth(lines)?.0;
     let tail = run.len() - after;
     (tail > proof).then_some((proof, tail))
 }
@@ -481,6 +493,7 @@ mod tests {
                 ],
                 ("[a-z0-9 \t]{0,25}", "(\r\n|\n|\r)?", 0_usize..2600, "[a-z]{0,14}"),
             ), 1..5),
+            cut: proptest::sample::Index,
         ) {
             let mut text = String::new();
             for (before, (line, end, count, rest)) in &parts {
@@ -494,6 +507,12 @@ mod tests {
             let (mut passing, mut following) = (screen(12, 5, ""), screen(12, 5, ""));
             passing.feed(text.as_bytes());
             following.follow(text.as_bytes());
+            prop_assert_eq!(passing.snapshot(), following.snapshot());
+            // In two pieces, as it lies in a log.
+            let (a, b) = text.as_bytes().split_at(cut.index(text.len() + 1));
+            let mut passing = screen(12, 5, "");
+            passing.feed_before(a, b);
+            passing.feed(b);
             prop_assert_eq!(passing.snapshot(), following.snapshot());
         }
     }
@@ -509,6 +528,13 @@ mod tests {
         screen.feed(run);
         assert!(text(&screen).contains("18999 compiling") && !text(&screen).contains("18900 compiling"));
         assert!(screen.followed < log.len() / 10, "{} of {}", screen.followed, log.len());
+        // Nor does it cost more where it lies in two pieces.
+        let (once, (a, b)) = (screen.followed, run.split_at(run.len() / 2));
+        let mut screen = self::screen(80, 24, "$ make\r\n");
+        screen.feed_before(a, b);
+        screen.feed(b);
+        assert!(screen.followed <= once + 2 * PROOF, "{} and {once}", screen.followed);
+        assert!(text(&screen).contains("18999 compiling") && !text(&screen).contains("18900 compiling"));
     }
 
     /// Below the part that scrolls, lines are written over each other, and long ones leave their ends.

@@ -27,8 +27,8 @@ use crate::{
 
 /// Connections of one session at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Plain output that the model of the screen has not seen: 10 ms of work, all at once when a picture is wanted.
-const MAX_UNFOLLOWED: usize = 512 * 1024;
+/// Plain output that the model of the screen has not seen: 20 ms of work, all at once when a picture is wanted.
+const MAX_UNFOLLOWED: usize = 1024 * 1024;
 /// Dropped connections that are remembered, so that their late frames are told to attach again.
 const MAX_DROPPED: usize = 64;
 
