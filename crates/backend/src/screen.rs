@@ -186,7 +186,6 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e | b'\r' | b'\n' | b'\t')
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "filters call it so")]
 fn line_end(pair: &&[u8]) -> bool {
     *pair == b"\r\n"
 }
