@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
+use shellbridge_protocol::limits::PING_EVERY;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -16,8 +17,6 @@ use crate::{
 
 /// Connections being made at once.
 const AT_ONCE: usize = 16;
-/// A browser's client sends a ping this often (`crates/web`), so sleeping ones do too.
-const PING_EVERY: Duration = Duration::from_secs(30);
 /// After they are attached and before anything is looked at: acknowledgements are sent, start-up is over.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Zeros that fill the kept output: 1.36 MB as base64, 1 MiB of it kept.

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use aws_smithy_types::body::SdkBody;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ use crate::{
     config::{Config, ConfigError, Limits},
     deadline::{backoff, now_ms},
     event::Invocation,
-    http::{Http, connecting_failed},
+    http::{self, Http},
     metrics::Tally,
     secrets::{Apart, Secret, Which},
 };
@@ -190,7 +190,7 @@ impl Backend {
         let token = keys
             .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
             .map_err(|_| Failed::Final(Failure::Unsigned))?;
-        let unusable = || Failed::Final(Failure::Unavailable("no_http_request"));
+        let unusable = || Failed::Final(Failure::Unavailable("no_http_client"));
         let mut request = Request::new(SdkBody::from(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() =
@@ -198,7 +198,11 @@ impl Backend {
         *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
         let response = match self.http.send(request).await {
             Ok(response) => response,
-            Err(error) if connecting_failed(&error) => {
+            Err(http::Failed::Unusable(error)) => {
+                tracing::error!(%error, "no HTTP client can be made");
+                return Err(unusable());
+            }
+            Err(http::Failed::Sending(error)) if error.is_connect() => {
                 self.breaker.failed();
                 return Err(Failed::Passing(Failure::Unavailable("backend_not_connected")));
             }

@@ -20,6 +20,7 @@ use aws_smithy_runtime_api::{
         result::ConnectorError,
         runtime_components::RuntimeComponents,
     },
+    http::HttpError,
 };
 use aws_smithy_types::body::SdkBody;
 use http::{Request, Response, Uri};
@@ -51,30 +52,40 @@ impl Http {
     }
 
     /// Sends a request and returns the head of the answer. Times are the caller's, but for those of connecting.
-    ///
-    /// # Errors
-    /// When there are no root certificates; those of the connection ([`connecting_failed`]).
-    pub(crate) async fn send(&self, request: Request<SdkBody>) -> Result<Response<Incoming>, BoxError> {
+    pub(crate) async fn send(&self, request: Request<SdkBody>) -> Result<Response<Incoming>, Failed> {
         let limits = self.limits;
-        let client = self.client.get_or_try_init(async || client(limits)).await?;
-        Ok(client.request(request).await?)
+        let client = self.client.get_or_try_init(async || client(limits)).await.map_err(Failed::Unusable)?;
+        client.request(request).await.map_err(Failed::Sending)
     }
 
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, BoxError> {
-        let (head, body) = self.send(request.try_into_http1x()?).await?.into_parts();
-        let body = SdkBody::from(body.collect().await?.to_bytes());
-        Ok(HttpResponse::try_from(Response::from_parts(head, body))?)
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        let user = |error: HttpError| ConnectorError::user(error.into());
+        let response =
+            self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| match error {
+                Failed::Unusable(error) => ConnectorError::user(error.into()),
+                // The SDK tries again after what is of the network.
+                Failed::Sending(error) => ConnectorError::io(error.into()),
+            })?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| ConnectorError::io(error.into()))?;
+        HttpResponse::try_from(Response::from_parts(head, SdkBody::from(body.to_bytes()))).map_err(user)
     }
 }
 
-/// Whether there was no connection to send a request over.
-pub(crate) fn connecting_failed(error: &BoxError) -> bool {
-    error.downcast_ref::<Error>().is_some_and(Error::is_connect)
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// There are no root certificates.
+    Unusable(io::Error),
+    /// No connection ([`Error::is_connect`]), or it was lost.
+    Sending(Error),
 }
 
 fn client(limits: Limits) -> io::Result<Client<Connector, SdkBody>> {
     let mut tcp = connect::HttpConnector::new();
     tcp.set_nodelay(true);
+    // Divided by the addresses of a name, so that one that is dead does not take the time of the others.
+    tcp.set_connect_timeout(Some(limits.connect));
     tcp.enforce_http(false);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let https = HttpsConnectorBuilder::new()
@@ -115,8 +126,7 @@ impl Service<Uri> for Connector {
 impl HttpConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let http = self.clone();
-        // Whatever it was, the SDK may try again: the request says when not.
-        HttpConnectorFuture::new(async move { http.call(request).await.map_err(ConnectorError::io) })
+        HttpConnectorFuture::new(async move { http.call(request).await })
     }
 }
 

@@ -36,7 +36,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::{body::SdkBody, config_bag::Layer};
 use aws_types::{SigningName, region::SigningRegion, service_config::ServiceConfigKey};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     aws::{self, Aws},
@@ -150,30 +150,63 @@ fn answer(response: &HttpResponse) -> Result<Parameter, OrchestratorError<ErrorM
         #[serde(rename = "Parameter")]
         parameter: Parameter,
     }
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Refusal {
-        __type: Option<String>,
-        #[serde(alias = "Message")]
-        message: Option<String>,
-    }
     let body = response.body().bytes().unwrap_or_default();
+    let mut error = ErrorMetadata::builder();
     if response.status().is_success() {
+        if let Ok(Answer { parameter }) = serde_json::from_slice(body) {
+            return Ok(parameter);
+        }
         // Without what serde would quote of it.
-        let answer = serde_json::from_slice::<Answer>(body);
-        return answer
-            .map(|answer| answer.parameter)
-            .map_err(|_| OrchestratorError::other("not an answer of SSM"));
+        error = error.message("the answer cannot be read");
+        return Err(OrchestratorError::operation(error.build()));
     }
     // https://smithy.io/2.0/aws/protocols/aws-json-1_1-protocol.html, "Operation error serialization"
-    let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    let mut error = ErrorMetadata::builder();
-    if let Some(kind) = refusal.__type.as_deref().or_else(|| response.headers().get("x-amzn-errortype")) {
-        let code = kind.rsplit('#').next().unwrap_or(kind);
-        error = error.code(code.split(':').next().unwrap_or(code));
+    let refusal: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| refusal.get(name).and_then(Value::as_str);
+    let kind = response.headers().get("x-amzn-errortype").or_else(|| text("code")).or_else(|| text("__type"));
+    if let Some(code) = kind.and_then(|kind| kind.split(':').next()?.rsplit('#').next()) {
+        error = error.code(code);
     }
-    if let Some(message) = refusal.message {
+    if let Some(message) = text("message").or_else(|| text("Message")) {
         error = error.message(message);
     }
     Err(OrchestratorError::operation(error.build()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(header: Option<&'static str>, body: &'static str) -> ErrorMetadata {
+        let mut response = HttpResponse::new(400.try_into().unwrap(), SdkBody::from(body));
+        if let Some(header) = header {
+            response.headers_mut().insert("x-amzn-errortype", header);
+        }
+        answer(&response).unwrap_err().as_operation_error().unwrap().clone()
+    }
+
+    /// The shapes that the protocol's documents name.
+    #[test]
+    fn a_refusal_has_its_code_however_it_is_written() {
+        for (header, body) in [
+            (None, r#"{"__type":"FooError","message":"m"}"#),
+            (None, r#"{"__type":"aws.protocoltests#FooError:http://x/#y","Message":"m"}"#),
+            (None, r#"{"code":"FooError","message":"m","Message":7}"#),
+            (Some("FooError:http://internal.amazon.com/coral/"), r#"{"__type":"Other","message":"m"}"#),
+        ] {
+            let error = refused(header, body);
+            assert_eq!((error.code(), error.message()), (Some("FooError"), Some("m")), "{body}");
+        }
+        assert_eq!(refused(None, "<html>"), ErrorMetadata::builder().build());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_quoted() {
+        let response =
+            HttpResponse::new(200.try_into().unwrap(), SdkBody::from(r#"{"Parameter":"the-secret"}"#));
+        let said = format!("{:?}", answer(&response).unwrap_err());
+        assert!(said.contains("cannot be read") && !said.contains("the-secret"), "{said}");
+        let parameter = Parameter { arn: None, value: Some("the-secret".to_owned()) };
+        assert!(!format!("{parameter:?}").contains("the-secret"));
+    }
 }

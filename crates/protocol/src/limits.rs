@@ -73,7 +73,7 @@ pub const HANDSHAKE_GRACE: Duration = Duration::from_secs(3);
 pub const PUSH_FAILING_FOR: Duration = Duration::from_secs(30);
 /// A client pings after this.
 pub const PING_EVERY: Duration = Duration::from_secs(30);
-/// And after this, once nothing else has come or gone for [`PING_QUIET_AFTER`]: what an idle hour costs is its pings.
+/// And after this, once it has sent nothing else for [`PING_QUIET_AFTER`]: what an idle hour costs is its pings.
 /// Sooner than a connection is checked ([`CHECK_AFTER`]).
 pub const PING_EVERY_QUIET: Duration = Duration::from_mins(1);
 /// See [`PING_EVERY_QUIET`].

@@ -41,7 +41,7 @@ fn typescript() -> String {
         ("OUTPUT_ACK_WITHIN_MS", "Longest wait of an ack.", millis(limits::OUTPUT_ACK_WITHIN)),
         ("PING_EVERY_MS", "Between two pings.", millis(limits::PING_EVERY)),
         ("PING_EVERY_QUIET_MS", "The same where all is quiet.", millis(limits::PING_EVERY_QUIET)),
-        ("PING_QUIET_AFTER_MS", "Time without any other frame.", millis(limits::PING_QUIET_AFTER)),
+        ("PING_QUIET_AFTER_MS", "Time in which nothing else was sent.", millis(limits::PING_QUIET_AFTER)),
         ("RESUME_GRACE_MS", "How long a lost client is waited for.", millis(limits::RESUME_GRACE)),
         ("COMMAND_TIMEOUT_MS", "Default `timeoutMs`.", millis(limits::COMMAND_TIMEOUT)),
     ] {

@@ -428,7 +428,7 @@ export const OUTPUT_ACK_WITHIN_MS = 200;
 export const PING_EVERY_MS = 30000;
 /** The same where all is quiet. */
 export const PING_EVERY_QUIET_MS = 60000;
-/** Time without any other frame. */
+/** Time in which nothing else was sent. */
 export const PING_QUIET_AFTER_MS = 300000;
 /** How long a lost client is waited for. */
 export const RESUME_GRACE_MS = 60000;

@@ -92,6 +92,22 @@ pub(super) struct Counted {
     pub(super) log_lines: u64,
 }
 
+impl Counted {
+    /// So many times as much.
+    pub(super) const fn times(&self, times: u64) -> Self {
+        Self {
+            messages: self.messages * times,
+            invocations: self.invocations * times,
+            answered: self.answered * times,
+            billed_ms: self.billed_ms * times,
+            reads: self.reads * times,
+            writes: self.writes * times,
+            log: self.log * times,
+            log_lines: self.log_lines * times,
+        }
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 impl Usage {
     /// Of our design, as counted.

@@ -33,7 +33,7 @@ export class Connection {
   readonly timers = new Timers();
   #socket: WebSocket;
   #ping = { stamp: 0, at: 0, missed: 0 };
-  /** When a frame was last sent that was no ping; what comes is acknowledged by one. */
+  /** When a frame was last sent that was no ping. Output is acknowledged by one. */
   #busyAt = 0;
   #tick = 0;
 
