@@ -9,11 +9,7 @@
 mod line;
 mod price;
 
-use std::{
-    fmt::Write as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -26,7 +22,7 @@ use self::{
 };
 use crate::{
     report::print_table,
-    stack::{Programs, Stack},
+    stack::{Programs, Stack, at_rest},
     target::Target,
 };
 
@@ -235,15 +231,15 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
         let now = look(&stack).await?;
         let counted = now.since(&last, activity);
         last = now;
-        let pings = |times| Usage::ours(&counted.times(times), activity.minutes());
         let chunks = bare.chunks();
         let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let chunks = bare.chunks() - chunks;
         let original = Usage::original(frames, chunks, activity.minutes());
+        let ours = |times| Usage::ours(&counted.times(times), activity.minutes());
         let (ours, in_hour) = match activity {
             // Where something happens every few minutes, clients ping as often as the original's.
-            Activity::Idle => (pings(PINGS), pings(ORIGINAL_PINGS)),
-            _ => (pings(1), pings(1)),
+            Activity::Idle => (ours(PINGS), ours(ORIGINAL_PINGS)),
+            _ => (ours(1), ours(1)),
         };
         costs.push(Cost { activity, ours, in_hour, original });
     }
@@ -314,21 +310,8 @@ impl Look {
     }
 }
 
-/// What is counted once nothing is counted any more: the last acknowledgement may still be on its way.
 async fn look(stack: &Stack) -> anyhow::Result<Look> {
-    const QUIET: Duration = Duration::from_millis(200);
-    const WITHIN: Duration = Duration::from_secs(30);
-    let started = Instant::now();
-    let mut last = look_once(stack).await?;
-    loop {
-        ensure!(started.elapsed() < WITHIN, "the stack does not come to rest");
-        tokio::time::sleep(QUIET).await;
-        let now = look_once(stack).await?;
-        if now == last {
-            return Ok(now);
-        }
-        last = now;
-    }
+    at_rest(async || look_once(stack).await).await
 }
 
 async fn look_once(stack: &Stack) -> anyhow::Result<Look> {

@@ -21,7 +21,7 @@ use tokio::{
     net::TcpListener,
     process::{Child, Command},
     sync::{Mutex, mpsc},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     process,
     report::print_table,
     socket::Socket,
-    stack::{Programs, SECRETS, Stack},
+    stack::{Programs, SECRETS, Stack, at_rest},
     target::Target,
 };
 
@@ -205,11 +205,11 @@ pub async fn per_frame(programs: &Programs) -> anyhow::Result<PerFrame> {
     for _ in 0..WARM {
         asker.exchange().await?;
     }
-    let before = Counted::at_rest(&stack).await?;
+    let before = at_rest(async || Counted::now(&stack).await).await?;
     for _ in 0..FRAMES {
         asker.exchange().await?;
     }
-    let after = Counted::at_rest(&stack).await?;
+    let after = at_rest(async || Counted::now(&stack).await).await?;
     let frames = after.frames - before.frames;
     ensure!(frames == u64::from(FRAMES), "other frames came in between");
     #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -231,20 +231,6 @@ struct Counted {
 }
 
 impl Counted {
-    /// A push is counted when it is answered, which may be after the client has it.
-    async fn at_rest(stack: &Stack) -> anyhow::Result<Self> {
-        let mut last = Self::now(stack).await?;
-        loop {
-            // Longer than what may be on its way.
-            sleep(Duration::from_millis(20)).await;
-            let counted = Self::now(stack).await?;
-            if counted == last {
-                return Ok(counted);
-            }
-            last = counted;
-        }
-    }
-
     async fn now(stack: &Stack) -> anyhow::Result<Self> {
         let state = stack.state().await?;
         let sum = |name: &str, wanted: &dyn Fn(&str) -> bool| {

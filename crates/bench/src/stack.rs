@@ -20,6 +20,10 @@ use crate::process;
 
 /// Time until everything is up, on a busy machine.
 const START_WITHIN: Duration = Duration::from_secs(30);
+/// Nothing is on its way any more when nothing was counted for this long: the last acknowledgement waits up to 200 ms, ...
+const QUIET: Duration = Duration::from_millis(200);
+/// ... which happens within this.
+const QUIET_WITHIN: Duration = Duration::from_secs(30);
 /// The gateway gives the backend 25 s to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// Secrets of local stacks, which only this machine can reach: known, so that a function can be started beside one.
@@ -190,8 +194,7 @@ impl Stack {
     /// `POST /__faults`: what the gateway does to frames.
     pub async fn set_faults(&self, faults: &Value) -> anyhow::Result<()> {
         let url = format!("{}__faults", self.control);
-        let request = self.http.post(url).header("content-type", "application/json").body(faults.to_string());
-        request.send().await?.error_for_status()?;
+        self.http.post(url).body(faults.to_string()).send().await?.error_for_status()?;
         Ok(())
     }
 
@@ -223,6 +226,22 @@ impl Stack {
     fn log_end(&self) -> String {
         let log = self.log().unwrap_or_default();
         log.get(log.floor_char_boundary(log.len().saturating_sub(2_000))..).unwrap_or_default().to_owned()
+    }
+}
+
+/// What `look` finds counted once nothing is counted any more: an acknowledgement, or the answer to a push that the client
+/// has, may still be on its way.
+pub async fn at_rest<T: PartialEq>(look: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let started = Instant::now();
+    let mut last = look().await?;
+    loop {
+        ensure!(started.elapsed() < QUIET_WITHIN, "the stack does not come to rest");
+        tokio::time::sleep(QUIET).await;
+        let now = look().await?;
+        if now == last {
+            return Ok(now);
+        }
+        last = now;
     }
 }
 

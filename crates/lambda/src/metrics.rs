@@ -329,6 +329,12 @@ mod tests {
         }
     }
 
+    /// Metrics and what they write. `each_frame`: also of frames that went well.
+    fn metrics(each_frame: bool) -> (Metrics, Log) {
+        let log = Log::default();
+        (Metrics::new("n".into(), each_frame, log.clone()), log)
+    }
+
     fn frame(bytes_in: usize) -> Tally {
         let mut tally = Tally::start("r");
         tally.route = Some(Route::Message);
@@ -350,8 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frames_in_quick_succession_share_their_metrics_and_none_is_left_out() {
-        let log = Log::default();
-        let metrics = Metrics::new("n".into(), true, log.clone());
+        let (metrics, log) = metrics(true);
         for n in 0..250 {
             metrics.emit(&frame(n));
         }
@@ -374,8 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frames_that_went_well_have_lines_of_their_own_only_where_that_is_wanted() {
-        let log = Log::default();
-        let metrics = Metrics::new("n".into(), false, log.clone());
+        let (metrics, log) = metrics(false);
         for n in 0..50 {
             metrics.emit(&frame(n));
         }
@@ -388,8 +392,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_frame_after_a_quiet_while_and_one_that_failed_are_told_at_once() {
-        let log = Log::default();
-        let metrics = Metrics::new("n".into(), true, log.clone());
+        let (metrics, log) = metrics(true);
         metrics.emit(&frame(1));
         log.lines();
         for _ in 0..2 {
