@@ -73,12 +73,14 @@ impl Http {
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
     /// There are no root certificates.
-    Unusable(io::Error),
+    #[error("no HTTP client can be made")]
+    Unusable(#[source] io::Error),
     /// No connection ([`Error::is_connect`]), or it was lost.
-    Sending(Error),
+    #[error("the connection failed")]
+    Sending(#[source] Error),
 }
 
 fn client(limits: Limits) -> io::Result<Client<Connector, SdkBody>> {

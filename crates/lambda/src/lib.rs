@@ -14,6 +14,7 @@ mod disconnect;
 mod event;
 mod http;
 mod jwks;
+mod management;
 mod message;
 mod metrics;
 mod parameter;
@@ -63,9 +64,9 @@ impl App {
         Ok(Self {
             auth: auth::Auth::new(&config, &aws, &apart)?,
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
-            backend: backend::Backend::new(&config, http, &aws, &apart)?,
+            backend: backend::Backend::new(&config, http.clone(), &aws, &apart)?,
             repeats: aws.repeats(),
-            reply: reply::Reply::new(aws, config.limits),
+            reply: reply::Reply::new(aws, http, config.limits),
             metrics: metrics::Metrics::new(config.metrics_namespace.clone(), each_frame, out),
             config,
         })

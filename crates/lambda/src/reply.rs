@@ -1,20 +1,20 @@
 //! Posts frames to connections, and ends connections, by the API Gateway Management API.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use aws_sdk_apigatewaymanagement::{
-    Client,
-    config::{http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig},
-    error::SdkError,
-    primitives::Blob,
-};
+use ::http::StatusCode;
+use aws_smithy_runtime_api::box_error::BoxError;
+use bytes::Bytes;
 use shellbridge_protocol::{frame::ErrorFrame, frame::ServerFrame, limits::MAX_MESSAGE};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::{aws::Aws, config::Limits, deadline::backoff, event::Invocation, metrics::Tally};
+use crate::{
+    aws::Aws, config::Limits, deadline::backoff, event::Invocation, http::Http, management::Management,
+    metrics::Tally,
+};
 
 /// Clients kept. A function has one API; a second one comes with a custom domain.
 const MAX_CLIENTS: usize = 4;
@@ -37,13 +37,14 @@ pub(crate) enum Posted {
 /// The Management API clients.
 pub(crate) struct Reply {
     aws: Aws,
+    http: Http,
     limits: Limits,
-    clients: Mutex<Vec<(String, Client)>>,
+    clients: Mutex<Vec<(String, Arc<Management>)>>,
 }
 
 impl Reply {
-    pub(crate) fn new(aws: Aws, limits: Limits) -> Self {
-        Self { aws, limits, clients: Mutex::default() }
+    pub(crate) fn new(aws: Aws, http: Http, limits: Limits) -> Self {
+        Self { aws, http, limits, clients: Mutex::default() }
     }
 
     /// Posts an error frame to the connection of `invocation`.
@@ -83,27 +84,21 @@ impl Reply {
         invocation: &Invocation,
         tally: &mut Tally,
     ) -> Posted {
-        let client = self.client(&invocation.callback_url).await;
-        let data = Blob::new(frame);
+        let frame = Bytes::from(frame);
         let mut attempt = 0;
         loop {
-            let post = client
-                .post_to_connection()
-                .connection_id(&invocation.connection_id)
-                .data(data.clone())
-                .send();
-            // In a box, since it is large, and moved with every future around it. One timer for both times.
-            let posted =
-                timeout_at(until.min(Instant::now() + self.limits.aws_attempt), Box::pin(post)).await;
-            match posted.map(|posted| posted.map_err(|error| status(&error))) {
-                Ok(Ok(_)) => return Posted::Yes,
-                Ok(Err(Some(410))) => return Posted::Gone,
-                Ok(Err(Some(413))) => return Posted::TooLarge,
-                Ok(Err(Some(status @ 400..=499))) if status != 429 => {
-                    tracing::error!(status, "@connections refused a frame");
+            let post = self.once(frame.clone(), invocation);
+            // One timer for both times.
+            match timeout_at(until.min(Instant::now() + self.limits.aws_attempt), post).await {
+                Ok(Ok(status)) if status.is_success() => return Posted::Yes,
+                Ok(Ok(StatusCode::GONE)) => return Posted::Gone,
+                Ok(Ok(StatusCode::PAYLOAD_TOO_LARGE)) => return Posted::TooLarge,
+                Ok(Ok(status)) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                    tracing::error!(status = status.as_u16(), "@connections refused a frame");
                     return Posted::Failed;
                 }
-                _ => {}
+                Ok(Err(error)) => tracing::warn!(error, "a frame could not be posted"),
+                Ok(Ok(_)) | Err(_) => {}
             }
             attempt += 1;
             let next = Instant::now() + backoff(BACKOFF, attempt);
@@ -116,42 +111,34 @@ impl Reply {
         }
     }
 
+    async fn once(&self, frame: Bytes, invocation: &Invocation) -> Result<StatusCode, BoxError> {
+        self.client(&invocation.callback_url).await?.post(&invocation.connection_id, frame).await
+    }
+
     /// Ends the connection of `invocation`.
     pub(crate) async fn close(&self, invocation: &Invocation) {
-        let client = self.client(&invocation.callback_url).await;
-        let close = client.delete_connection().connection_id(&invocation.connection_id).send();
+        let close =
+            async { self.client(&invocation.callback_url).await?.close(&invocation.connection_id).await };
         let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
         match timeout(within, close).await {
-            Ok(Err(error)) if status(&error) != Some(410) => {
-                tracing::warn!(status = status(&error), "a connection could not be ended");
-            }
+            Ok(Err(error)) => tracing::warn!(error, "a connection could not be ended"),
             Err(_) => tracing::warn!("a connection could not be ended in time"),
-            Ok(_) => {}
+            Ok(Ok(())) => {}
         }
     }
 
-    async fn client(&self, url: &str) -> Client {
+    async fn client(&self, url: &str) -> Result<Arc<Management>, BoxError> {
         let clients = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = clients().iter().find(|(of, _)| of == url).map(|(_, client)| client.clone());
+        let cached = clients().iter().find(|(of, _)| of == url).map(|(_, client)| Arc::clone(client));
         if let Some(client) = cached {
-            return client;
+            return Ok(client);
         }
-        let config = aws_sdk_apigatewaymanagement::config::Builder::from(self.aws.config().await)
-            .endpoint_url(url)
-            // Times and repeats are ours.
-            .timeout_config(TimeoutConfig::disabled())
-            .retry_config(RetryConfig::disabled())
-            .build();
-        let client = Client::from_conf(config);
+        let client = Arc::new(Management::new(url, &self.aws, self.http.clone()).await?);
         let mut clients = clients();
         if clients.len() >= MAX_CLIENTS {
             clients.remove(0);
         }
-        clients.push((url.to_owned(), client.clone()));
-        client
+        clients.push((url.to_owned(), Arc::clone(&client)));
+        Ok(client)
     }
-}
-
-fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
-    error.raw_response().map(|response| response.status().as_u16())
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_dynamodb::{
     Client,
     config::{Credentials, SharedCredentialsProvider},
@@ -171,7 +172,10 @@ impl Bed {
 
     /// Without a `DynamoDB` of its own.
     pub async fn over(endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
-        let sdk = sdk_config(endpoints);
+        Self::with_sdk(sdk_config(endpoints), change).await
+    }
+
+    async fn with_sdk(sdk: SdkConfig, change: impl FnOnce(&mut Config)) -> Self {
         let dynamo = Client::new(&sdk);
         let (backend, connections) = (backend().await, connections().await);
         let mut config = config();
@@ -181,6 +185,16 @@ impl Bed {
         let log = Log::default();
         let app = App::new(config, AwsSettings::Given(Box::new(sdk)), log.clone()).unwrap();
         Self { app, backend, connections, dynamo, log }
+    }
+
+    /// Which asks somebody for its credentials.
+    pub async fn with_credentials(provider: impl ProvideCredentials + 'static) -> Self {
+        let endpoints = Endpoints(HashMap::from([("DynamoDB", dynamo().await)]));
+        let provider = SharedCredentialsProvider::new(provider);
+        let sdk = sdk_config(endpoints).to_builder().credentials_provider(provider).build();
+        let bed = Self::with_sdk(sdk, |_| {}).await;
+        make_table(&bed.dynamo).await;
+        bed
     }
 
     pub async fn handle(&self, event: Value) -> Response {

@@ -1,8 +1,22 @@
 //! `$default`.
 
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
+
+use aws_credential_types::{
+    Credentials,
+    provider::{self, ProvideCredentials, future},
+};
+use aws_sigv4::{
+    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
+    sign::v4::SigningParams,
+};
+use aws_smithy_types::date_time::{DateTime, Format};
 use serde_json::{Value, json};
 
-use crate::bed::*;
+use crate::{bed::*, fake::Asked};
 
 #[tokio::test]
 async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
@@ -33,6 +47,65 @@ async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
     let path = percent_encoding::percent_decode_str(&posted[0].path).decode_utf8().unwrap();
     assert_eq!(path, format!("/@connections/{CONNECTION}"));
     assert_eq!(posted[0].body, "{\"type\":\"pong\",  \"timestamp\":1.50}");
+}
+
+/// What the SDK's signer says of a post as it arrived.
+fn signature(posted: &Asked, key: &str) -> String {
+    let date = posted.header("x-amz-date");
+    let at = |from: usize, to: usize| date.get(from..to).unwrap();
+    let time = format!("{}-{}-{}T{}:{}:{}Z", at(0, 4), at(4, 6), at(6, 8), at(9, 11), at(11, 13), at(13, 15));
+    let time = SystemTime::try_from(DateTime::from_str(&time, Format::DateTime).unwrap()).unwrap();
+    assert!(time.elapsed().unwrap() < Duration::from_mins(1));
+    let identity = Credentials::new(key, "s", None, None, "test").into();
+    let params = SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("execute-api")
+        .time(time)
+        .settings(SigningSettings::default());
+    let uri = format!("http://{}{}", posted.header("host"), posted.path);
+    let headers = std::iter::once(("content-type", posted.header("content-type")));
+    let request = SignableRequest::new("POST", uri, headers, SignableBody::Bytes(&posted.body)).unwrap();
+    let (signed, _) = sign(request, &params.build().unwrap().into()).unwrap().into_parts();
+    signed.headers().find(|(name, _)| *name == "authorization").unwrap().1.to_owned()
+}
+
+/// Gives a new key each time it is asked, each for two minutes.
+#[derive(Debug, Default)]
+struct Rotating(AtomicU32);
+
+impl ProvideCredentials for Rotating {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let number = self.0.fetch_add(1, Relaxed);
+        let expiry = SystemTime::now() + Duration::from_mins(2);
+        future::ProvideCredentials::ready(provider::Result::Ok(Credentials::new(
+            format!("key-{number}"),
+            "s",
+            None,
+            Some(expiry),
+            "test",
+        )))
+    }
+}
+
+#[tokio::test]
+async fn posts_arrive_as_they_were_signed_and_a_refusal_asks_for_credentials_anew() {
+    let bed = Bed::with_credentials(Rotating::default()).await;
+    bed.connected().await;
+    let mut keys = Vec::new();
+    for answer in [200, 403, 200, 200] {
+        bed.connections.next([(answer, "")]);
+        bed.send(r#"{"type":"ping"}"#).await;
+        let posted = bed.connections.taken();
+        let authorization = posted[0].header("authorization");
+        let key = authorization.split(['=', '/']).nth(1).unwrap().to_owned();
+        assert_eq!(authorization, signature(&posted[0], &key));
+        keys.push(key);
+    }
+    assert!(keys[0] == keys[1] && keys[1] != keys[2] && keys[2] == keys[3], "{keys:?}");
 }
 
 #[tokio::test]
