@@ -78,7 +78,7 @@ impl Connections {
             .table_name(&self.table)
             .set_item(Some(record.to_item()))
             .condition_expression(format!("attribute_not_exists({KEY})"));
-        let done = timeout(self.left(deadline), put.send()).await.map_err(|_| late("PutItem"))?;
+        let done = timeout(self.left(deadline), Box::pin(put.send())).await.map_err(|_| late("PutItem"))?;
         let stored = match done {
             Ok(_) => Stored::Yes,
             Err(error)
@@ -126,7 +126,7 @@ impl Connections {
             .table_name(&self.table)
             .key(KEY, AttributeValue::S(id.to_owned()))
             .return_values(ReturnValue::AllOld);
-        match timeout(self.left(deadline), delete.send()).await {
+        match timeout(self.left(deadline), Box::pin(delete.send())).await {
             Ok(Ok(deleted)) => {
                 deleted.attributes.as_ref().and_then(Record::from_item).map(Arc::new).or(cached)
             }
@@ -150,7 +150,7 @@ impl Connections {
             .table_name(&self.table)
             .key(KEY, AttributeValue::S(id.to_owned()))
             .consistent_read(true);
-        match timeout(self.left(deadline), get.send()).await.map_err(|_| late("GetItem"))? {
+        match timeout(self.left(deadline), Box::pin(get.send())).await.map_err(|_| late("GetItem"))? {
             Ok(got) => Ok(got.item.as_ref().and_then(Record::from_item)),
             Err(error) => {
                 tracing::error!(error = %DisplayErrorContext(error), "GetItem failed");

@@ -121,7 +121,8 @@ impl Management {
     /// # Errors
     /// It may be open still.
     pub(crate) async fn close(&self, connection_id: &str) -> Result<(), BoxError> {
-        match self.sdk.delete_connection().connection_id(connection_id).send().await {
+        let delete = self.sdk.delete_connection().connection_id(connection_id).send();
+        match Box::pin(delete).await {
             Err(error) if !error.as_service_error().is_some_and(DeleteConnectionError::is_gone_exception) => {
                 Err(DisplayErrorContext(error).to_string().into())
             }
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn requests_are_signed_as_the_sdk_signs() {
-        let midnight = UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
+        let midnight = UNIX_EPOCH + Duration::from_hours(20_000 * 24);
         let bodies = ["", r#"{"type":"pong"}"#, "é\u{1f600}\n"];
         for url in [
             "https://abc.execute-api.eu-west-1.amazonaws.com/prod",

@@ -26,10 +26,10 @@ struct Failed {
 }
 
 impl App {
-    pub(crate) async fn message(&self, event: Event, invocation: &Invocation, tally: &mut Tally) {
-        let frame = text(&event);
+    pub(crate) async fn message(&self, event: &Event, invocation: &Invocation, tally: &mut Tally) {
+        let frame = text(event);
         tally.bytes_in = frame.as_ref().map_or(0, String::len);
-        let posted = match self.forward(frame.as_deref(), &event, invocation, tally).await {
+        let posted = match self.forward(frame.as_deref(), event, invocation, tally).await {
             Ok(None) => return,
             Ok(Some(answer)) => match self.reply.post(answer, invocation, tally).await {
                 Posted::TooLarge => {

@@ -151,7 +151,7 @@ impl<T> State<T> {
     /// Reads it; `None` when that fails or it is what it was.
     async fn read(&mut self, stored: &Stored<T>) -> Option<Arc<T>> {
         self.read = Some(Instant::now());
-        let text = match timeout(stored.limits.aws, fetch(stored)).await {
+        let text = match timeout(stored.limits.aws, Box::pin(fetch(stored))).await {
             Ok(Ok(text)) => text,
             Ok(Err(error)) => {
                 tracing::error!(secret = stored.name, error, "a secret cannot be read");
