@@ -1,4 +1,4 @@
-//! The one HTTP client of the process: to the backend, and under the AWS SDK.
+//! The one HTTP client of the process: to the backend and `@connections`, and under the AWS SDK.
 //!
 //! The SDK brings a client of its own, with HTTP/2, a second connection pool and a second copy of the root
 //! certificates: 0.6 MB of the binary, and milliseconds of the first request. reqwest would have done here, and does

@@ -1,6 +1,8 @@
 //! Posts frames to connections, and ends connections, by the API Gateway Management API.
 
 use std::{
+    error::Error,
+    iter::successors,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -84,12 +86,20 @@ impl Reply {
         invocation: &Invocation,
         tally: &mut Tally,
     ) -> Posted {
+        let client = timeout_at(until, self.client(&invocation.callback_url)).await;
+        let client = match client.unwrap_or_else(|late| Err(late.into())) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(cause = causes(&*error), "there is no client for @connections");
+                return Posted::Failed;
+            }
+        };
         let frame = Bytes::from(frame);
         let mut attempt = 0;
         loop {
-            let post = self.once(frame.clone(), invocation);
+            let post = client.post(&invocation.connection_id, frame.clone());
             // One timer for both times.
-            match timeout_at(until.min(Instant::now() + self.limits.aws_attempt), post).await {
+            let cause = match timeout_at(until.min(Instant::now() + self.limits.aws_attempt), post).await {
                 Ok(Ok(status)) if status.is_success() => return Posted::Yes,
                 Ok(Ok(StatusCode::GONE)) => return Posted::Gone,
                 Ok(Ok(StatusCode::PAYLOAD_TOO_LARGE)) => return Posted::TooLarge,
@@ -97,13 +107,14 @@ impl Reply {
                     tracing::error!(status = status.as_u16(), "@connections refused a frame");
                     return Posted::Failed;
                 }
-                Ok(Err(error)) => tracing::warn!(error, "a frame could not be posted"),
-                Ok(Ok(_)) | Err(_) => {}
-            }
+                Ok(Ok(status)) => status.to_string(),
+                Ok(Err(error)) => causes(&*error),
+                Err(late) => late.to_string(),
+            };
             attempt += 1;
             let next = Instant::now() + backoff(BACKOFF, attempt);
             if next >= until {
-                tracing::warn!("a frame could not be posted in time");
+                tracing::warn!(attempt, cause, "a frame could not be posted in time");
                 return Posted::Failed;
             }
             tally.retries += 1;
@@ -111,19 +122,13 @@ impl Reply {
         }
     }
 
-    async fn once(&self, frame: Bytes, invocation: &Invocation) -> Result<StatusCode, BoxError> {
-        self.client(&invocation.callback_url).await?.post(&invocation.connection_id, frame).await
-    }
-
     /// Ends the connection of `invocation`.
     pub(crate) async fn close(&self, invocation: &Invocation) {
         let close =
             async { self.client(&invocation.callback_url).await?.close(&invocation.connection_id).await };
         let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
-        match timeout(within, close).await {
-            Ok(Err(error)) => tracing::warn!(error, "a connection could not be ended"),
-            Err(_) => tracing::warn!("a connection could not be ended in time"),
-            Ok(Ok(())) => {}
+        if let Err(error) = timeout(within, close).await.unwrap_or_else(|late| Err(late.into())) {
+            tracing::warn!(cause = causes(&*error), "a connection could not be ended");
         }
     }
 
@@ -141,4 +146,9 @@ impl Reply {
         clients.push((url.to_owned(), Arc::clone(&client)));
         Ok(client)
     }
+}
+
+/// An error and what caused it.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

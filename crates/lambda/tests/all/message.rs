@@ -51,12 +51,13 @@ async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
 
 /// What the SDK's signer says of a post as it arrived.
 fn signature(posted: &Asked, key: &str) -> String {
+    let secret = format!("secret of {key}");
     let date = posted.header("x-amz-date");
     let at = |from: usize, to: usize| date.get(from..to).unwrap();
     let time = format!("{}-{}-{}T{}:{}:{}Z", at(0, 4), at(4, 6), at(6, 8), at(9, 11), at(11, 13), at(13, 15));
     let time = SystemTime::try_from(DateTime::from_str(&time, Format::DateTime).unwrap()).unwrap();
     assert!(time.elapsed().unwrap() < Duration::from_mins(1));
-    let identity = Credentials::new(key, "s", None, None, "test").into();
+    let identity = Credentials::new(key, secret, None, None, "test").into();
     let params = SigningParams::builder()
         .identity(&identity)
         .region("us-east-1")
@@ -70,33 +71,31 @@ fn signature(posted: &Asked, key: &str) -> String {
     signed.headers().find(|(name, _)| *name == "authorization").unwrap().1.to_owned()
 }
 
-/// Gives a new key each time it is asked, each for two minutes.
-#[derive(Debug, Default)]
-struct Rotating(AtomicU32);
+/// Gives a new key each time it is asked, each for as long.
+#[derive(Debug)]
+struct Rotating {
+    asked: AtomicU32,
+    good_for: Duration,
+}
 
 impl ProvideCredentials for Rotating {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
-        let number = self.0.fetch_add(1, Relaxed);
-        let expiry = SystemTime::now() + Duration::from_mins(2);
-        future::ProvideCredentials::ready(provider::Result::Ok(Credentials::new(
-            format!("key-{number}"),
-            "s",
-            None,
-            Some(expiry),
-            "test",
-        )))
+        let key = format!("key-{}", self.asked.fetch_add(1, Relaxed));
+        let (secret, expiry) = (format!("secret of {key}"), SystemTime::now() + self.good_for);
+        let credentials = Credentials::new(key, secret, None, Some(expiry), "test");
+        future::ProvideCredentials::ready(provider::Result::Ok(credentials))
     }
 }
 
-#[tokio::test]
-async fn posts_arrive_as_they_were_signed_and_a_refusal_asks_for_credentials_anew() {
-    let bed = Bed::with_credentials(Rotating::default()).await;
+/// Posts a frame for each answer, and gives the keys that they were signed with.
+async fn keys_of_posts(good_for: Duration, answers: &[u16]) -> Vec<String> {
+    let bed = Bed::with_credentials(Rotating { asked: AtomicU32::new(0), good_for }).await;
     bed.connected().await;
     let mut keys = Vec::new();
-    for answer in [200, 403, 200, 200] {
+    for &answer in answers {
         bed.connections.next([(answer, "")]);
         bed.send(r#"{"type":"ping"}"#).await;
         let posted = bed.connections.taken();
@@ -105,7 +104,19 @@ async fn posts_arrive_as_they_were_signed_and_a_refusal_asks_for_credentials_ane
         assert_eq!(authorization, signature(&posted[0], &key));
         keys.push(key);
     }
+    keys
+}
+
+#[tokio::test]
+async fn posts_arrive_as_they_were_signed_and_a_refusal_asks_for_credentials_anew() {
+    let keys = keys_of_posts(Duration::from_mins(2), &[200, 403, 200, 200]).await;
     assert!(keys[0] == keys[1] && keys[1] != keys[2] && keys[2] == keys[3], "{keys:?}");
+}
+
+#[tokio::test]
+async fn credentials_about_to_expire_are_asked_for_anew() {
+    let keys = keys_of_posts(Duration::from_secs(5), &[200, 200]).await;
+    assert_ne!(keys[0], keys[1]);
 }
 
 #[tokio::test]
