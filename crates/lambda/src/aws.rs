@@ -55,22 +55,21 @@ impl Aws {
 
     /// The configuration.
     pub(crate) async fn config(&self) -> &SdkConfig {
-        let load = || {
-            Box::pin(async {
-                match &self.settings {
-                    AwsSettings::Environment => {
-                        aws_config::defaults(BehaviorVersion::latest())
-                            .http_client(self.http.clone())
-                            // Bodies are small and whole, and every call has its time.
-                            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                            .load()
-                            .await
-                    }
-                    AwsSettings::Given(config) => config.to_builder().http_client(self.http.clone()).build(),
-                }
-            })
-        };
-        self.config.get_or_init(load).await
+        self.config.get_or_init(|| Box::pin(self.load())).await
+    }
+
+    async fn load(&self) -> SdkConfig {
+        match &self.settings {
+            AwsSettings::Environment => {
+                aws_config::defaults(BehaviorVersion::latest())
+                    .http_client(self.http.clone())
+                    // Bodies are small and whole, and every call has its time.
+                    .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+                    .load()
+                    .await
+            }
+            AwsSettings::Given(config) => config.to_builder().http_client(self.http.clone()).build(),
+        }
     }
 }
 

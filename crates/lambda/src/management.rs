@@ -15,6 +15,7 @@ use ::http::{
     header::{AUTHORIZATION, CONTENT_TYPE, HOST},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use anyhow::{Context as _, bail};
 use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials as _, SharedCredentialsProvider},
@@ -24,7 +25,6 @@ use aws_sdk_apigatewaymanagement::{
     config::{retry::RetryConfig, timeout::TimeoutConfig},
 };
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
-use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_types::{
     DateTime,
     body::SdkBody,
@@ -65,7 +65,7 @@ pub(crate) struct Management {
 impl Management {
     /// # Errors
     /// Without region or credentials in the settings, or of what is no URL.
-    pub(crate) async fn new(url: &str, aws: &Aws, http: Http) -> Result<Self, BoxError> {
+    pub(crate) async fn new(url: &str, aws: &Aws, http: Http) -> anyhow::Result<Self> {
         let config = aws.config().await;
         let sdk = aws_sdk_apigatewaymanagement::config::Builder::from(config)
             .endpoint_url(url)
@@ -73,11 +73,11 @@ impl Management {
             .timeout_config(TimeoutConfig::disabled())
             .retry_config(RetryConfig::disabled())
             .build();
-        let region = config.region().ok_or("no AWS region is set")?.to_string();
+        let region = config.region().context("no AWS region is set")?.to_string();
         Ok(Self {
             http,
             api: Api::new(url, region)?,
-            credentials: config.credentials_provider().ok_or("there are no AWS credentials")?,
+            credentials: config.credentials_provider().context("there are no AWS credentials")?,
             signer: Mutex::default(),
             sdk: Client::from_conf(sdk),
         })
@@ -87,7 +87,7 @@ impl Management {
     ///
     /// # Errors
     /// No answer came: the network's fault, or that of credentials which cannot be had.
-    pub(crate) async fn post(&self, connection_id: &str, frame: Bytes) -> Result<StatusCode, BoxError> {
+    pub(crate) async fn post(&self, connection_id: &str, frame: Bytes) -> anyhow::Result<StatusCode> {
         let request = self.request(connection_id, frame, SystemTime::now()).await?;
         let response = self.http.send(request).await?;
         let status = response.status();
@@ -105,7 +105,7 @@ impl Management {
         connection_id: &str,
         frame: Bytes,
         now: SystemTime,
-    ) -> Result<Request<SdkBody>, BoxError> {
+    ) -> anyhow::Result<Request<SdkBody>> {
         let signer = || self.signer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signer) = signer().as_mut().filter(|signer| now < signer.until) {
             return self.api.request(connection_id, frame, now, signer);
@@ -120,13 +120,13 @@ impl Management {
     ///
     /// # Errors
     /// It may be open still.
-    pub(crate) async fn close(&self, connection_id: &str) -> Result<(), BoxError> {
+    pub(crate) async fn close(&self, connection_id: &str) -> anyhow::Result<()> {
         let delete = self.sdk.delete_connection().connection_id(connection_id).send();
         let Err(error) = Box::pin(delete).await else { return Ok(()) };
         match error.raw_response().map(|response| response.status().as_u16()) {
             Some(410) => Ok(()),
             // Not in the SDK's words, which quote the answer.
-            Some(status) => Err(format!("status {status}").into()),
+            Some(status) => bail!("status {status}"),
             None => Err(error.into()),
         }
     }
@@ -167,16 +167,16 @@ impl Signer {
 }
 
 impl Api {
-    fn new(url: &str, region: String) -> Result<Self, BoxError> {
+    fn new(url: &str, region: String) -> anyhow::Result<Self> {
         // As a URL, which has no dots in its path and no port that its scheme has anyway.
         let parts = Uri::try_from(url::Url::parse(url)?.as_str())?.into_parts();
-        let authority = parts.authority.ok_or("no host")?;
+        let authority = parts.authority.context("no host")?;
         let path = parts.path_and_query.as_ref().map_or("", PathAndQuery::path);
         // Without empty segments either, which the SDK's signer leaves out.
         let path: String =
             path.split('/').filter(|part| !part.is_empty()).flat_map(|part| ["/", part]).collect();
         Ok(Self {
-            scheme: parts.scheme.ok_or("no scheme")?,
+            scheme: parts.scheme.context("no scheme")?,
             host: HeaderValue::from_str(authority.as_str())?,
             authority,
             path: format!("{path}/@connections/"),
@@ -192,7 +192,7 @@ impl Api {
         frame: Bytes,
         now: SystemTime,
         signer: &mut Signer,
-    ) -> Result<Request<SdkBody>, BoxError> {
+    ) -> anyhow::Result<Request<SdkBody>> {
         let path = format!("{}{}", self.path, utf8_percent_encode(connection_id, ENCODED));
         let time = basic_format(now)?;
         let day = time.get(..8).unwrap_or_default();

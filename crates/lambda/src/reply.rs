@@ -1,14 +1,11 @@
 //! Posts frames to connections, and ends connections, by the API Gateway Management API.
 
 use std::{
-    error::Error,
-    iter::successors,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use ::http::StatusCode;
-use aws_smithy_runtime_api::box_error::BoxError;
 use bytes::Bytes;
 use shellbridge_protocol::{frame::ErrorFrame, frame::ServerFrame, limits::MAX_MESSAGE};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -90,7 +87,7 @@ impl Reply {
         let client = match client.unwrap_or_else(|late| Err(late.into())) {
             Ok(client) => client,
             Err(error) => {
-                tracing::error!(cause = causes(&*error), "there is no client for @connections");
+                tracing::error!(cause = format!("{error:#}"), "there is no client for @connections");
                 return Posted::Failed;
             }
         };
@@ -108,7 +105,7 @@ impl Reply {
                     return Posted::Failed;
                 }
                 Ok(Ok(status)) => status.to_string(),
-                Ok(Err(error)) => causes(&*error),
+                Ok(Err(error)) => format!("{error:#}"),
                 Err(late) => late.to_string(),
             };
             attempt += 1;
@@ -128,11 +125,11 @@ impl Reply {
             async { self.client(&invocation.callback_url).await?.close(&invocation.connection_id).await };
         let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
         if let Err(error) = timeout(within, close).await.unwrap_or_else(|late| Err(late.into())) {
-            tracing::warn!(cause = causes(&*error), "a connection could not be ended");
+            tracing::warn!(cause = format!("{error:#}"), "a connection could not be ended");
         }
     }
 
-    async fn client(&self, url: &str) -> Result<Arc<Management>, BoxError> {
+    async fn client(&self, url: &str) -> anyhow::Result<Arc<Management>> {
         let clients = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let cached = clients().iter().find(|(of, _)| of == url).map(|(_, client)| Arc::clone(client));
         if let Some(client) = cached {
@@ -146,9 +143,4 @@ impl Reply {
         clients.push((url.to_owned(), Arc::clone(&client)));
         Ok(client)
     }
-}
-
-/// An error and what caused it.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
