@@ -91,9 +91,30 @@ test("a token about to end is renewed without a break", async ({ shell, page, st
   expect(stack.page).toBeTruthy();
 });
 
+test("regression: a backend that hangs is said, since when, and that it is back", async ({ shell, page, stack }) => {
+  await shell.open();
+  const known = () =>
+    page.evaluate(() => {
+      const { status, diagnostics } = window.__shellbridge.client ?? {};
+      return [status?.state, status?.error?.code, diagnostics?.unansweredSince !== undefined];
+    });
+  expect(await known()).toEqual(["connected", undefined, false]);
+  stack.signalBackend("SIGSTOP");
+  try {
+    await page.evaluate(() => window.__shellbridge.client?.ping());
+    await expect.poll(known).toEqual(["connected", "BACKEND_TIMEOUT", true]);
+    await page.locator(".connection").click();
+    await expect(page.getByText(/^silent for 0:\d\d$/)).toBeVisible();
+    await shell.picture("silent");
+  } finally {
+    stack.signalBackend("SIGCONT");
+  }
+  await expect.poll(known, { timeout: 30_000 }).toEqual(["connected", undefined, false]);
+});
+
 test("when the backend is gone and back, the page says so and opens a new session", async ({ shell, stack, page }) => {
   const { sessionId } = await shell.open();
-  stack.killBackend();
+  stack.signalBackend("SIGKILL");
   await expect(page.getByText("The session ended. This is a new one.")).toBeVisible({ timeout: 40_000 });
   await shell.picture("new-session");
   await shell.connected();

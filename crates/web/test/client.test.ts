@@ -1039,14 +1039,45 @@ describe("diagnosis of a refused handshake", () => {
   );
 
   it.each([
-    ["nothing wrong", { ok: true }],
-    ["something passing", { ok: false, code: "BACKEND_UNAVAILABLE" }],
-    ["nonsense", { hello: 1 }],
-    ["no answer", new TypeError("fetch failed")],
-  ])("%s: tried again", async (_name, answer) => {
+    ["nothing wrong", { ok: true }, "HANDSHAKE_REFUSED"],
+    ["something passing", { ok: false, code: "BACKEND_UNAVAILABLE" }, "BACKEND_UNAVAILABLE"],
+    ["nonsense", { hello: 1 }, "CONNECTION_FAILED"],
+    ["no answer", new TypeError("fetch failed"), "CONNECTION_FAILED"],
+  ])("%s: tried again", async (_name, answer, code) => {
     const made = await refused(answer);
-    expect(made.client.status.state).toBe("reconnecting");
-    expect(made.errors[0]?.code).toBe("CONNECTION_FAILED");
+    expect(made.client.status).toMatchObject({ state: "reconnecting", error: { code } });
+    expect(made.errors.map((error) => error.code)).toEqual([code]);
+  });
+
+  it("regression_wrong_stage: an address without its stage is asked about, beside the server's own", async () => {
+    const made = await refused({ ok: true, webSocketUrl: "wss://host/prod" }, { url: "wss://host", maxRetries: 1 });
+    const text =
+      "The backend knows this session, but no handshake was ever accepted at wss://host. " +
+      "Does the address lack its stage (wss://HOST/STAGE)? The backend's own is wss://host/prod.";
+    expect(made.client.status.error?.message).toBe(text);
+    await vi.advanceTimersByTimeAsync(250);
+    made.socket().cut(1006);
+    await settle();
+    expect(made.client.status.error).toMatchObject({
+      code: "MAX_RETRIES_EXCEEDED",
+      message: expect.stringContaining(text),
+    });
+  });
+
+  it("a refusal at the server's own address says nothing of stages", async () => {
+    const made = await refused({ ok: true, webSocketUrl: "wss://host/prod" });
+    expect(made.client.status.error).toMatchObject({ code: "HANDSHAKE_REFUSED" });
+    expect(made.client.status.error?.message).not.toContain("stage");
+  });
+
+  it("once a handshake was accepted, it is not the address", async () => {
+    const fetcher = (async () => ({ json: async () => ({ ok: true }) })) as unknown as typeof fetch;
+    const made = await start({ diagnosticsUrl: "https://x.example/", fetch: fetcher });
+    made.socket().cut(1001);
+    await vi.advanceTimersByTimeAsync(250);
+    made.socket().cut(1006);
+    await settle();
+    expect(made.errors.map(({ code }) => code)).toEqual(["CONNECTION_FAILED"]);
   });
 
   it("TOKEN_EXPIRED with a way to a new token goes on with that", async () => {
@@ -1087,5 +1118,53 @@ describe("diagnosis of a refused handshake", () => {
     made.client.close();
     await settle();
     expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+describe("a backend that does not answer, on a line that lives", () => {
+  const dead = { type: "error", code: "BACKEND_UNAVAILABLE", message: "no", retryable: true, ref: "ping" } as const;
+  const pong = { type: "pong", timestamp: 1 } as const;
+
+  it("regression_silent_backend: is an error from its first missing answer to its next answer", async () => {
+    const made = await start();
+    made.socket().say(pong);
+    const since = Date.now();
+    made.socket().say(dead);
+    await vi.advanceTimersByTimeAsync(60_000);
+    made.socket().say(dead);
+    expect(made.client.status).toMatchObject({ state: "connected", error: { code: "BACKEND_UNAVAILABLE" } });
+    expect(made.client.diagnostics.unansweredSince).toBe(since);
+    made.socket().say(output(0, "pushed")); // says nothing of the way there
+    expect(made.client.diagnostics.unansweredSince).toBe(since);
+    made.socket().say(pong);
+    expect(made.client.status.error).toBeUndefined();
+    expect(made.client.diagnostics.unansweredSince).toBeUndefined();
+    expect(made.states).toEqual(["connecting", "connected"]);
+  });
+
+  it("is asked again soon, then ever less often, and no more once it answers", async () => {
+    const made = await start();
+    const { socket } = made;
+    socket().say(pong);
+    const pings = () => socket().of("ping").length;
+    const before = pings();
+    for (let second = 0; second < 600; second++) {
+      if (pings() > before || second === 0) socket().say(dead);
+      await vi.advanceTimersByTimeAsync(1_000);
+      if (second === 0) expect(pings()).toBeGreaterThan(before);
+    }
+    expect(pings() - before).toBeGreaterThan(20);
+    expect(pings() - before).toBeLessThan(60);
+    socket().say(pong);
+    const after = pings();
+    await vi.advanceTimersByTimeAsync(25_000);
+    expect(pings()).toBe(after);
+  });
+
+  it("an error that is final for its frame alone is no state", async () => {
+    const made = await start();
+    made.socket().say({ type: "error", code: "TOO_LARGE", message: "no", retryable: false });
+    expect(made.client.status.error).toBeUndefined();
+    expect(made.errors.map(({ code }) => code)).toEqual(["TOO_LARGE"]);
   });
 });

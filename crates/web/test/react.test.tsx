@@ -109,6 +109,18 @@ describe("useTerminalApiGateway", () => {
     expect(hook.error).toMatchObject({ code: "SESSION_INVALID" });
   });
 
+  it("regression_silent_backend: says that the backend does not answer, and since when, until it does", async () => {
+    await show(<Probe {...BASE} />);
+    await connect();
+    const dead = { type: "error", code: "BACKEND_UNAVAILABLE", message: "no", retryable: true } as const;
+    await act(async () => FakeSocket.last.say(dead));
+    expect(hook).toMatchObject({ isConnected: true, error: { code: "BACKEND_UNAVAILABLE" } });
+    expect(hook.diagnostics?.unansweredSince).toBe(Date.now());
+    await act(async () => FakeSocket.last.say({ type: "pong", timestamp: 1 }));
+    expect(hook).toMatchObject({ isConnected: true, error: null });
+    expect(hook.diagnostics?.unansweredSince).toBeUndefined();
+  });
+
   it("types, resizes, runs commands, disconnects and reconnects", async () => {
     await show(<Probe {...BASE} />);
     await connect();

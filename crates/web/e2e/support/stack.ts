@@ -108,13 +108,13 @@ export class Stack {
     return { sessionId: sessionId as string, token: token as string, hash };
   }
 
-  /** Kills the backend as a crash would; the gateway starts it again. */
-  killBackend(): void {
+  /** `SIGKILL` is a crash, after which the gateway starts it again; `SIGSTOP` makes it hang until `SIGCONT`. */
+  signalBackend(signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void {
     for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
       try {
         const status = readFileSync(`/proc/${pid}/status`, "utf8");
         if (/^Name:\tbackend$/m.test(status) && new RegExp(`^PPid:\t${this.process.pid}$`, "m").test(status)) {
-          process.kill(Number(pid), "SIGKILL");
+          process.kill(Number(pid), signal);
           return;
         }
       } catch {

@@ -1,6 +1,6 @@
 // Terminal bytes as they travel in frames: `data` (UTF-8 text) or `b64`.
-import type { Payload } from "../protocol.gen";
-import { INPUT_TEXT_MAX } from "./limits";
+import type { Payload } from "../protocol.gen.js";
+import { INPUT_TEXT_MAX } from "./limits.js";
 
 const encoder = new TextEncoder();
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

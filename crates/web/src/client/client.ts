@@ -1,13 +1,13 @@
 // TerminalClient: keeps a session connected, and tells how it goes. Framework-free; see README for the contract.
-import type { ClientFrame, ServerFrame } from "../protocol.gen";
-import { fullJitter } from "./backoff";
-import { utf8 } from "./bytes";
-import { type CommandOptions, type CommandResult, Commands } from "./commands";
-import { Connection } from "./connection";
-import { address, askWhy, readToken, staticProblem } from "./diagnose";
-import { type Diagnostics, RoundTrips } from "./diagnostics";
-import { Emitter } from "./emitter";
-import { closeError, TerminalError, type TerminalErrorCode } from "./errors";
+import type { ClientFrame, ServerFrame } from "../protocol.gen.js";
+import { fullJitter } from "./backoff.js";
+import { utf8 } from "./bytes.js";
+import { type CommandOptions, type CommandResult, Commands } from "./commands.js";
+import { Connection } from "./connection.js";
+import { address, askWhy, readToken, staticProblem } from "./diagnose.js";
+import { type Diagnostics, Vitals } from "./diagnostics.js";
+import { Emitter } from "./emitter.js";
+import { closeError, TerminalError, type TerminalErrorCode } from "./errors.js";
 import {
   FETCH_TIMEOUT,
   MAX_RETRIES,
@@ -17,13 +17,16 @@ import {
   STABLE_AFTER,
   SUBPROTOCOL,
   TOKEN_RENEW_BEFORE,
-} from "./limits";
-import { type ClientName, claimName, keepName, takeName } from "./lock";
-import { type OutputSink, tee } from "./output";
-import { Streams } from "./streams";
-import { Timers } from "./timers";
-import type { ClientEvents, ClientOptions, Status } from "./types";
-import { watchPage } from "./wake";
+} from "./limits.js";
+import { type ClientName, claimName, keepName, takeName } from "./lock.js";
+import { type OutputSink, tee } from "./output.js";
+import { Streams } from "./streams.js";
+import { Timers } from "./timers.js";
+import type { ClientEvents, ClientOptions, Status } from "./types.js";
+import { watchPage } from "./wake.js";
+
+/** Frames that answer nothing: most are pushed, which says nothing of the way to the backend. */
+const UNASKED = new Set<ServerFrame["type"]>(["connected", "output", "snapshot", "exit", "notice", "error"]);
 
 export class TerminalClient extends Emitter<ClientEvents> {
   #options: ClientOptions;
@@ -31,7 +34,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   #streams: Streams;
   #commands: Commands;
   #timers = new Timers();
-  #trips = new RoundTrips();
+  #vitals = new Vitals();
   #sink: OutputSink | undefined;
   #name: ClientName | undefined;
   #current: Connection | undefined;
@@ -39,14 +42,9 @@ export class TerminalClient extends Emitter<ClientEvents> {
   #unwatch: (() => void) | undefined;
   #run = 0; // outdates what was awaited for
   #abort = new AbortController();
-  #attempts = 0;
-  #attached = 0; // how often
   #exited = false;
   #refused = false; // the server will not have this connection for long: how to go on is decided
-  #lastError: TerminalError | undefined;
-  #connectionTime: number | undefined;
-  #connectionId: string | undefined;
-  #traffic = { in: 0, out: 0 };
+  #troubled = 0; // how often the backend was asked whether it answers again
 
   constructor(options: ClientOptions) {
     super();
@@ -69,7 +67,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
         },
         forgotten: () => void this.#rename(),
       },
-      () => this.#trips.summary.median ?? 0,
+      () => this.#vitals.roundTrips.median ?? 0,
     );
     this.#streams.cols = options.cols ?? 80;
     this.#streams.rows = options.rows ?? 24;
@@ -109,7 +107,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   reconnect(): void {
     const { state } = this.#status;
     if (state === "connected") return this.#current?.probe();
-    this.#attempts = 0;
+    this.#vitals.attempts = 0;
     this.#exited = false;
     this.#drop();
     this.#set({ state: "connecting" });
@@ -164,27 +162,13 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   get diagnostics(): Diagnostics {
-    const { output, input, clientId, readOnly } = this.#streams;
-    return {
-      url: address(this.#options, this.sessionId, "***"),
-      sessionId: this.sessionId,
-      connectionId: this.#connectionId,
-      clientId: clientId || undefined,
-      state: this.#status.state,
-      readOnly,
-      attempts: this.#attempts,
-      lastError: this.#lastError,
-      errorCode: this.#lastError?.code,
-      connectionTime: this.#connectionTime,
-      roundTrip: this.#trips.summary,
-      bytesIn: this.#traffic.in,
-      bytesOut: this.#traffic.out,
-      outputOffset: output.next,
-      inputOffset: input.acked,
-      outputLost: output.lost,
-      reconnects: Math.max(0, this.#attached - 1),
-      retransmissions: input.repeated,
-    };
+    const { sessionId } = this;
+    return this.#vitals.diagnostics(
+      address(this.#options, sessionId, "***"),
+      sessionId,
+      this.#status.state,
+      this.#streams,
+    );
   }
 
   // The way to a connection.
@@ -223,15 +207,16 @@ export class TerminalClient extends Emitter<ClientEvents> {
         protocols,
         {
           open: (connection) => {
+            this.#vitals.accepted = true;
             if (this.#options.attach !== false) this.#streams.attach(connection);
             else this.#up(connection);
           },
           frame: (connection, frame) => this.#frame(connection, frame),
           close: (connection, code, reason) => void this.#closed(connection, code, reason),
-          traffic: this.#traffic,
+          traffic: this.#vitals.traffic,
           pingOffset: () => this.#streams.ackOffset,
           roundTrip: (ms) => {
-            this.#trips.add(ms);
+            this.#vitals.roundTrip(ms);
             this.emit("roundTrip", ms);
           },
         },
@@ -249,8 +234,8 @@ export class TerminalClient extends Emitter<ClientEvents> {
       if (this.#current) this.#retire(this.#current);
       this.#current = connection;
     }
-    this.#connectionTime = connection.openedAt - connection.startedAt;
-    this.#attached++;
+    this.#vitals.connectionTime = connection.openedAt - connection.startedAt;
+    this.#vitals.attached++;
     this.#set({ state: "connected" });
     this.#timers.set("planned", PLANNED_RECONNECT - (this.#options.random ?? Math.random)() * PLANNED_JITTER, () =>
       this.#plan(0),
@@ -305,9 +290,10 @@ export class TerminalClient extends Emitter<ClientEvents> {
   #frame(connection: Connection, frame: ServerFrame): void {
     if (connection !== this.#current && connection !== this.#next) return;
     this.emit("frame", frame);
+    if (!UNASKED.has(frame.type)) this.#answered();
     switch (frame.type) {
       case "connected":
-        this.#connectionId = frame.connectionId;
+        this.#vitals.connectionId = frame.connectionId;
         break;
       case "attached":
         this.emit("size", { cols: frame.cols, rows: frame.rows });
@@ -376,6 +362,21 @@ export class TerminalClient extends Emitter<ClientEvents> {
         if (!ref || ref === "attach") return this.#fail(error);
     }
     this.#report(error);
+    if (error.retryable && this.#status.state === "connected") this.#trouble(error);
+  }
+
+  /** On a line that lives: shows it until the backend answers, and asks, or a quiet line would not learn of it. */
+  #trouble(error: TerminalError): void {
+    this.#set({ state: "connected", error });
+    if (this.#timers.has("ask")) return;
+    this.#timers.set("ask", fullJitter(this.#troubled++, this.#options.random), () => this.ping());
+  }
+
+  #answered(): void {
+    this.#vitals.answered();
+    this.#troubled = 0;
+    this.#timers.clear("ask");
+    if (this.#status.state === "connected" && this.#status.error) this.#set({ state: "connected" });
   }
 
   async #expired(connection: Connection, error: TerminalError): Promise<void> {
@@ -409,35 +410,34 @@ export class TerminalClient extends Emitter<ClientEvents> {
       return this.#set({ state: "ended" });
     }
     if (error && !error.retryable) return this.#fail(error);
+    if (!connection.opened && !this.#current) return this.#refusal(error);
     if (error) this.#report(error);
     if (this.#current) return this.#set({ state: "reconnecting" });
-    const stable = connection.opened && performance.now() - connection.openedAt >= STABLE_AFTER;
-    if (stable) this.#attempts = 0;
-    if (connection.opened || !(await this.#diagnosed())) this.#retry(error);
+    if (performance.now() - connection.openedAt >= STABLE_AFTER) this.#vitals.attempts = 0;
+    this.#retry(error);
   }
 
-  /** Asks why a handshake was refused; true if that settles how to go on. */
-  async #diagnosed(): Promise<boolean> {
-    const { diagnosticsUrl, token = "" } = this.#options;
+  /** A handshake was refused, which browsers show as 1006: asks why, and goes on as that says. */
+  async #refusal(error: TerminalError | undefined): Promise<void> {
     const run = this.#run;
-    this.#set({ state: this.#attached > 0 ? "reconnecting" : "connecting" });
-    if (!diagnosticsUrl) return false;
-    const why = await askWhy(diagnosticsUrl, this.sessionId, token, this.#options.fetch ?? fetch, this.#abort);
+    const { accepted, attached } = this.#vitals;
+    this.#set({ state: attached > 0 ? "reconnecting" : "connecting" });
+    const why = (await askWhy(this.#options, this.sessionId, accepted, this.#abort)) ?? error;
     const renewed = run === this.#run && why?.code === "TOKEN_EXPIRED" && (await this.#refresh());
-    if (run !== this.#run) return true;
-    if (!why || renewed) return false; // A new token is tried as any other attempt: after a while, and not for ever.
-    if (why.retryable) this.#report(why);
-    else this.#fail(why);
-    return !why.retryable;
+    if (run !== this.#run) return;
+    if (renewed) return this.#retry(error); // As any other attempt: after a while, and not for ever.
+    if (why && !why.retryable) return this.#fail(why);
+    if (why) this.#report(why);
+    this.#retry(why);
   }
 
   #retry(error: TerminalError | undefined): void {
     if (globalThis.navigator?.onLine === false) return this.#offline();
-    if (this.#attempts >= (this.#options.maxRetries ?? MAX_RETRIES)) {
-      const why = `Could not connect. ${this.#lastError?.message ?? ""}`;
+    if (this.#vitals.attempts >= (this.#options.maxRetries ?? MAX_RETRIES)) {
+      const why = `Could not connect. ${this.#vitals.lastError?.message ?? ""}`;
       return this.#fail(new TerminalError("MAX_RETRIES_EXCEEDED", why, true));
     }
-    const wait = fullJitter(this.#attempts++, this.#options.random);
+    const wait = fullJitter(this.#vitals.attempts++, this.#options.random);
     this.#set({ state: "reconnecting", retryAt: Date.now() + wait, error });
     this.#timers.set("retry", wait, () => void this.#open());
   }
@@ -446,7 +446,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
 
   #offline(): void {
     const error = new TerminalError("OFFLINE", "There is no network.", true);
-    this.#lastError = error;
+    this.#vitals.lastError = error;
     this.#set({ state: "offline", error });
   }
 
@@ -457,7 +457,7 @@ export class TerminalClient extends Emitter<ClientEvents> {
   }
 
   #report(error: TerminalError): void {
-    this.#lastError = error;
+    this.#vitals.failed(error);
     this.emit("error", error);
   }
 

@@ -1,9 +1,9 @@
 // `command` frames: asked again under the same id until answered, so each runs once whatever is lost.
-import type { ClientFrame, ErrorFrame, ServerFrame } from "../protocol.gen";
-import { TerminalError } from "./errors";
-import { COMMAND_GRACE, COMMAND_RETRY, COMMAND_RETRY_MAX, COMMAND_TIMEOUT } from "./limits";
-import { randomId } from "./lock";
-import { Timers } from "./timers";
+import type { ClientFrame, ErrorFrame, ServerFrame } from "../protocol.gen.js";
+import { TerminalError } from "./errors.js";
+import { COMMAND_GRACE, COMMAND_RETRY, COMMAND_RETRY_MAX, COMMAND_TIMEOUT } from "./limits.js";
+import { randomId } from "./lock.js";
+import { Timers } from "./timers.js";
 
 export type CommandResult = Omit<Extract<ServerFrame, { type: "command_result" }>, "type">;
 

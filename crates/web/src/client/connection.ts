@@ -1,7 +1,7 @@
 // One WebSocket: handshake with a time limit, frames in and out as JSON, liveness. Knows nothing of streams.
-import type { ClientFrame, ServerFrame } from "../protocol.gen";
-import { CONNECT_TIMEOUT, PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER, PROBE_TIMEOUT } from "./limits";
-import { Timers } from "./timers";
+import type { ClientFrame, ServerFrame } from "../protocol.gen.js";
+import { CONNECT_TIMEOUT, PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER, PROBE_TIMEOUT } from "./limits.js";
+import { Timers } from "./timers.js";
 
 export interface ConnectionEvents {
   open(connection: Connection): void;

@@ -1,8 +1,8 @@
 // Why a connection cannot be made: what can be told beforehand, and what the diagnostics endpoint knows.
 // Browsers show every refused handshake as 1006, so the true cause has to be asked for.
-import { TerminalError, type TerminalErrorCode } from "./errors";
-import { FETCH_TIMEOUT } from "./limits";
-import type { ClientOptions } from "./types";
+import { TerminalError, type TerminalErrorCode } from "./errors.js";
+import { FETCH_TIMEOUT } from "./limits.js";
+import type { ClientOptions } from "./types.js";
 
 /** The address to connect to. */
 export function address({ url, tokenIn }: ClientOptions, sessionId: string, token: string): string {
@@ -39,34 +39,49 @@ export function staticProblem(url: string, token: string | undefined): TerminalE
 /** Codes of the endpoint that a later attempt may not meet again. */
 const PASSING = /^(BACKEND_|RATE_LIMITED|INTERNAL)/;
 
-/** The true cause of a refused handshake; `undefined` when the endpoint knows of none or cannot be reached. */
+/**
+ * The true cause of a refused handshake; `undefined` when the endpoint knows of none or cannot be reached. `accepted`:
+ * a handshake succeeded before, so it is not the address.
+ */
 export async function askWhy(
-  diagnosticsUrl: string,
-  sessionId: string | undefined,
-  token: string,
-  fetcher: typeof fetch,
+  { diagnosticsUrl, url, token = "", fetch: fetcher = fetch }: ClientOptions,
+  sessionId: string,
+  accepted: boolean,
   timeout: AbortController,
 ): Promise<TerminalError | undefined> {
+  if (!diagnosticsUrl) return undefined;
   const timer = setTimeout(() => timeout.abort(), FETCH_TIMEOUT);
   try {
-    const url = new URL(diagnosticsUrl, globalThis.location?.href);
-    if (sessionId) url.searchParams.set("sessionId", sessionId);
-    const response = await fetcher(url, {
+    const endpoint = new URL(diagnosticsUrl, globalThis.location?.href);
+    if (sessionId) endpoint.searchParams.set("sessionId", sessionId);
+    const response = await fetcher(endpoint, {
       headers: { authorization: `Bearer ${token}` },
       credentials: "omit",
       cache: "no-store",
       signal: timeout.signal,
     });
-    const verdict = (await response.json()) as { ok?: unknown; code?: unknown; message?: unknown; retryable?: unknown };
-    if (verdict.ok !== false || typeof verdict.code !== "string") return undefined;
-    const message = String(verdict.message ?? verdict.code);
-    const retryable = verdict.retryable === true || PASSING.test(verdict.code);
-    return new TerminalError(verdict.code as TerminalErrorCode, message, retryable);
+    const { ok, code, message, retryable, webSocketUrl } = (await response.json()) as { [name: string]: unknown };
+    if (ok === true && !accepted)
+      return new TerminalError("HANDSHAKE_REFUSED", whatIsWrongWith(url, webSocketUrl), true);
+    if (ok !== false || typeof code !== "string") return undefined;
+    return new TerminalError(
+      code as TerminalErrorCode,
+      String(message ?? code),
+      retryable === true || PASSING.test(code),
+    );
   } catch {
     return undefined; // Not reachable, or not the endpoint: then this is no cause, only no news.
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** `own`: the address that the server gives out, if it does. */
+function whatIsWrongWith(url: string, own: unknown): string {
+  const [used = ""] = url.split("?");
+  const found = `The backend knows this session, but no handshake was ever accepted at ${used}.`;
+  if (used === own) return `${found} Its gateway or function refuses, or cannot be reached.`;
+  return `${found} Does the address lack its stage (wss://HOST/STAGE)?${own ? ` The backend's own is ${own}.` : ""}`;
 }
 
 /** The `exp` of a JWT in milliseconds, and its session. Nothing is verified: the server does that. */

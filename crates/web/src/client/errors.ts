@@ -1,5 +1,5 @@
 // Everything that can go wrong, as one error type with a code that says what to do.
-import type { ErrorCode as ServerCode } from "../protocol.gen";
+import type { ErrorCode as ServerCode } from "../protocol.gen.js";
 
 /** What the client itself finds; the rest are the server's codes. */
 export type ClientCode =
@@ -12,6 +12,7 @@ export type ClientCode =
   | "WEBSOCKET_CREATION_FAILED" // the URL is none that a WebSocket can have
   | "MISSING_AUTH" // no token
   | "ORIGIN_NOT_ALLOWED" // the page's origin is not in ALLOWED_ORIGINS
+  | "HANDSHAKE_REFUSED" // though the backend knows the session; most often the address lacks its stage; tried again
   | "INPUT_QUEUE_FULL" // input() was refused
   | "SERVER_ERROR" // close 4500 and above
   | "CLOSED"; // close() was called

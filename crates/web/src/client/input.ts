@@ -1,5 +1,5 @@
 // The sending end of the input stream: what was typed, kept until acknowledged (protocol.md 3, Input). No timers, no I/O.
-import { INPUT_CHUNK, INPUT_QUEUE_MAX, INPUT_WINDOW } from "./limits";
+import { INPUT_CHUNK, INPUT_QUEUE_MAX, INPUT_WINDOW } from "./limits.js";
 
 export class InputSender {
   /** Everything before this was written to the shell. */

@@ -1,6 +1,6 @@
 // Limits of the protocol (protocol.md 1–4) and of this client. Sizes are bytes, times milliseconds.
 
-import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen";
+import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen.js";
 
 export {
   COMMAND_TIMEOUT_MS as COMMAND_TIMEOUT,
@@ -10,7 +10,7 @@ export {
   PING_EVERY_QUIET_MS as PING_EVERY_QUIET,
   PING_QUIET_AFTER_MS as PING_QUIET_AFTER,
   SUBPROTOCOL,
-} from "../protocol.gen";
+} from "../protocol.gen.js";
 
 /** Acknowledge this long after the first unacknowledged byte; the difference is for a late timer. */
 export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 10;

@@ -1,6 +1,6 @@
 // The receiving end of the output stream: offsets in, ordered bytes out (protocol.md 3, Output). No timers, no I/O.
-import { utf8 } from "./bytes";
-import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits";
+import { utf8 } from "./bytes.js";
+import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits.js";
 
 /** Where output goes: a terminal. Both calls say `done` when the bytes are on the screen: that is the credit. */
 export interface OutputSink {

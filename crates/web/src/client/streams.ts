@@ -1,8 +1,8 @@
 // The two byte streams over whatever connection there is: attach, acks, retransmission, size (protocol.md 3).
-import type { Exit, ServerFrame } from "../protocol.gen";
-import { decodePayload, encodePayload } from "./bytes";
-import type { Connection } from "./connection";
-import { InputSender } from "./input";
+import type { Exit, ServerFrame } from "../protocol.gen.js";
+import { decodePayload, encodePayload } from "./bytes.js";
+import type { Connection } from "./connection.js";
+import { InputSender } from "./input.js";
 import {
   ATTACH_RETRY,
   INPUT_COALESCE,
@@ -13,9 +13,9 @@ import {
   OUTPUT_HOLE_AFTER,
   REPEAT_ACK_SPACING,
   RESIZE_RETRY,
-} from "./limits";
-import { OutputReceiver, type OutputSink } from "./output";
-import { Timers } from "./timers";
+} from "./limits.js";
+import { OutputReceiver, type OutputSink } from "./output.js";
+import { Timers } from "./timers.js";
 
 type Frame<T extends ServerFrame["type"]> = Extract<ServerFrame, { type: T }>;
 

@@ -1,6 +1,6 @@
 // What a TerminalClient is made with, what it says, and when.
-import type { Exit, NoticeCode, ServerFrame } from "../protocol.gen";
-import type { TerminalError } from "./errors";
+import type { Exit, NoticeCode, ServerFrame } from "../protocol.gen.js";
+import type { TerminalError } from "./errors.js";
 
 export type State =
   | "idle" // before connect()

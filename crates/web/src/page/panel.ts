@@ -1,5 +1,5 @@
 // The diagnostics panel, and the report made of it.
-import { bytes, h, icon, ms } from "./dom";
+import { bytes, clock, h, icon, ms } from "./dom";
 import type { Panel } from "./drawer";
 import { inWords } from "./status";
 import type { Tab } from "./tab";
@@ -10,6 +10,7 @@ export function facts(tab: Tab): [string, string][] {
   return [
     ["State", inWords(tab.client.status)],
     ["Last error", d.lastError ? `${d.lastError.code}: ${d.lastError.message}` : "none"],
+    ["Backend", d.unansweredSince ? `silent for ${clock(Date.now() - d.unansweredSince)}` : "no frame unanswered"],
     ["Address", d.url],
     ["Session", d.sessionId],
     ["Connection", d.connectionId ?? "–"],

@@ -117,8 +117,9 @@ export class Tab {
     });
     const changed = () => this.events.changed(this);
     client.on("status", (status) => {
+      const came = status.state === "connected" && this.pane.dataset.state !== "connected";
       this.pane.dataset.state = status.state;
-      if (status.state === "connected") {
+      if (came) {
         this.exit = undefined;
         void this.#learnExpiry();
       }
@@ -154,6 +155,7 @@ export class Tab {
         "RATE_LIMITED",
         "BACKEND_UNAVAILABLE",
         "BACKEND_TIMEOUT",
+        "HANDSHAKE_REFUSED",
         "INTERNAL",
         "READ_ONLY",
       ];

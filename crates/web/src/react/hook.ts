@@ -12,7 +12,7 @@ import {
   type Status,
   TerminalClient,
   TerminalError,
-} from "../client";
+} from "../client/index.js";
 
 export interface UseTerminalOptions
   extends Pick<ClientOptions, "diagnosticsUrl" | "tokenIn" | "maxRetries" | "attach" | "WebSocket" | "fetch"> {
@@ -34,7 +34,7 @@ export interface TerminalHook {
   isConnected: boolean;
   isConnecting: boolean;
   state: State;
-  /** What stopped it, or holds it up; null once connected. */
+  /** What stopped it, or holds it up. Once connected: what may pass, until the backend answers something; else null. */
   error: TerminalError | null;
   /** As of this render; `client.diagnostics` is of now. */
   diagnostics: Diagnostics | null;

@@ -1,9 +1,9 @@
 // Joins a TerminalClient and an xterm.js terminal: output with flow control, input, size.
 import type { Terminal } from "@xterm/xterm";
-import type { TerminalClient } from "../client";
-import { type AddonOptions, type Addons, loadAddons } from "./addons";
-import { Predictor } from "./predict";
-import { ReplayMute } from "./replay";
+import type { TerminalClient } from "../client/index.js";
+import { type AddonOptions, type Addons, loadAddons } from "./addons.js";
+import { Predictor } from "./predict.js";
+import { ReplayMute } from "./replay.js";
 
 export interface AttachOptions extends AddonOptions {
   /** Lines kept above the screen; default 10,000. */

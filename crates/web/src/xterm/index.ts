@@ -1,3 +1,3 @@
 // @shellbridge/client/xterm: a TerminalClient on an xterm.js terminal.
-export { type AddonOptions, type Addons, loadAddons } from "./addons";
-export { type Attached, type AttachOptions, attachTerminal } from "./attach";
+export { type AddonOptions, type Addons, loadAddons } from "./addons.js";
+export { type Attached, type AttachOptions, attachTerminal } from "./attach.js";

@@ -4,7 +4,7 @@
 // older than one round trip. As in mosh (Winstein & Balakrishnan, USENIX ATC 2012) a line's first characters are
 // only guessed at in secret, until one of them was echoed: a password prompt echoes none, so nothing ever shows.
 import type { Terminal } from "@xterm/xterm";
-import type { TerminalClient } from "../client";
+import type { TerminalClient } from "../client/index.js";
 
 /** Below this round trip, in milliseconds, the shell's own echo is soon enough. */
 const SLOW = 60;

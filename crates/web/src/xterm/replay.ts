@@ -5,8 +5,8 @@
 // What this tab saw before the reload is known to the byte: its offset is kept in sessionStorage. In a tab that comes
 // to an older shell, what comes in one go at the start counts as old.
 import type { IDisposable, Terminal } from "@xterm/xterm";
-import type { TerminalClient } from "../client";
-import { OUTPUT_BUFFER_MAX } from "./limits";
+import type { TerminalClient } from "../client/index.js";
+import { OUTPUT_BUFFER_MAX } from "./limits.js";
 
 /** A shell this young, and not seen before, may still wait for its answers. */
 const YOUNG = 5_000;
