@@ -7,6 +7,8 @@ use std::{
 
 use clap::Parser;
 
+use crate::routes::page;
+
 /// Runs shells for terminals in browsers, behind API Gateway and a Lambda.
 // `Debug` is not derived: half of it is secrets.
 #[derive(Parser)]
@@ -55,7 +57,8 @@ pub struct Config {
     /// The only place that frames are pushed to, whatever the Lambda says.
     #[arg(long, env = "CALLBACK_URL")]
     pub callback_url: Option<String>,
-    /// `wss://` address of the WebSocket API, for `webSocketUrl`.
+    /// `wss://` address of the WebSocket API, for `webSocketUrl`. The page connects there, and to no other host;
+    /// without it, to any that the user agrees to.
     #[arg(long, env = "WS_URL")]
     pub ws_url: Option<String>,
     /// This service's own public address, for platforms such as App Runner that give it CPU only while it answers a
@@ -106,6 +109,9 @@ pub enum ConfigError {
     /// See [`Config::output_buffer`].
     #[error("OUTPUT_WINDOW must be from 32768 to OUTPUT_BUFFER, and OUTPUT_BUFFER at most 67108864")]
     Output,
+    /// See [`Config::ws_url`].
+    #[error("WS_URL must be a WebSocket address, wss://HOST/STAGE")]
+    WsUrl,
 }
 
 impl Config {
@@ -150,6 +156,9 @@ impl Config {
         let output = 32_768..=self.output_buffer;
         if !output.contains(&self.output_window) || self.output_buffer > 64 * 1024 * 1024 {
             return Err(ConfigError::Output);
+        }
+        if self.ws_url.as_deref().is_some_and(|url| page::socket_source(url).is_none()) {
+            return Err(ConfigError::WsUrl);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ mod diagnostics;
 mod health;
 mod keep_awake;
 mod metrics;
-mod page;
+pub(crate) mod page;
 mod sessions;
 
 use std::sync::Arc;
@@ -24,10 +24,6 @@ use tower_http::{
 };
 
 use crate::{app::App, observe::observe};
-
-/// What a page of ours may load: nothing from elsewhere, but it may talk to any gateway.
-const CSP: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-    connect-src 'self' ws: wss: http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Bodies of the sessions API: an environment, and little more.
 const MAX_API_BODY: usize = 128 * 1024;
@@ -48,6 +44,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/dev/sessions", post(sessions::create_dev))
         .layer(DefaultBodyLimit::max(MAX_API_BODY))
         .layer(cors(&app));
+    let policy = page::policy(app.config.ws_url.as_deref());
     Router::new()
         .merge(bridge)
         .merge(api)
@@ -61,7 +58,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(constant(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(constant(header::X_FRAME_OPTIONS, "DENY"))
         .layer(constant(header::REFERRER_POLICY, "no-referrer"))
-        .layer(constant(header::CONTENT_SECURITY_POLICY, CSP))
+        // A page that opened ours can neither move it to another #fragment nor see where it is.
+        .layer(constant(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+        .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, policy))
         .layer(CatchPanicLayer::new())
         // Around all the others, so that their answers are logged too, and have an id.
         .layer(axum::middleware::from_fn(observe))

@@ -1,9 +1,7 @@
 // What the page offers around the terminal.
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { serious } from "./support/axe";
 import { expect, Shell, test } from "./support/test";
-
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
 test("the status line: connection, round trip, time left, extend", async ({ shell, page }) => {
   await shell.open({ ttlSeconds: 300 });
@@ -261,17 +259,7 @@ for (const scheme of ["dark", "light"] as const) {
     await shell.prompt();
     await shell.picture(scheme);
     const check = async (state: string) => {
-      if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(readFileSync(AXE, "utf8"));
-      const violations = await page.evaluate(async () => {
-        const { axe } = window as unknown as {
-          axe: { run(): Promise<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }> };
-        };
-        const { violations } = await axe.run();
-        return violations
-          .filter(({ impact }) => impact === "serious" || impact === "critical")
-          .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
-      });
-      expect(violations, state).toEqual([]);
+      expect(await serious(page), state).toEqual([]);
     };
     await check("terminal");
     await page.keyboard.press("Control+Shift+Space");

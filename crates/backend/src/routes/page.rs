@@ -1,9 +1,42 @@
-//! The page, as it was built into the program.
+//! The page, as it was built into the program, and what it may do.
 
 use axum::{
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use url::{Host, Url};
+
+/// Without `WS_URL` the server knows of no address. Links of the page bring their own then, and the page asks.
+const ANY_SOCKET: &str = "ws: wss:";
+
+/// `Content-Security-Policy`: nothing from elsewhere, and sockets to the host of `ws_url` alone.
+pub(crate) fn policy(ws_url: Option<&str>) -> HeaderValue {
+    let sockets = ws_url.and_then(socket_source);
+    let sockets = sockets.as_deref().unwrap_or(ANY_SOCKET);
+    let policy = format!(
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+         connect-src 'self' {sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+}
+
+/// What `connect-src` calls the host of a WebSocket address. `None`: it is no such address.
+///
+/// A host is letters, digits, `-`, `.` and `*` there (CSP level 3, section 2.3.1). There is no form for an IPv6
+/// address, so that one is let through by its scheme.
+pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
+    let url = Url::parse(ws_url).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"))?;
+    let scheme = url.scheme();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    match url.host()? {
+        Host::Ipv6(_) => Some(format!("{scheme}:")),
+        Host::Ipv4(address) => Some(format!("{scheme}://{address}{port}")),
+        Host::Domain(name) => {
+            let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+            plain.then(|| format!("{scheme}://{name}{port}"))
+        }
+    }
+}
 
 /// Anything that no route answers: a file of the page, or 404.
 pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Response {
@@ -30,5 +63,37 @@ pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Respo
             (about, [(header::CONTENT_ENCODING, "gzip")], packed).into_response()
         }
         _ => (about, asset.bytes).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_s_source_is_its_host_and_nothing_else() {
+        for (address, source) in [
+            (
+                "wss://ab12.execute-api.eu-west-1.amazonaws.com/prod",
+                "wss://ab12.execute-api.eu-west-1.amazonaws.com",
+            ),
+            ("wss://ws.example.org:443/", "wss://ws.example.org"),
+            ("wss://WS.example.org:8443/a?b=c", "wss://ws.example.org:8443"),
+            ("ws://127.0.0.1:3002/prod", "ws://127.0.0.1:3002"),
+            ("ws://[::1]:3002/prod", "ws:"),
+        ] {
+            assert_eq!(socket_source(address).as_deref(), Some(source), "{address}");
+        }
+        for bad in [
+            "",
+            "prod",
+            "https://ws.example.org",
+            "wss://",
+            "wss://*.example.org/",
+            "wss://a;script-src/",
+            "wss://a'b/",
+        ] {
+            assert_eq!(socket_source(bad), None, "{bad}");
+        }
     }
 }

@@ -47,12 +47,31 @@ async fn every_answer_has_the_security_headers() {
         assert_eq!(said("x-content-type-options"), "nosniff", "{method} {path}");
         assert_eq!(said("x-frame-options"), "DENY", "{method} {path}");
         assert_eq!(said("referrer-policy"), "no-referrer", "{method} {path}");
+        assert_eq!(said("cross-origin-opener-policy"), "same-origin", "{method} {path}");
         let policy = said("content-security-policy");
         assert!(
             policy.contains("default-src 'self'") && policy.contains("frame-ancestors 'none'"),
             "{policy}"
         );
         assert!(!policy.contains("unsafe-eval") && !policy.contains("script-src 'self' 'unsafe"), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn regression_the_page_may_connect_to_the_server_s_own_gateway_alone() {
+    for (ws_url, sources) in [
+        (
+            Some("wss://ab12.execute-api.eu-west-1.amazonaws.com/prod"),
+            "'self' wss://ab12.execute-api.eu-west-1.amazonaws.com",
+        ),
+        (Some(""), "'self' ws: wss:"),
+        (None, "'self' ws: wss:"),
+    ] {
+        let settings = ws_url.map_or_else(Settings::new, |url| Settings::new().set("WS_URL", url));
+        let page = settings.start().await.get("/").send().await.unwrap();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        let said = policy.split("; ").find_map(|directive| directive.strip_prefix("connect-src "));
+        assert_eq!(said, Some(sources), "{ws_url:?}");
     }
 }
 

@@ -73,6 +73,11 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
             some().without("JWT_SECRET").set("JWKS_URL", "file:///etc/passwd"),
             "JWKS_URL: not an http or https URL",
         ),
+        (
+            "a page's address",
+            some().set("WS_URL", "https://app.example.org"),
+            "WS_URL must be a WebSocket address",
+        ),
         ("no origin", some().set("ALLOWED_ORIGINS", " , "), "ALLOWED_ORIGINS: no origin is allowed"),
         (
             "an origin with a path",

@@ -1,4 +1,5 @@
 // The page as a whole: tabs, bars, panels, shortcuts.
+import { admit, hostOf } from "./admit";
 import { commandPanel } from "./command";
 import { download, h, iconButton } from "./dom";
 import { Drawer, type Panel } from "./drawer";
@@ -17,6 +18,7 @@ import { TouchKeys } from "./touch";
 export class App {
   tabs: Tab[] = [];
   #active: Tab | undefined;
+  #starting = true;
   #strip = new TabStrip({ show: (tab, stay) => this.show(tab, stay), close: (tab) => this.close(tab) });
   #panes = h("div", { class: "panes" });
   #banner = h("div", { class: "banner", hidden: true, attrs: { role: "alert" } });
@@ -62,7 +64,8 @@ export class App {
       this.#status.element,
     );
     document.addEventListener("keydown", (event) => this.#shortcut(event), true);
-    addEventListener("hashchange", () => this.#fromAddress());
+    addEventListener("hashchange", () => void this.#fromAddress());
+    document.addEventListener("securitypolicyviolation", (event) => this.#forbidden(event));
     // A phone's keyboard takes from the visual viewport, not from the page.
     visualViewport?.addEventListener("resize", () => {
       document.documentElement.style.setProperty("--height", `${visualViewport?.height ?? innerHeight}px`);
@@ -75,9 +78,16 @@ export class App {
 
   async start(): Promise<void> {
     const { sessions, active } = readFragment(location.hash);
-    if (sessions.length === 0) return this.add();
-    for (const session of sessions) this.#open(session);
-    this.show(this.tabs[active] ?? this.tabs[0]);
+    if (sessions.length === 0) await this.add();
+    else {
+      this.#draw();
+      const front = sessions[active];
+      const admitted = await admit(sessions, false);
+      for (const session of admitted) this.#open(session);
+      if (admitted.length > 0) this.show(this.tabs[front ? admitted.indexOf(front) : 0] ?? this.tabs[0]);
+      else this.#empty();
+    }
+    this.#starting = false;
   }
 
   /** A new session in a new tab, where the server gives them to anybody. */
@@ -110,12 +120,8 @@ export class App {
     const at = this.tabs.indexOf(tab);
     this.tabs = this.tabs.filter((other) => other !== tab);
     tab.close();
-    if (this.tabs.length === 0) {
-      this.#active = undefined;
-      history.replaceState(null, "", location.pathname + location.search);
-      this.#draw();
-      this.#say("No terminal is open", "", [["New session", () => void this.add()]]);
-    } else
+    if (this.tabs.length === 0) this.#empty();
+    else
       this.show(this.#active === tab ? (this.tabs[Math.min(at, this.tabs.length - 1)] ?? this.tabs[0]) : this.#active);
   }
 
@@ -148,15 +154,37 @@ export class App {
     );
   }
 
-  /** Somebody pasted another link over this one. */
-  #fromAddress(): void {
-    const { sessions } = readFragment(location.hash);
-    const first = sessions[0];
+  #empty(title = "No terminal is open", text = ""): void {
+    this.#active = undefined;
+    history.replaceState(null, "", location.pathname + location.search);
+    this.#draw();
+    this.#say(title, text, [["New session", () => void this.add()]]);
+  }
+
+  /** Another link came over this one: pasted by somebody, or put there by another page. */
+  async #fromAddress(): Promise<void> {
+    const [first] = readFragment(location.hash).sessions;
     if (!first) return;
     const known = this.tabs.find(
       (tab) => tab.session.sessionId === first.sessionId && tab.session.token === first.token,
     );
-    this.show(known ?? this.#open(first));
+    if (known) return this.show(known);
+    const adds = this.#starting || this.tabs.length > 0;
+    if (this.tabs.length > 0) this.#remember(); // Until it is admitted, a reload is of what is here.
+    const [session] = await admit([first], adds);
+    if (session) this.show(this.#open(session));
+    else if (this.tabs.length === 0) this.#empty();
+  }
+
+  /** The server's policy names the hosts that the page may connect to, whatever its user agrees to. */
+  #forbidden({ effectiveDirective, blockedURI }: SecurityPolicyViolationEvent): void {
+    if (effectiveDirective !== "connect-src") return;
+    const host = hostOf(blockedURI);
+    for (const tab of this.tabs.filter(({ session }) => hostOf(session.url) === host)) this.close(tab);
+    const title = "This server does not allow that address";
+    const text = `Its page may not connect to ${host}. Whoever runs the server allows one address, in WS_URL.`;
+    if (this.tabs.length > 0) toast(`${title}. ${text}`, "bad");
+    else this.#empty(title, text);
   }
 
   #draw(): void {

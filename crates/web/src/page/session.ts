@@ -1,5 +1,6 @@
 // Which sessions this page has, and the HTTP calls about them. Credentials live in the #fragment only: it is sent to
 // no server and stays out of logs.
+import { trust } from "./trust";
 
 export interface Session {
   sessionId: string;
@@ -72,7 +73,19 @@ export async function devSession(): Promise<Session> {
     {},
   );
   if (!made.token || !made.webSocketUrl) throw new ApiError("The server gives no token or no WebSocket address.", 200);
+  trust(made.webSocketUrl);
   return { sessionId: made.sessionId, token: made.token, url: made.webSocketUrl };
+}
+
+export const DIAGNOSTICS = "/api/diagnostics/websocket";
+
+/** The address that this server gives out; undefined where it has none, or does not answer. */
+export async function ownAddress(): Promise<string | undefined> {
+  try {
+    return (await call<{ webSocketUrl?: string | null }>("GET", DIAGNOSTICS)).webSocketUrl ?? undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Unix milliseconds of the session's end. */
@@ -84,5 +97,3 @@ export const extend = (session: Session, seconds: number) =>
 
 export const share = (session: Session, ttlSeconds: number) =>
   call<{ token: string; expiresAt: number }>("POST", `${at(session)}/share`, session.token, { ttlSeconds });
-
-export const DIAGNOSTICS = "/api/diagnostics/websocket";
