@@ -62,7 +62,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
     assert environment["CALLBACK_URL"] == "https://api0000001.execute-api.us-east-1.amazonaws.com/prod"
     assert all(environment.values()), "the backend takes an empty setting for one that is set"
     everything = {
-        "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "RedisUrlArn": BRIDGE, "JwtPublicKey": "k",
+        "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "JwtPublicKey": "k",
         "JwksUrl": "https://id.example.org/jwks",
         "JwtIssuer": "i", "JwtAudience": "a", "CallbackUrl": "https://ws.example.org",
     }
@@ -72,7 +72,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
     assert environment["CALLBACK_URL"] == "https://ws.example.org"
     for setting in {*environment, *secrets} - {"AWS_REGION"}:
         assert f'env = "{setting}"' in CONFIG, setting
-    assert not {"JWT_SECRET", "BRIDGE_SECRET", "ADMIN_TOKEN", "JWT_PRIVATE_KEY", "REDIS_URL"} & set(environment)
+    assert not {"JWT_SECRET", "BRIDGE_SECRET", "ADMIN_TOKEN", "JWT_PRIVATE_KEY"} & set(environment)
     assert "DEV_SESSIONS" not in environment
 
 
