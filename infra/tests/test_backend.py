@@ -116,6 +116,14 @@ def test_one_instance_and_a_health_check(name):
         assert (scaling["MinSize"], scaling["MaxSize"]) == ("1", "1")
 
 
+def test_the_load_balancer_gives_idle_connections_up_before_the_backend_does():
+    """The other way round, requests would meet a connection that is being closed, and fail with 502."""
+    (idle,) = re.findall(r"idle_timeout\.timeout_seconds, Value: '(\d+)'", (INFRA / "backend-ecs-service.yaml").read_text())
+    seats = (INFRA.parent / "crates/backend/src/serve/seats.rs").read_text()
+    (kept,) = re.findall(r"(?m)^const IDLE: Duration = Duration::from_secs\((\d+)\);", seats)
+    assert int(idle) < int(kept)
+
+
 @pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])
 def test_the_address_of_ecs_express_has_its_scheme_once(endpoint):
     template = long(load((INFRA / "backend-ecs-express.yaml").read_text()))
