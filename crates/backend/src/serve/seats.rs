@@ -136,7 +136,7 @@ impl Taken {
     fn dismiss_one(&mut self) {
         let states = self.seats.iter().map(|(id, seat)| (*id, *seat.state()));
         let waited_for = states.filter(|(_, state)| state.doing != Doing::Handled);
-        let next = waited_for.min_by_key(|(_, state)| (state.doing, state.since)).map(|(id, _)| id);
+        let next = waited_for.min_by_key(|(id, state)| (state.doing, state.since, *id)).map(|(id, _)| id);
         if let Some(seat) = next.and_then(|id| self.seats.remove(&id)) {
             seat.leave.notify_one();
         }
