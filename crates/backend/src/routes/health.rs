@@ -31,9 +31,10 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (S
             Json(json!({"status": "stopping", "notReady": ["stopping"]})),
         );
     }
-    let mut ready = json!({"status": "ready"});
-    if app.admin.admits(&headers).await {
-        ready["sessions"] = app.store.len().into();
-    }
+    let ready = if app.admin.admits(&headers).await {
+        json!({"status": "ready", "sessions": app.store.len()})
+    } else {
+        json!({"status": "ready"})
+    };
     (StatusCode::OK, Json(ready))
 }
