@@ -51,8 +51,19 @@ mod tests {
             assert_eq!(misspelt(name, &KNOWN), None);
         }
         for name in [
-            "", "PATH", "PORTS", "SHELL", "DB_URL", "MS_URL", "FALLBACK_URL", "GITHUB_TOKEN", "AWS_REGION",
-            "JWT_PRIVATE_KEY", "XDG_SESSION_ID", "REDIS_PORT", "ÄDMIN_TOKEN",
+            "",
+            "PATH",
+            "PORTS",
+            "SHELL",
+            "DB_URL",
+            "MS_URL",
+            "FALLBACK_URL",
+            "GITHUB_TOKEN",
+            "AWS_REGION",
+            "JWT_PRIVATE_KEY",
+            "XDG_SESSION_ID",
+            "REDIS_PORT",
+            "ÄDMIN_TOKEN",
         ] {
             assert_eq!(misspelt(name, &KNOWN), None, "{name}");
         }

@@ -163,10 +163,10 @@ fn each_public_key_verifies_its_own_algorithm_and_no_other() {
 fn regression_tokens_of_the_old_secret_open_sessions_during_rotation() {
     let rotating = TokenKeys::from_secret(&format!("{NEW_SECRET}, {SECRET}")).unwrap();
     let rotated = TokenKeys::from_secret(NEW_SECRET).unwrap();
-    let new = sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(NEW_SECRET.as_bytes()));
-    let check = |keys: &TokenKeys, token: &str| {
-        keys.authorize(token, Some("s"), &ClaimRules::default(), NOW).err()
-    };
+    let new =
+        sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(NEW_SECRET.as_bytes()));
+    let check =
+        |keys: &TokenKeys, token: &str| keys.authorize(token, Some("s"), &ClaimRules::default(), NOW).err();
     assert_eq!((check(&rotating, &hs256(&claims())), check(&rotating, &new)), (None, None));
     assert_eq!(check(&rotated, &hs256(&claims())), Some(Denied::Signature));
     let whole = EncodingKey::from_secret(format!("{NEW_SECRET}, {SECRET}").as_bytes());
