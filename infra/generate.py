@@ -213,7 +213,7 @@ ROLES = [
     ("backend-apprunner.yaml", "AccessRole", "backend-apprunner-access", {}),
 ]
 # Conditions that policies are written for: an admin leaves out what is not used.
-ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken", "HasRedis"}
+ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken"}
 # What is written in place of what CloudFormation fills in; iam/fill.py puts values there.
 PLACES = {
     "AWS::AccountId": "${ACCOUNT_ID}",
@@ -228,7 +228,6 @@ PLACES = {
     "JwtSecretArn": "${JWT_SECRET_ARN}",
     "JwtPrivateKeyArn": "${JWT_PRIVATE_KEY_ARN}",
     "AdminTokenArn": "${ADMIN_TOKEN_ARN}",
-    "RedisUrlArn": "${REDIS_URL_ARN}",
     "SecretsKmsKeyArn": "${SECRETS_KMS_KEY_ARN}",
     "Table.Arn": "arn:${PARTITION}:dynamodb:${REGION}:${ACCOUNT_ID}:table/${TABLE}",
     "HandlerLogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/aws/lambda/${STACK}-websocket-handler:*",

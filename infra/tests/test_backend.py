@@ -62,7 +62,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
     assert environment["CALLBACK_URL"] == "https://api0000001.execute-api.us-east-1.amazonaws.com/prod"
     assert all(environment.values()), "the backend takes an empty setting for one that is set"
     everything = {
-        "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "RedisUrlArn": BRIDGE, "JwtPublicKey": "k",
+        "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "JwtPublicKey": "k",
         "JwksUrl": "https://id.example.org/jwks",
         "JwtIssuer": "i", "JwtAudience": "a", "CallbackUrl": "https://ws.example.org",
     }
@@ -72,7 +72,7 @@ def test_secrets_come_by_arn_and_settings_are_known(name):
     assert environment["CALLBACK_URL"] == "https://ws.example.org"
     for setting in {*environment, *secrets} - {"AWS_REGION"}:
         assert f'env = "{setting}"' in CONFIG, setting
-    assert not {"JWT_SECRET", "BRIDGE_SECRET", "ADMIN_TOKEN", "JWT_PRIVATE_KEY", "REDIS_URL"} & set(environment)
+    assert not {"JWT_SECRET", "BRIDGE_SECRET", "ADMIN_TOKEN", "JWT_PRIVATE_KEY"} & set(environment)
     assert "DEV_SESSIONS" not in environment
 
 
@@ -114,6 +114,14 @@ def test_one_instance_and_a_health_check(name):
     else:
         scaling = resources["AWS::AppRunner::AutoScalingConfiguration"]
         assert (scaling["MinSize"], scaling["MaxSize"]) == ("1", "1")
+
+
+def test_the_load_balancer_gives_idle_connections_up_before_the_backend_does():
+    """The other way round, requests would meet a connection that is being closed, and fail with 502."""
+    (idle,) = re.findall(r"idle_timeout\.timeout_seconds, Value: '(\d+)'", (INFRA / "backend-ecs-service.yaml").read_text())
+    seats = (INFRA.parent / "crates/backend/src/serve/seats.rs").read_text()
+    (kept,) = re.findall(r"(?m)^const IDLE: Duration = Duration::from_secs\((\d+)\);", seats)
+    assert int(idle) < int(kept)
 
 
 @pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])

@@ -17,7 +17,6 @@ VALUES = {
     "PARTITION": "aws", "REGION": "us-east-1", "ACCOUNT_ID": "123456789012", "STACK": "shellbridge", "STAGE": "prod",
     "TABLE": "WebSocketConnections", "API_ID": "api0000001", "BRIDGE_SECRET_ARN": BRIDGE, "JWT_SECRET_ARN": JWT,
     "ADMIN_TOKEN_ARN": BRIDGE, "SECRETS_KMS_KEY_ARN": EVERYTHING["SecretsKmsKeyArn"], "JWT_PRIVATE_KEY_ARN": BRIDGE,
-    "REDIS_URL_ARN": BRIDGE,
 }
 GUIDE = (INFRA / "iam/README.md").read_text()
 SECRET = "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge"
@@ -103,7 +102,7 @@ class _Full(Evaluation):
     """With all that the guide's commands allow for."""
 
     def condition(self, name):
-        return name not in {"HasBoundary", "HasJwtPrivateKey", "HasRedis"}
+        return name not in {"HasBoundary", "HasJwtPrivateKey"}
 
 
 @pytest.fixture(scope="module")

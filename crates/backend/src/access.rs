@@ -5,7 +5,10 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, Jwk},
 };
 use serde::Serialize;
-use shellbridge_protocol::access::{ClaimRules, Denied, Grant, JwksRefused, KeyError, TokenKeys};
+use shellbridge_protocol::{
+    access::{ClaimRules, Denied, Grant, JwksRefused, KeyError, TokenKeys},
+    secret,
+};
 
 use crate::{config::Config, jwks::Jwks, unix_secs};
 
@@ -74,8 +77,11 @@ impl Access {
         let private = config.jwt_private_key.as_deref().map(private_key).transpose()?;
         let (keys, mint) = match (&config.jwt_secret, &config.jwt_public_key, &config.jwks_url) {
             (Some(secret), None, None) => {
-                let key = EncodingKey::from_secret(secret.as_bytes());
-                (Keys::Set(TokenKeys::from_secret(secret)?), Some((Algorithm::HS256, key)))
+                let keys = TokenKeys::from_secret(secret)?;
+                // The newest signs; the one it replaces only verifies.
+                let newest = secret::keys(secret).map_err(KeyError::from)?.into_iter().next();
+                let key = EncodingKey::from_secret(newest.unwrap_or_default().as_bytes());
+                (Keys::Set(keys), Some((Algorithm::HS256, key)))
             }
             (None, Some(pem), None) => (Keys::Set(TokenKeys::from_pem(pem)?), private),
             (None, None, Some(url)) => {

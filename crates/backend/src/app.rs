@@ -1,6 +1,7 @@
 //! The running backend: what all requests share, the listener, and the orderly end.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,12 +20,13 @@ use tokio::{
 
 use crate::{
     access::Access,
+    admin::Admin,
     config::Config,
     count,
     keep_awake::{self, KeepAwake},
     push::Pusher,
     rate::RateLimits,
-    routes,
+    routes, serve,
     session::{Limits, Settings},
     store::Store,
 };
@@ -34,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How long the end may take in all; platforms kill after 30 s (ECS `stopTimeout`, its default).
 const SHUTDOWN: Duration = Duration::from_secs(24);
 
+/// Connections at `METRICS_BIND` at a time.
+const MAX_SCRAPERS: usize = 16;
+
 /// How often what has been counted is put in order. Rates are counted by the second.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -41,6 +46,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) access: Access,
+    pub(crate) admin: Admin,
     pub(crate) bridge: BridgeKeys,
     /// Held for a look-up, never across an await.
     pub(crate) replays: Mutex<ReplayCache>,
@@ -70,6 +76,7 @@ impl App {
         };
         Ok(Self {
             access: Access::new(&config)?,
+            admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
             bridge: BridgeKeys::parse(&config.bridge_secret)?,
             replays: Mutex::new(ReplayCache::new(ReplayCache::CAPACITY)),
             origins,
@@ -92,15 +99,22 @@ impl App {
 /// When the settings do not go together or the address cannot be had.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let address = config.address();
-    if config.redis_url.is_some() {
-        tracing::warn!("REDIS_URL is not used yet: sessions live in this process; run exactly one instance");
-    }
+    let metrics_address = config.metrics_address()?;
     let app = Arc::new(App::new(config).await?);
     // Before anybody is told that we listen: a signal that nobody waits for kills.
     let stop = stop_signal()?;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    println!("listening http://{}", listener.local_addr()?);
+    let listener = bind(address).await?;
     let mut background = JoinSet::new();
+    let metrics = match metrics_address {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    println!("listening http://{}", listener.local_addr()?);
+    if let Some(listener) = metrics {
+        tracing::info!(address = %listener.local_addr()?, "metrics");
+        let router = routes::metrics_router(app.clone());
+        background.spawn(serve::serve(listener, router, MAX_SCRAPERS, std::future::pending()));
+    }
     background.spawn(tidy(app.clone()));
     background.spawn(keep_awake::run(app.clone()));
     let store = app.store.clone();
@@ -110,14 +124,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(end_anyway());
         drain(&store).await;
     };
-    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        // Answers are small and waited for.
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, routes::router(app)).with_graceful_shutdown(ended);
-    let served = server.await.context("the server failed");
+    serve::serve(listener, routes::router(app), serve::most_connections(), ended).await;
     background.shutdown().await;
-    served
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Keeps what is counted small.

@@ -1,11 +1,27 @@
 //! The backend's settings, all of them, with their defaults. Each is an environment variable.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
 };
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use shellbridge_protocol::{
+    secret::{self, Unfit},
+    settings::misspelt,
+};
+
+/// Settings that are designed for and not built: of isolation, of several instances, and of other ways in.
+const PLANNED: [&str; 7] = [
+    "SHELL_SANDBOX",
+    "SHELL_IMAGE",
+    "SHELL_IMAGES",
+    "SHELL_UIDS",
+    "REDIS_URL",
+    "DIRECT_WEBSOCKET",
+    "SOCKET_IO",
+];
 
 use crate::routes::page;
 
@@ -23,7 +39,8 @@ pub struct Config {
     /// Key shared with the Lambda, at least 32 bytes; during rotation the new and the old one, with a comma between.
     #[arg(long, env = "BRIDGE_SECRET", hide_env_values = true)]
     pub bridge_secret: String,
-    /// HS256 key of users' tokens, at least 32 bytes.
+    /// HS256 key of users' tokens, at least 32 bytes; during rotation the new and the old one, with a comma between: the
+    /// first signs, both verify.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// PEM public key of users' tokens: RS256, ES256 or `EdDSA`.
@@ -45,7 +62,8 @@ pub struct Config {
     /// What `aud` of users' tokens must be, and of minted ones is.
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// Bearer token of `POST /api/sessions`; without it, sessions cannot be made there.
+    /// Bearer token of `POST /api/sessions`, at least 32 bytes; during rotation the new and the old one, with a comma
+    /// between. Without it, sessions cannot be made there.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
     /// Origins that may use the API from a page: a comma-separated list, as in the Lambda.
@@ -65,9 +83,10 @@ pub struct Config {
     /// request: while a session lives, one request to /api/keep-awake below it is kept under way.
     #[arg(long, env = "KEEP_AWAKE_URL")]
     pub keep_awake_url: Option<String>,
-    /// Not used yet, and said so in the log: sessions live in this process, so exactly one instance must run.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    pub redis_url: Option<String>,
+    /// Where `GET /metrics` is answered without `ADMIN_TOKEN`, such as 127.0.0.1:9090: whoever reaches it may read them.
+    /// Unset: nowhere.
+    #[arg(long, env = "METRICS_BIND")]
+    pub metrics_bind: Option<String>,
     /// Output kept for replay, bytes a session.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
@@ -103,9 +122,21 @@ pub enum ConfigError {
     /// See [`Config::dev_sessions`].
     #[error("DEV_SESSIONS=true gives shells to everybody: set BIND=127.0.0.1")]
     DevSessions,
-    /// See [`Config::bridge_secret`].
-    #[error("BRIDGE_SECRET and JWT_SECRET must differ: users' tokens would pass for the Lambda's")]
-    SameSecret,
+    /// Two of the secrets have a key in common.
+    #[error("{0} and {1} must differ: whoever holds one could do what the other is for")]
+    SameSecret(&'static str, &'static str),
+    /// See [`Config::admin_token`].
+    #[error("ADMIN_TOKEN: {0}")]
+    AdminToken(#[from] Unfit),
+    /// See [`Config::metrics_bind`].
+    #[error("METRICS_BIND: an address and a port, such as 127.0.0.1:9090")]
+    MetricsBind,
+    /// A setting that is planned. Left aside, its promise would be believed.
+    #[error("{0} is not implemented yet: unset it")]
+    NotImplemented(&'static str),
+    /// Probably a setting of another name, which would be left at its default.
+    #[error("{0} is no setting; did you mean {1}?")]
+    Unknown(String, String),
     /// See [`Config::output_buffer`].
     #[error("OUTPUT_WINDOW must be from 32768 to OUTPUT_BUFFER, and OUTPUT_BUFFER at most 67108864")]
     Output,
@@ -131,7 +162,7 @@ impl Config {
             &mut self.callback_url,
             &mut self.ws_url,
             &mut self.keep_awake_url,
-            &mut self.redis_url,
+            &mut self.metrics_bind,
         ] {
             setting.take_if(|value| value.is_empty());
         }
@@ -146,13 +177,20 @@ impl Config {
         if self.dev_sessions && !self.bind.is_loopback() {
             return Err(ConfigError::DevSessions);
         }
-        let shared = self
-            .jwt_secret
-            .as_ref()
-            .is_some_and(|jwt| self.bridge_secret.split(',').any(|key| key.trim() == jwt));
-        if shared {
-            return Err(ConfigError::SameSecret);
+        let secrets = [
+            ("BRIDGE_SECRET", Some(self.bridge_secret.as_str())),
+            ("JWT_SECRET", self.jwt_secret.as_deref()),
+            ("ADMIN_TOKEN", self.admin_token.as_deref()),
+        ];
+        for (n, (one, first)) in secrets.into_iter().enumerate() {
+            for (other, second) in secrets.into_iter().skip(n + 1) {
+                if first.zip(second).is_some_and(|(first, second)| secret::overlap(first, second)) {
+                    return Err(ConfigError::SameSecret(one, other));
+                }
+            }
         }
+        self.admin_token.as_deref().map(secret::keys).transpose()?;
+        self.metrics_address()?;
         let output = 32_768..=self.output_buffer;
         if !output.contains(&self.output_window) || self.output_buffer > 64 * 1024 * 1024 {
             return Err(ConfigError::Output);
@@ -163,10 +201,37 @@ impl Config {
         Ok(())
     }
 
+    /// Where to serve metrics by themselves, if anywhere.
+    pub fn metrics_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let bind = self.metrics_bind.as_deref();
+        bind.map(|bind| bind.parse().map_err(|_| ConfigError::MetricsBind)).transpose()
+    }
+
     /// Where to listen.
     pub const fn address(&self) -> SocketAddr {
         SocketAddr::new(self.bind, self.port)
     }
+}
+
+/// Refuses what the environment sets in vain: settings that are planned, and names that are nearly those of a setting.
+///
+/// # Errors
+/// The name, and which setting was probably meant.
+pub fn check_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), ConfigError> {
+    let command = Config::command();
+    let settings: Vec<&str> =
+        command.get_arguments().filter_map(|argument| argument.get_env()?.to_str()).collect();
+    // Empty counts as unset, because templates cannot leave one out.
+    for (name, _) in variables.filter(|(_, value)| !value.is_empty()) {
+        let Some(name) = name.to_str() else { continue };
+        if let Some(planned) = PLANNED.iter().find(|planned| **planned == name) {
+            return Err(ConfigError::NotImplemented(planned));
+        }
+        if let Some(meant) = misspelt(name, &settings) {
+            return Err(ConfigError::Unknown(name.to_owned(), meant.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -193,7 +258,46 @@ mod tests {
     fn dangerous_settings_are_refused() {
         assert_eq!(config(&["--dev-sessions", "true"]).check(), Err(ConfigError::DevSessions));
         assert_eq!(config(&["--dev-sessions", "true", "--bind", "127.0.0.1"]).check(), Ok(()));
-        assert_eq!(config(&["--jwt-secret", "b"]).check(), Err(ConfigError::SameSecret));
+        let same = Err(ConfigError::SameSecret("BRIDGE_SECRET", "JWT_SECRET"));
+        assert_eq!(config(&["--jwt-secret", "b"]).check(), same);
+        assert_eq!(config(&["--admin-token", "short"]).check(), Err(ConfigError::AdminToken(Unfit::Short)));
+        assert_eq!(config(&["--metrics-bind", "9090"]).check(), Err(ConfigError::MetricsBind));
         assert_eq!(config(&["--output-buffer", "1000"]).check(), Err(ConfigError::Output));
+    }
+
+    #[test]
+    fn regression_settings_without_effect_are_refused() {
+        let check = |name: &str, value: &str| check_environment([(name.into(), value.into())].into_iter());
+        for planned in PLANNED {
+            assert_eq!(check(planned, "x"), Err(ConfigError::NotImplemented(planned)));
+            assert_eq!(check(planned, ""), Ok(()), "empty is unset");
+        }
+        let meant = ConfigError::Unknown("MAX_SESION_TTL".to_owned(), "MAX_SESSION_TTL".to_owned());
+        assert_eq!(check("MAX_SESION_TTL", "60"), Err(meant));
+        let command = Config::command();
+        let own = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        // Of a shell's environment, of ECS, of Kubernetes, and the function's, which shares ours in `make run`.
+        let foreign = [
+            "PATH",
+            "SHELL",
+            "RUST_LOG",
+            "AWS_REGION",
+            "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI",
+            "ECS_CONTAINER_METADATA_URI_V4",
+            "BACKEND_PORT",
+            "KUBERNETES_SERVICE_PORT",
+            "TABLE_NAME",
+            "BACKEND_URL",
+            "APP_RUNNER_URL",
+            "BRIDGE_SECRET_ARN",
+            "JWT_SECRET_ARN",
+            "DOMAIN_NAME",
+            "STAGE",
+            "LOG_LEVEL",
+            "METRICS_NAMESPACE",
+        ];
+        for name in own.chain(foreign) {
+            assert_eq!(check(name, "x"), Ok(()), "{name}");
+        }
     }
 }

@@ -16,6 +16,8 @@ const CONNECTS: &str = "shellbridge_connects_total";
 const CONNECT_REFUSALS: &str = "shellbridge_connect_refusals_total";
 const CONNECT_SECONDS: &str = "shellbridge_time_to_connect_seconds";
 const BRIDGE_REFUSALS: &str = "shellbridge_bridge_refusals_total";
+const WRONG_ADMIN_TOKENS: &str = "shellbridge_wrong_admin_tokens_total";
+const CUT: &str = "shellbridge_http_connections_cut_total";
 const RATE_LIMITED: &str = "shellbridge_rate_limited_total";
 const FRAMES: &str = "shellbridge_frames_total";
 const REPLIES: &str = "shellbridge_replies_total";
@@ -46,6 +48,8 @@ pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     );
     describe_histogram!(CONNECT_SECONDS, "From API Gateway's connectedAt to the first frame delivered");
     describe_counter!(BRIDGE_REFUSALS, "Requests that were not the Lambda's, or not new, by cause");
+    describe_counter!(WRONG_ADMIN_TOKENS, "Requests with a token that could only be meant for ADMIN_TOKEN");
+    describe_counter!(CUT, "HTTP connections closed here, by what they were at: head, body, answer, or idle");
     describe_counter!(RATE_LIMITED, "Frames above a rate limit, by whose");
     describe_counter!(FRAMES, "Clients' frames, by type");
     describe_counter!(
@@ -94,6 +98,16 @@ pub(crate) const fn token_fault(refused: TokenRefused) -> &'static str {
         TokenRefused::Time => "time",
         TokenRefused::Binding => "binding",
     }
+}
+
+/// Somebody guesses.
+pub(crate) fn wrong_admin_token() {
+    counter!(WRONG_ADMIN_TOKENS).increment(1);
+}
+
+/// An HTTP connection took too long, or gave its place up.
+pub(crate) fn cut(doing: &'static str) {
+    counter!(CUT, "at" => doing).increment(1);
 }
 
 /// A frame came too soon.

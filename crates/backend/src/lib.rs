@@ -4,6 +4,7 @@
 //! has to say goes out through `push`. A session is one task around a state machine without I/O (`session::core`).
 
 pub mod access;
+mod admin;
 pub mod app;
 pub mod config;
 mod count;
@@ -16,6 +17,7 @@ mod push;
 mod rate;
 mod routes;
 mod screen;
+mod serve;
 mod session;
 mod shell;
 mod store;

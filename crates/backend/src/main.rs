@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use shellbridge_backend::{app, config::Config, keep_secrets};
+use shellbridge_backend::{
+    app,
+    config::{Config, check_environment},
+    keep_secrets,
+};
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
 #[global_allocator]
@@ -28,6 +32,7 @@ fn run() -> anyhow::Result<()> {
         Err(said) if !said.use_stderr() => return Ok(said.print()?),
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
+    check_environment(std::env::vars_os())?;
     // Before the runtime starts its threads, to which this applies one by one.
     keep_secrets()?;
     tokio::runtime::Runtime::new()?.block_on(app::serve(config))

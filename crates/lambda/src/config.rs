@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use shellbridge_protocol::{access, bridge, origin};
+use shellbridge_protocol::{access, bridge, origin, settings::misspelt};
 use tracing_subscriber::{filter::Targets, prelude::*};
 use url::Url;
 
@@ -10,6 +10,27 @@ use url::Url;
 const DEFAULT_TABLE: &str = "WebSocketConnections";
 /// Where metrics go, unless a setting says otherwise.
 const DEFAULT_NAMESPACE: &str = "Shellbridge";
+
+/// The names of all settings but the SDK's own.
+const SETTINGS: [&str; 17] = [
+    "TABLE_NAME",
+    "BACKEND_URL",
+    "APP_RUNNER_URL",
+    "BRIDGE_SECRET",
+    "BRIDGE_SECRET_ARN",
+    "JWT_SECRET",
+    "JWT_SECRET_ARN",
+    "JWT_PUBLIC_KEY",
+    "JWKS_URL",
+    "JWKS_ALLOW_PRIVATE",
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "ALLOWED_ORIGINS",
+    "DOMAIN_NAME",
+    "STAGE",
+    "LOG_LEVEL",
+    "METRICS_NAMESPACE",
+];
 
 /// The settings of the function, each the environment variable of its name unless it says otherwise.
 #[derive(Debug, Clone)]
@@ -24,7 +45,7 @@ pub struct Config {
     pub bridge_secret: Option<String>,
     /// Name or ARN of the Parameter Store parameter or Secrets Manager secret that holds it instead.
     pub bridge_secret_arn: Option<String>,
-    /// Verifies users' tokens with HS256: at least 32 bytes.
+    /// Verifies users' tokens with HS256: at least 32 bytes, or two such keys separated by a comma during rotation.
     pub jwt_secret: Option<String>,
     /// Name or ARN of the Parameter Store parameter or Secrets Manager secret that holds it instead.
     pub jwt_secret_arn: Option<String>,
@@ -78,6 +99,8 @@ pub struct Limits {
     pub jwks: Duration,
     /// Between two readings of a stored secret, however many signatures fail.
     pub reread: Duration,
+    /// Until a stored secret is read again though all signatures are good: how long a key that was taken out counts.
+    pub keep: Duration,
 }
 
 impl Default for Limits {
@@ -91,6 +114,7 @@ impl Default for Limits {
             aws: Duration::from_secs(4),
             jwks: Duration::from_secs(3),
             reread: Duration::from_mins(1),
+            keep: Duration::from_mins(15),
         }
     }
 }
@@ -108,8 +132,11 @@ pub enum ConfigError {
     #[error("only one of {0} may be set")]
     Several(&'static str),
     /// Anybody who knows one could do what the other is for.
-    #[error("BRIDGE_SECRET must not be JWT_SECRET")]
+    #[error("BRIDGE_SECRET and JWT_SECRET must differ")]
     SameSecret,
+    /// Probably a setting of another name, which would be left at its default.
+    #[error("{0} is no setting; did you mean {1}?")]
+    Unknown(String, &'static str),
     /// Not a URL that will do.
     #[error("{0}: not an http or https URL")]
     Url(&'static str),
@@ -131,8 +158,10 @@ impl Config {
     /// The settings of this process. Empty ones count as unset, but for `STAGE`, where empty means none.
     ///
     /// # Errors
-    /// A value that is not one of those a setting can have.
+    /// A value that is not one of those a setting can have, or a name that is nearly one of a setting.
     pub fn from_environment() -> Result<Self, ConfigError> {
+        let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+        refuse_misspelt(set.filter_map(|(name, _)| name.into_string().ok()))?;
         Self::read(|name| std::env::var_os(name))
     }
 
@@ -198,8 +227,19 @@ impl Config {
     }
 }
 
+fn refuse_misspelt(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    for name in names {
+        if let Some(meant) = misspelt(&name, &SETTINGS) {
+            return Err(ConfigError::Unknown(name, meant));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -227,5 +267,29 @@ mod tests {
             assert!(said.contains(name) && !said.contains(value), "{said}");
         }
         assert!(read(&[("JWKS_ALLOW_PRIVATE", "true")]).unwrap().jwks_allow_private);
+    }
+
+    #[test]
+    fn regression_a_name_that_is_nearly_a_setting_is_refused() {
+        let check = |name: &str| refuse_misspelt([name.to_owned()].into_iter()).map_err(|e| e.to_string());
+        let said = check("ALLOWED_ORIGIN").unwrap_err();
+        assert_eq!(said, "ALLOWED_ORIGIN is no setting; did you mean ALLOWED_ORIGINS?");
+        let foreign = ["AWS_LAMBDA_LOG_LEVEL", "AWS_REGION", "_HANDLER", "LD_LIBRARY_PATH", "FRONTEND_URL"];
+        for name in SETTINGS.into_iter().chain(foreign) {
+            assert_eq!(check(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_names_is_whole() {
+        let asked = RefCell::new(BTreeSet::new());
+        let noted = |name: &str| {
+            asked.borrow_mut().insert(name.to_owned());
+            None
+        };
+        Config::read(noted).unwrap();
+        let mut asked = asked.into_inner();
+        assert!(asked.remove("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"));
+        assert_eq!(asked, SETTINGS.map(str::to_owned).into());
     }
 }

@@ -1,5 +1,5 @@
-//! Secrets: from the environment, or from where they are kept, read when first needed and again when they
-//! seem to have been changed.
+//! Secrets: from the environment, or from where they are kept, read when first needed, again when they seem to have
+//! been changed, and now and then, so that a key that was taken out stops counting.
 
 use std::{
     sync::{Arc, Mutex as SyncMutex, PoisonError},
@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+use shellbridge_protocol::secret;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -26,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) enum Which {
     /// `BRIDGE_SECRET`, one key or two.
     Bridge,
-    /// `JWT_SECRET`.
+    /// `JWT_SECRET`, one key or two.
     Jwt,
 }
 
@@ -59,7 +60,7 @@ impl Apart {
             Which::Jwt => (texts.bridge.as_deref(), Some(text)),
         };
         if let (Some(bridge), Some(jwt)) = (bridge, jwt)
-            && bridge.split(',').any(|key| key.trim() == jwt)
+            && secret::overlap(bridge, jwt)
         {
             return Err(ConfigError::SameSecret);
         }
@@ -127,6 +128,10 @@ impl<T> Secret<T> {
         match (&state.value, &self.stored) {
             (None, Some(stored)) if !state.was_read_within(RETRY_AFTER.min(stored.limits.reread)) => {
                 state.read(stored).await
+            }
+            (Some(_), Some(stored)) if !state.was_read_within(stored.limits.keep) => {
+                // What was read before serves on while the store does not answer.
+                state.read(stored).await.or_else(|| state.value.clone())
             }
             (value, _) => value.clone(),
         }
@@ -233,7 +238,7 @@ async fn read(store: &Parameters, name: &str, parameter: &str) -> Result<String,
 /// is taken for a whole one first, as Secrets Manager does it (Secrets Manager User Guide, "Troubleshoot AWS Secrets
 /// Manager"); but a partial ARN of a name that ends so is no other.
 fn parameters(name: &str) -> (String, Option<String>) {
-    let Some(secret) = secret(name) else { return (name.to_owned(), None) };
+    let Some(secret) = named(name) else { return (name.to_owned(), None) };
     let parameter = |secret: &str| format!("/aws/reference/secretsmanager/{secret}");
     match without_suffix(secret) {
         Some(whole) => (parameter(whole), Some(parameter(secret))),
@@ -243,12 +248,12 @@ fn parameters(name: &str) -> (String, Option<String>) {
 
 /// Whether a secret's ARN is not the one that was asked for, whole or partial.
 fn is_another_secret(asked: &str, arn: &str) -> bool {
-    let both_secrets = secret(asked).is_some() && secret(arn).is_some();
+    let both_secrets = named(asked).is_some() && named(arn).is_some();
     both_secrets && arn != asked && without_suffix(arn) != Some(asked)
 }
 
 /// What follows `arn:…:secret:`.
-fn secret(arn: &str) -> Option<&str> {
+fn named(arn: &str) -> Option<&str> {
     let fields: Vec<&str> = arn.splitn(7, ':').collect();
     match *fields.as_slice() {
         [_, _, "secretsmanager", _, _, "secret", secret] => Some(secret),

@@ -9,7 +9,10 @@ use serde::Deserialize;
 
 pub use jwks::{JwksPolicy, JwksRefused, MAX_JWKS};
 
-use crate::limits::{MIN_SECRET, TOKEN_LEEWAY};
+use crate::{
+    limits::TOKEN_LEEWAY,
+    secret::{self, Unfit},
+};
 
 mod jwks;
 
@@ -35,9 +38,9 @@ struct TokenKey {
 /// Why a key was refused. The process does not start with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// `JWT_SECRET` is shorter than [`MIN_SECRET`].
-    #[error("JWT_SECRET: at least {MIN_SECRET} bytes")]
-    Short,
+    /// `JWT_SECRET` is too weak.
+    #[error("JWT_SECRET: {0}")]
+    Secret(#[from] Unfit),
     /// `JWT_PUBLIC_KEY` is no public key in PEM of RSA, P-256 or Ed25519.
     #[error("JWT_PUBLIC_KEY: not a PEM public key of RSA, EC P-256 or Ed25519")]
     Pem,
@@ -156,13 +159,14 @@ impl std::fmt::Debug for TokenKeys {
 }
 
 impl TokenKeys {
-    /// HS256 with a shared secret (`JWT_SECRET`).
+    /// HS256 with a shared secret (`JWT_SECRET`): one key, or the new and the old one during rotation.
     pub fn from_secret(secret: &str) -> Result<Self, KeyError> {
-        if secret.len() < MIN_SECRET {
-            return Err(KeyError::Short);
-        }
-        let key = DecodingKey::from_secret(secret.as_bytes());
-        Ok(Self(vec![TokenKey { id: None, key, algorithm: Algorithm::HS256 }]))
+        let key = |key: &str| TokenKey {
+            id: None,
+            key: DecodingKey::from_secret(key.as_bytes()),
+            algorithm: Algorithm::HS256,
+        };
+        Ok(Self(secret::keys(secret)?.into_iter().map(key).collect()))
     }
 
     /// RS256, ES256 or `EdDSA`, as the kind of the PEM public key says (`JWT_PUBLIC_KEY`).

@@ -13,6 +13,8 @@ pub mod frame;
 pub mod limits;
 pub mod origin;
 pub mod payload;
+pub mod secret;
+pub mod settings;
 pub mod stream;
 
 pub use error::ErrorCode;

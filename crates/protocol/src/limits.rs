@@ -89,5 +89,5 @@ pub const TOKEN_LEEWAY: i64 = 30;
 pub const BRIDGE_TOKEN_TTL: i64 = 60;
 /// Leeway on the time claims of a bridge token, in seconds.
 pub const BRIDGE_TOKEN_LEEWAY: i64 = 5;
-/// Shortest `BRIDGE_SECRET` and `JWT_SECRET`: the output size of SHA-256 (RFC 7518, section 3.2).
+/// Shortest key of `BRIDGE_SECRET`, `JWT_SECRET` and `ADMIN_TOKEN`: the output size of SHA-256 (RFC 7518, section 3.2).
 pub const MIN_SECRET: usize = 32;

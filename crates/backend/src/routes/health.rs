@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use serde_json::{Value, json};
 use shellbridge_protocol::bridge::{CONNECT_PATH, DISCONNECT_PATH, MESSAGE_PATH};
 
@@ -19,13 +23,18 @@ pub(crate) async fn health() -> Json<Value> {
     }))
 }
 
-/// `GET /ready`: 503 with what is not ready.
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+/// `GET /ready`: 503 with what is not ready. How many sessions there are is only for the platform.
+pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (StatusCode, Json<Value>) {
     if app.store.is_closed() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             Json(json!({"status": "stopping", "notReady": ["stopping"]})),
         );
     }
-    (StatusCode::OK, Json(json!({"status": "ready", "sessions": app.store.len()})))
+    let ready = if app.admin.admits(&headers).await {
+        json!({"status": "ready", "sessions": app.store.len()})
+    } else {
+        json!({"status": "ready"})
+    };
+    (StatusCode::OK, Json(ready))
 }

@@ -8,10 +8,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{app::App, count};
+use crate::{app::App, count, routes::sessions::Admin};
 
-/// `GET /metrics`
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+/// `GET /metrics`: with `ADMIN_TOKEN`.
+pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
+    open(app).await
+}
+
+/// `GET /metrics` at `METRICS_BIND`, for whoever reaches it.
+pub(crate) async fn open(State(app): State<Arc<App>>) -> Response {
     count::holds(app.store.len(), app.store.connections());
     // The version of the text format (Prometheus documentation, "Exposition formats").
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())

@@ -11,7 +11,6 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use shellbridge_protocol::{ErrorCode, access::Grant};
-use subtle::ConstantTimeEq;
 
 use crate::{
     app::App,
@@ -79,7 +78,7 @@ impl FromRequestParts<Arc<App>> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let wanted = || ApiError::unauthorized("ADMIN_TOKEN is wanted");
-        is_admin(app, &parts.headers).then_some(Self).ok_or_else(wanted)
+        app.admin.admits(&parts.headers).await.then_some(Self).ok_or_else(wanted)
     }
 }
 
@@ -110,7 +109,7 @@ impl FromRequestParts<Arc<App>> for Known {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let path = Path::<String>::from_request_parts(parts, app).await;
         let Path(id) = path.map_err(|_| ApiError::no_session())?;
-        let caller = if is_admin(app, &parts.headers) {
+        let caller = if app.admin.admits(&parts.headers).await {
             Caller::Admin
         } else {
             let token = bearer(&parts.headers).unwrap_or_default();
@@ -285,13 +284,6 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
 /// A token that ends with the session, `expires_at` in Unix ms.
 async fn token(app: &App, user: &str, session: &str, read_only: bool, expires_at: u64) -> Option<String> {
     app.access.mint(user, session, read_only, i64::try_from(expires_at / 1000).unwrap_or(i64::MAX)).await
-}
-
-fn is_admin(app: &App, headers: &HeaderMap) -> bool {
-    match (&app.config.admin_token, bearer(headers)) {
-        (Some(admin), Some(token)) => admin.as_bytes().ct_eq(token.as_bytes()).into(),
-        _ => false,
-    }
 }
 
 /// Whether a request can only have been made by a page or program of this machine: a name that an attacker's DNS

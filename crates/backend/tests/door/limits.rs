@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Gateway, Settings, connect_body};
+use crate::support::{ADMIN_TOKEN, Backend, Gateway, Settings, connect_body};
 use shellbridge_protocol::bridge::CONNECT_PATH;
 
 /// Sends frames at once over these connections, until one is refused; returns how many were taken, and the refusal.
@@ -104,6 +104,6 @@ async fn the_metrics_count_what_happened() {
     }
     let metrics = backend.metrics().await;
     assert!(!metrics.contains("made-up-by-a-client") && !metrics.contains("alice"), "{metrics}");
-    let response = backend.get("/metrics").send().await.unwrap();
+    let response = backend.get("/metrics").bearer_auth(ADMIN_TOKEN).send().await.unwrap();
     assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
 }

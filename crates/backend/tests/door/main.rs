@@ -6,6 +6,8 @@ mod awake;
 mod keys;
 mod limits;
 mod logs;
+mod platform;
+mod slow;
 mod starting;
 mod stopping;
 mod support;

@@ -1,6 +1,6 @@
 //! Settings that are dangerous or of no use: the process says why and does not start.
 
-use crate::support::{BRIDGE_SECRET, JWT_SECRET, Settings};
+use crate::support::{ADMIN_TOKEN, BRIDGE_SECRET, JWT_SECRET, Settings};
 
 #[tokio::test]
 async fn settings_that_do_not_go_together_are_refused_in_words() {
@@ -42,7 +42,37 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
             some().set("BRIDGE_SECRET", &format!("{BRIDGE_SECRET},old")),
             "BRIDGE_SECRET: each key is at least 32 bytes",
         ),
-        ("a short secret", some().set("JWT_SECRET", "short"), "JWT_SECRET: at least 32 bytes"),
+        ("a short secret", some().set("JWT_SECRET", "short"), "JWT_SECRET: each key is at least 32 bytes"),
+        (
+            "a short old secret",
+            some().set("JWT_SECRET", &format!("{JWT_SECRET},old")),
+            "JWT_SECRET: each key is at least 32 bytes",
+        ),
+        (
+            "three secrets",
+            some().set("JWT_SECRET", &format!("{JWT_SECRET},{JWT_SECRET},{JWT_SECRET}")),
+            "JWT_SECRET: at most two keys",
+        ),
+        (
+            "a short ADMIN_TOKEN",
+            some().set("ADMIN_TOKEN", &"x".repeat(31)),
+            "ADMIN_TOKEN: each key is at least 32 bytes",
+        ),
+        (
+            "JWT_SECRET as ADMIN_TOKEN",
+            some().set("ADMIN_TOKEN", JWT_SECRET),
+            "JWT_SECRET and ADMIN_TOKEN must differ",
+        ),
+        (
+            "BRIDGE_SECRET as the old ADMIN_TOKEN",
+            some().set("ADMIN_TOKEN", &format!("{ADMIN_TOKEN}, {BRIDGE_SECRET}")),
+            "BRIDGE_SECRET and ADMIN_TOKEN must differ",
+        ),
+        (
+            "a port without an address",
+            some().set("METRICS_BIND", "9090"),
+            "METRICS_BIND: an address and a port",
+        ),
         (
             "the same secrets",
             some().set("BRIDGE_SECRET", JWT_SECRET),
@@ -99,22 +129,29 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
         assert_eq!(code, 1, "{what}: {said}");
         // For people: the last lines, not JSON.
         assert!(said.contains(words) && said.contains("backend: "), "{what}: {said}");
-        assert!(!said.contains(JWT_SECRET) && !said.contains(BRIDGE_SECRET), "{what}: {said}");
+        for secret in [JWT_SECRET, BRIDGE_SECRET, ADMIN_TOKEN] {
+            assert!(!said.contains(secret), "{what}: {said}");
+        }
     }
 }
 
+/// `SHELL_SANDBOX=user` used to be taken without a word, and every shell ran as the backend's own user.
 #[tokio::test]
-async fn a_setting_without_effect_is_said_so_without_its_secret() {
-    let backend = Settings::new().set("REDIS_URL", "rediss://user:hush@redis.example:6379").start().await;
+async fn regression_settings_without_effect_are_refused_without_their_values() {
+    for (name, value, words) in [
+        ("SHELL_SANDBOX", "user", "SHELL_SANDBOX is not implemented yet"),
+        ("REDIS_URL", "rediss://user:hush@redis.example:6379", "REDIS_URL is not implemented yet"),
+        ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is no setting; did you mean ADMIN_TOKEN?"),
+        ("MAX_SESION_TTL", "60", "MAX_SESION_TTL is no setting; did you mean MAX_SESSION_TTL?"),
+    ] {
+        let (code, said) = Settings::new().set(name, value).fails().await;
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(words) && said.contains("backend: ") && !said.contains("hush"), "{said}");
+    }
+    let backend = Settings::new().set("REDIS_URL", "").set("SHELL", "/bin/zsh").start().await;
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
-    assert!(log.contains("REDIS_URL is not used yet") && log.contains("run exactly one instance"), "{log}");
-    assert!(!log.contains("hush"), "{log}");
-    let backend = Settings::new().set("REDIS_URL", "").start().await;
-    backend.terminate();
-    let (_, log) = backend.ended().await;
-    assert!(!log.contains("REDIS_URL"), "{log}");
 }
 
 #[tokio::test]

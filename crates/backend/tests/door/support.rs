@@ -33,7 +33,7 @@ use tokio::{
 
 pub(crate) const BRIDGE_SECRET: &str = "a bridge secret of the tests of 32 bytes and more";
 pub(crate) const JWT_SECRET: &str = "a secret of users' tokens of 32 bytes and more";
-pub(crate) const ADMIN_TOKEN: &str = "the-platform-s-own-token";
+pub(crate) const ADMIN_TOKEN: &str = "the-platform-s-own-token-of-32-bytes-and-more";
 pub(crate) const ORIGIN: &str = "https://app.example.org";
 pub(crate) const ISSUER: &str = "https://issuer.example.org";
 pub(crate) const AUDIENCE: &str = "shellbridge";
@@ -108,7 +108,10 @@ async fn note(State(notes): State<Notes>, Path(id): Path<String>, method: Method
 }
 
 /// The settings that tests start with, before they change some.
-pub(crate) struct Settings(BTreeMap<String, String>);
+pub(crate) struct Settings {
+    variables: BTreeMap<String, String>,
+    descriptors: Option<u32>,
+}
 
 impl Settings {
     pub(crate) fn new() -> Self {
@@ -125,16 +128,23 @@ impl Settings {
             ("AWS_EC2_METADATA_DISABLED", "true"),
             ("PATH", "/usr/bin:/bin"),
         ];
-        Self(set.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        let variables = set.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Self { variables, descriptors: None }
     }
 
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
-        self.0.insert(name.to_owned(), value.to_owned());
+        self.variables.insert(name.to_owned(), value.to_owned());
         self
     }
 
     pub(crate) fn without(mut self, name: &str) -> Self {
-        self.0.remove(name);
+        self.variables.remove(name);
+        self
+    }
+
+    /// How many descriptors it may have open.
+    pub(crate) fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -145,10 +155,18 @@ impl Settings {
     }
 
     fn command(&self, home: &TempDir) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backend"));
+        let backend = env!("CARGO_BIN_EXE_backend");
+        let mut command = match self.descriptors {
+            None => Command::new(backend),
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "ulimit -n \"$0\"; exec \"$1\"", &limit.to_string(), backend]);
+                shell
+            }
+        };
         command
             .env_clear()
-            .envs(&self.0)
+            .envs(&self.variables)
             // No start-up files of whoever runs the tests.
             .env("HOME", home.path())
             .current_dir(home.path())
@@ -254,7 +272,7 @@ impl Backend {
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        self.get("/metrics").send().await.unwrap().text().await.unwrap()
+        self.get("/metrics").bearer_auth(ADMIN_TOKEN).send().await.unwrap().text().await.unwrap()
     }
 
     /// Asks for the metrics until they say this: what is counted after an answer is counted soon.

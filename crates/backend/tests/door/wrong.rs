@@ -81,7 +81,8 @@ async fn all_refused(backend: &Backend, gateway: &Gateway, rows: Vec<Row>) {
             assert!(!text.contains("alice") && !text.contains(JWT_SECRET), "{way} tells: {text}");
         }
         assert_eq!(backend.shells(), shells, "{way}");
-        let ready: Value = backend.get("/ready").send().await.unwrap().json().await.unwrap();
+        let ready: Value =
+            backend.get("/ready").bearer_auth(ADMIN_TOKEN).send().await.unwrap().json().await.unwrap();
         assert_eq!(ready["sessions"], 1, "{way}");
     }
     // Pushes are made in order: had there been one for them, it would have come before this.
@@ -238,7 +239,7 @@ async fn wrong_ways_through_the_sessions_api() {
     for (way, wrong) in [
         ("a wrong ADMIN_TOKEN", "wrong"),
         ("its first half", &ADMIN_TOKEN[..10]),
-        ("more than it", "the-platform-s-own-token-"),
+        ("more than it", &format!("{ADMIN_TOKEN}-")),
         ("nothing", ""),
         ("a user's token", token),
         ("BRIDGE_SECRET", BRIDGE_SECRET),

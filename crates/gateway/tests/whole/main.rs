@@ -11,5 +11,6 @@ mod keys;
 mod leaks;
 mod outages;
 mod promise;
+mod rotation;
 mod terminal;
 mod wrong;

@@ -12,7 +12,7 @@ const BRIDGE_SECRET: &str = "bridge-bridge-bridge-bridge-bridge";
 const JWT_SECRET: &str = "secret-secret-secret-secret-secret";
 
 /// Reads frames until one is of this type.
-async fn frame(client: &mut Client, kind: &str) -> Value {
+pub(crate) async fn frame(client: &mut Client, kind: &str) -> Value {
     loop {
         let frame = client.json().await;
         if frame["type"] == kind {
@@ -25,7 +25,7 @@ async fn stack() -> Stack {
     Stack::whole().env("BRIDGE_SECRET", BRIDGE_SECRET).env("JWT_SECRET", JWT_SECRET).start().await
 }
 
-fn token(algorithm: jsonwebtoken::Algorithm, secret: &str, claims: &Value) -> String {
+pub(crate) fn token(algorithm: jsonwebtoken::Algorithm, secret: &str, claims: &Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::new(algorithm), claims, &key).unwrap()
 }

@@ -22,6 +22,7 @@ static BED: LazyLock<(App, Runtime)> = LazyLock::new(|| {
         aws: none,
         jwks: none,
         reread: none,
+        keep: none,
     };
     let config = Config {
         table_name: "t".into(),

@@ -1,6 +1,9 @@
 //! Where keys come from: PEM, JWK sets, stored secrets; and settings that are refused.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
@@ -175,6 +178,67 @@ async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() 
     let rotated = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), new);
     assert_eq!(bed.handle(connect_event(&rotated)).await.status_code, 200);
     assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 401);
+}
+
+/// A store whose `/jwt` is what `value` holds at the time.
+async fn jwt_store(value: &Arc<Mutex<String>>) -> (Fake, Endpoints) {
+    let value = value.clone();
+    let store = parameter_store(move |_| Some(value.lock().unwrap().clone())).await;
+    let mut endpoints = Endpoints::default();
+    endpoints.0.insert("SSM", store.url.clone());
+    (store, endpoints)
+}
+
+fn token_of(secret: &str) -> Value {
+    connect_event(&sign(&Header::new(Algorithm::HS256), &claims(&json!({})), secret))
+}
+
+/// With one value, every token in use became invalid the moment that `JWT_SECRET` was replaced.
+#[tokio::test]
+async fn regression_jwt_secret_rotates_under_a_living_connection() {
+    let (old, new) = (JWT_SECRET, "new-secret-new-secret-new-secret-");
+    let value = Arc::new(Mutex::new(old.to_owned()));
+    let (store, endpoints) = jwt_store(&value).await;
+    let bed = Bed::with_endpoints(endpoints, |config| {
+        config.jwt_secret = None;
+        config.jwt_secret_arn = Some("/jwt".to_owned());
+        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
+    })
+    .await;
+    bed.connected().await;
+    let status = async |secret: &str| bed.handle(token_of(secret)).await.status_code;
+    assert_eq!((status(old).await, status(new).await), (200, 401));
+    *value.lock().unwrap() = format!("{new},{old}");
+    // A client with an old token reconnects, one with a new one arrives, and who is connected does not notice.
+    assert_eq!((status(old).await, status(new).await, status(old).await), (200, 200, 200));
+    bed.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(bed.backend.taken().last().unwrap().path, "/api/ws/message");
+    assert_eq!(status("neither-neither-neither-neither-").await, 401);
+    assert!(store.taken().len() >= 2);
+}
+
+#[tokio::test]
+async fn a_key_that_was_taken_out_of_a_stored_secret_stops_counting() {
+    let (old, new) = (JWT_SECRET, "new-secret-new-secret-new-secret-");
+    let value = Arc::new(Mutex::new(format!("{new},{old}")));
+    let (store, endpoints) = jwt_store(&value).await;
+    let with = |keep| {
+        Bed::with_endpoints(endpoints.clone(), move |config| {
+            config.jwt_secret = None;
+            config.jwt_secret_arn = Some("/jwt".to_owned());
+            config.limits = Limits { keep, ..config.limits };
+        })
+    };
+    let (long, short) = (with(Duration::from_mins(15)).await, with(Duration::ZERO).await);
+    for bed in [&long, &short] {
+        assert_eq!(bed.handle(token_of(old)).await.status_code, 200);
+    }
+    *value.lock().unwrap() = new.to_owned();
+    assert_eq!(long.handle(token_of(old)).await.status_code, 200, "within the time");
+    assert_eq!(short.handle(token_of(old)).await.status_code, 401, "after it");
+    assert_eq!(short.handle(token_of(new)).await.status_code, 200);
+    store.always(|_| (500, String::new()));
+    assert_eq!(short.handle(token_of(new)).await.status_code, 200, "the store's outage is not ours");
 }
 
 #[tokio::test]

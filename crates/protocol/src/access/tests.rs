@@ -5,6 +5,7 @@ use super::*;
 
 // Keys made for these tests; they open nothing.
 const SECRET: &str = "secret-secret-secret-secret-secret";
+const NEW_SECRET: &str = "new-secret-new-secret-new-secret-n";
 const RSA: (&str, &str) = (include_str!("keys/rsa.pem"), include_str!("keys/rsa.pub.pem"));
 const EC: (&str, &str) = (include_str!("keys/ec.pem"), include_str!("keys/ec.pub.pem"));
 const ED: (&str, &str) = (include_str!("keys/ed.pem"), include_str!("keys/ed.pub.pem"));
@@ -157,11 +158,27 @@ fn each_public_key_verifies_its_own_algorithm_and_no_other() {
     }
 }
 
+/// Replacing `JWT_SECRET` used to end every session, because all tokens in use became invalid at once.
+#[test]
+fn regression_tokens_of_the_old_secret_open_sessions_during_rotation() {
+    let rotating = TokenKeys::from_secret(&format!("{NEW_SECRET}, {SECRET}")).unwrap();
+    let rotated = TokenKeys::from_secret(NEW_SECRET).unwrap();
+    let new =
+        sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(NEW_SECRET.as_bytes()));
+    let check =
+        |keys: &TokenKeys, token: &str| keys.authorize(token, Some("s"), &ClaimRules::default(), NOW).err();
+    assert_eq!((check(&rotating, &hs256(&claims())), check(&rotating, &new)), (None, None));
+    assert_eq!(check(&rotated, &hs256(&claims())), Some(Denied::Signature));
+    let whole = EncodingKey::from_secret(format!("{NEW_SECRET}, {SECRET}").as_bytes());
+    let whole = sign(&Header::new(Algorithm::HS256), &claims(), &whole);
+    assert_eq!(check(&rotating, &whole), Some(Denied::Signature), "the two are no key together");
+}
+
 #[test]
 fn one_line_pem_settings_are_read() {
     assert!(TokenKeys::from_pem(&ED.1.replace('\n', "\\n")).is_ok());
     assert!(matches!(TokenKeys::from_pem("x"), Err(KeyError::Pem)));
-    assert!(matches!(TokenKeys::from_secret("short"), Err(KeyError::Short)));
+    assert!(matches!(TokenKeys::from_secret("short"), Err(KeyError::Secret(Unfit::Short))));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::limits::{BRIDGE_TOKEN_LEEWAY, BRIDGE_TOKEN_TTL, MIN_SECRET};
+use crate::{
+    limits::{BRIDGE_TOKEN_LEEWAY, BRIDGE_TOKEN_TTL},
+    secret::{self, Unfit},
+};
 
 const ISSUER: &str = "shellbridge-lambda";
 const AUDIENCE: &str = "shellbridge-backend";
@@ -41,14 +44,8 @@ pub struct BridgeKeys {
 
 /// Why a `BRIDGE_SECRET` was refused. The process does not start with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// A key is shorter than [`MIN_SECRET`].
-    #[error("BRIDGE_SECRET: each key is at least {MIN_SECRET} bytes")]
-    Short,
-    /// More than two keys.
-    #[error("BRIDGE_SECRET: at most two keys, separated by a comma")]
-    TooMany,
-}
+#[error("BRIDGE_SECRET: {0}")]
+pub struct KeyError(#[from] Unfit);
 
 /// Why a request was not the Lambda's. Said in logs; the answer is 401 for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,13 +73,7 @@ impl std::fmt::Debug for BridgeKeys {
 impl BridgeKeys {
     /// Reads `BRIDGE_SECRET`: one key, or during rotation the new and the old, separated by a comma.
     pub fn parse(secret: &str) -> Result<Self, KeyError> {
-        let keys: Vec<&str> = secret.split(',').map(str::trim).collect();
-        if keys.len() > 2 {
-            return Err(KeyError::TooMany);
-        }
-        if keys.iter().any(|key| key.len() < MIN_SECRET) {
-            return Err(KeyError::Short);
-        }
+        let keys = secret::keys(secret)?;
         let mut validation = Validation::new(Algorithm::HS256);
         // The time and the audience are checked below, against the caller's clock.
         validation.validate_exp = false;
@@ -240,8 +231,7 @@ mod tests {
 
     #[test]
     fn weak_secrets_are_refused() {
-        assert!(matches!(BridgeKeys::parse("short"), Err(KeyError::Short)));
-        assert!(matches!(BridgeKeys::parse(&format!("{NEW},")), Err(KeyError::Short)));
-        assert!(matches!(BridgeKeys::parse(&format!("{NEW},{OLD},{OLD}")), Err(KeyError::TooMany)));
+        assert_eq!(BridgeKeys::parse("short").err(), Some(KeyError(Unfit::Short)));
+        assert_eq!(BridgeKeys::parse(&format!("{NEW},{OLD},{OLD}")).err(), Some(KeyError(Unfit::TooMany)));
     }
 }

@@ -1,0 +1,158 @@
+//! The listener: HTTP/1 connections, each with a time limit for whatever it is at, and a limit of their number.
+//!
+//! `axum::serve` has neither. hyper's own `header_read_timeout` also counts the idle time between two requests (hyper
+//! 1.12, `proto/h1/conn.rs`), for which the function's and a load balancer's connections rest here; and tower-http's
+//! limits of bodies say nothing of heads, nor of clients that do not read their answers.
+
+mod seats;
+mod watched;
+
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    http::{Request, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, getrlimit};
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ErrorFrame, ServerFrame},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tower_service::Service as _;
+
+use seats::{Place, Seats};
+use watched::{WatchedBody, WatchedIo};
+
+use crate::count;
+
+/// Connections at a time, if descriptors allow: as many as functions run at once by an account's default quota, with
+/// whom each keeps one.
+const MAX_CONNECTIONS: usize = 1024;
+/// How often the time limits are looked at. They are so much longer at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Wait before the next connection is taken when there was no descriptor for one.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+/// Bytes that hyper buffers of a connection, each way; by default 400 KiB. A head may be as large.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// How many connections this process can serve: terminals and pushes need descriptors, too.
+pub(crate) fn most_connections() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    MAX_CONNECTIONS.min(usize::try_from(descriptors / 2).unwrap_or(MAX_CONNECTIONS))
+}
+
+/// Serves `router` until `stop`, then answers the requests that have begun. `most`: connections at a time.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    most: usize,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let seats = Arc::new(Seats::new(most));
+    let stopping = watch::Sender::new(false);
+    let mut sweeps = interval(SWEEP_EVERY);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            _ = sweeps.tick() => seats.sweep(),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let place = Seats::take(&seats);
+                    tokio::spawn(connection(stream, router.clone(), place, stopping.subscribe()));
+                }
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    seats.make_room();
+                    sleep(NO_DESCRIPTOR).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stopping.send_replace(true);
+    // Every connection holds a receiver.
+    let mut ended = pin!(stopping.closed());
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            _ = sweeps.tick() => seats.sweep(),
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(stream: TcpStream, router: Router, place: Place, mut stopping: watch::Receiver<bool>) {
+    // Answers are small and waited for.
+    let _ = stream.set_nodelay(true);
+    let seat = place.seat.clone();
+    let io = TokioIo::new(WatchedIo::new(stream, seat.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let seat = seat.clone();
+        seat.request(request.body().is_end_stream());
+        let answer = if seat.is_spare && request.uri().path() != "/health" {
+            Err(overloaded())
+        } else {
+            let body = seat.clone();
+            Ok(router.clone().call(request.map(|incoming| WatchedBody::new(incoming, body))))
+        };
+        async move {
+            let response = match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => Ok(refusal),
+            };
+            seat.answer();
+            response as Result<Response, Infallible>
+        }
+    });
+    let mut builder = http1::Builder::new();
+    let served = builder.header_read_timeout(None).max_buf_size(MAX_BUFFER).serve_connection(io, service);
+    let mut served = pin!(served);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            // How it ended concerns nobody: clients go as they like.
+            _ = served.as_mut() => break,
+            () = place.seat.left() => match place.leave() {
+                // A request came in the meantime.
+                None => {}
+                Some(doing) => {
+                    count::cut(doing);
+                    break;
+                }
+            },
+            _ = stopping.wait_for(|stopping| *stopping), if !told => {
+                told = true;
+                served.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// For all but `/health` when every place is taken by a request that is being handled.
+fn overloaded() -> Response {
+    let frame = ErrorFrame::new(ErrorCode::RateLimited, "too many requests at a time");
+    let headers = [(header::CONNECTION, "close"), (header::RETRY_AFTER, "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, Json(ServerFrame::from(frame))).into_response()
+}
+
+/// The client was gone before it was accepted.
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
