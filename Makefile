@@ -76,8 +76,8 @@ lint: page $(VENV)/bin/sam ## Check formatting and lints of Rust, TypeScript, te
 	@if cargo deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
-# Advisories come from GitHub, which is not reached everywhere: that they could not be had is said, and is no failure.
-# The fuzz targets have a lock file of their own and what this allows, only less of it.
+# Advisories come from GitHub, which is not reachable everywhere; then this says so and does not fail.
+# The fuzz targets have their own lock file and need only a part of what deny.toml allows.
 DENY_FUZZ := --manifest-path crates/lambda/fuzz/Cargo.toml
 LESS := -A license-not-encountered -A unmatched-skip -A unnecessary-skip
 deny:
@@ -85,7 +85,7 @@ deny:
 	cargo deny --locked $(DENY_FUZZ) check $(LESS) licenses bans sources
 	@if $$(command -v timeout | sed 's/$$/ 60/') cargo deny fetch db >/dev/null 2>&1; \
 	then set -x; cargo deny --offline check advisories && cargo deny --offline $(DENY_FUZZ) check advisories; \
-	else echo "not checked: advisories (their database, github.com/RustSec/advisory-db, is not reached from here)"; fi
+	else echo "not checked: advisories (github.com/RustSec/advisory-db is not reachable)"; fi
 
 fuzz: ## Fuzz the parsers of untrusted input, FUZZ=60 seconds each.
 	crates/lambda/fuzz/run.sh $${FUZZ:-60}
@@ -155,7 +155,7 @@ cost: page ## Price an hour of simulated lab work on AWS, beside the original de
 	cargo build --release --workspace --bins
 	target/release/bench cost
 
-# With symbols, programs are others; they have a directory of their own, and so are built anew.
+# Programs with symbols get their own target directory, so they do not replace the ones to measure.
 BUILD := release
 SYMBOLS := CARGO_TARGET_DIR=target/symbols CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
 COUNTED = target/$(if $(PROFILE),$(if $(filter release,$(BUILD)),symbols/))$(BUILD)
