@@ -1,12 +1,15 @@
-# Needs Rust, Node 20.19 or later and a C compiler. `make run` and `make test` are all a newcomer has to know.
+# Needs Rust, Node 20.19 or later and a C compiler. `make run` and `make test` are all a newcomer needs to know.
 SHELL := /bin/bash
 BIN := target/debug
 VENV := .venv
 GATEWAY := $(BIN)/gateway --backend $(BIN)/backend
 LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invocations
 GATEWAY_TESTS := crates/gateway/tests
-# The debug build as the tests have it: `cargo build` would choose other features and compile the SDK once more.
-TESTED := cargo test --quiet --workspace --no-run
+# The debug build of the tests: `cargo build` would select other features and compile tokio and the SDK once more.
+TESTED := cargo test --workspace --no-run
+# The programs of the local stack alone, with the features of that build: naming an example makes cargo unify features over
+# dev-dependencies too, so `make run` and `make test` share every dependency. `.ci/run` fails when they stop sharing.
+PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin websocket-handler --example scripted_function
 # Deploying: which sections of samconfig.toml count (`default` is the dev stack, or `prod`), and what they say.
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
@@ -16,18 +19,20 @@ ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
 BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke cost counts microbench clean
+.PHONY: help run programs watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke cost counts microbench clean
 .PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
-help: ## Say what can be made.
+help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: page ## Build what is missing; serve the page, the gateway and the function until Ctrl-C.
-	@cargo build --quiet --workspace --bins
+run: page programs ## Build what is missing, then serve the page, the gateway and the function until Ctrl-C.
 	@exec $(GATEWAY) --function $(BIN)/websocket-handler
 
-watch: page $(VENV)/bin/cargo-lambda ## The same, with the function under `cargo lambda watch`.
-	@cargo build --quiet --workspace --bins
+programs:
+	@echo "Building gateway, backend and function (minutes the first time, seconds after a change)."
+	@$(PROGRAMS)
+
+watch: page programs $(VENV)/bin/cargo-lambda ## Like run, but rebuild the function on save (`cargo lambda watch`).
 	@environment=$$(mktemp -d)/function.env; \
 	trap 'kill $$gateway 2>/dev/null; wait; rm -rf $${environment%/*}' EXIT; \
 	$(GATEWAY) --lambda-url $(LAMBDA_URL) --print-env $$environment & gateway=$$!; \
@@ -37,31 +42,33 @@ watch: page $(VENV)/bin/cargo-lambda ## The same, with the function under `cargo
 page: crates/web/dist/index.html ## Build the page.
 
 crates/web/dist/index.html: $(shell find crates/web/src crates/web/index.html crates/web/vite*.ts -type f 2>/dev/null) crates/web/node_modules/.package-lock.json
+	@echo "Building the page and the browser library."
 	@cd crates/web && npm run --silent build
 	@touch $@
 
 crates/web/node_modules/.package-lock.json: crates/web/package-lock.json
+	@echo "Installing the page's packages (npm ci)."
 	@cd crates/web && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-types: ## Write the TypeScript types anew from the Rust ones.
+types: ## Regenerate the TypeScript types from the Rust ones.
 	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --test typescript
 
-bench: build ## Measure every mode beside the floors of the same run (under 5 minutes after the build).
+bench: build ## Run every benchmark beside its floor (under 5 minutes after the build).
 	@target/release/bench all $(if $(JSON),--json '$(JSON)')
 
-bench-compare: build ## The same pings and keys through pushpin and ttyd, where they are installed.
+bench-compare: build ## Compare latency with pushpin and ttyd, where they are installed.
 	@target/release/bench compare
 
-smoke: ## Try a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= and ADMIN_TOKEN=; without URL a local one with TLS.
-	@$(if $(URL),cargo build --quiet -p shellbridge-bench,cargo build --quiet --workspace --bins)
+smoke: ## Check a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= and ADMIN_TOKEN=; without URL, a local one with TLS.
+	@$(if $(URL),cargo build -p shellbridge-bench,$(PROGRAMS) --bin bench)
 	@$(BIN)/bench smoke $(if $(URL),--url '$(URL)')
 
-build: page ## Build everything for release; the function with its own, small profile.
+build: page ## Build everything for release, the function with its own, small profile.
 	cargo build --release --workspace --bins
 	cargo build --profile function -p shellbridge-lambda
 
-lint: page $(VENV)/bin/sam ## Formatting and every warning, in Rust, TypeScript and the templates (policies too).
+lint: page $(VENV)/bin/sam ## Check formatting and lints of Rust, TypeScript, templates and policies.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd crates/web && npm run lint
@@ -69,8 +76,8 @@ lint: page $(VENV)/bin/sam ## Formatting and every warning, in Rust, TypeScript 
 	@if cargo deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
-# Advisories come from GitHub, which is not reached everywhere: that they could not be had is said, and is no failure.
-# The fuzz targets have a lock file of their own and what this allows, only less of it.
+# Advisories come from GitHub, which is not reachable everywhere; then this says so and does not fail.
+# The fuzz targets have their own lock file and need only a part of what deny.toml allows.
 DENY_FUZZ := --manifest-path crates/lambda/fuzz/Cargo.toml
 LESS := -A license-not-encountered -A unmatched-skip -A unnecessary-skip
 deny:
@@ -78,9 +85,9 @@ deny:
 	cargo deny --locked $(DENY_FUZZ) check $(LESS) licenses bans sources
 	@if $$(command -v timeout | sed 's/$$/ 60/') cargo deny fetch db >/dev/null 2>&1; \
 	then set -x; cargo deny --offline check advisories && cargo deny --offline $(DENY_FUZZ) check advisories; \
-	else echo "not checked: advisories (their database, github.com/RustSec/advisory-db, is not reached from here)"; fi
+	else echo "not checked: advisories (github.com/RustSec/advisory-db is not reachable)"; fi
 
-fuzz: ## Fuzz the parsers of what comes from outside, FUZZ=60 seconds each.
+fuzz: ## Fuzz the parsers of untrusted input, FUZZ=60 seconds each.
 	crates/lambda/fuzz/run.sh $${FUZZ:-60}
 
 infra: $(VENV)/bin/sam ## Test what the templates expand to, and deploy it to moto (from PyPI, in a virtual environment).
@@ -88,7 +95,7 @@ infra: $(VENV)/bin/sam ## Test what the templates expand to, and deploy it to mo
 
 CHROMIUM = [ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
 
-test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
+test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
 	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
 	$(GATEWAY_TESTS)/conformance/boto3.sh || lacks "boto3 against @connections" "no Python 3" boto3; \
@@ -96,18 +103,18 @@ test: page ## All tests: Rust, TypeScript, and the whole way in a real browser.
 	@$(CHROMIUM)
 	cd crates/web && npm test && npm run e2e
 
-soak: page ## The promise at ten times its full size (SOAK=10): 200,000 keys and 500 MB a run, weather, screens after gaps.
+soak: page ## Test the main promise at SOAK=10 times its size: 200,000 keys and 500 MB a run, faults, snapshots after gaps.
 	cargo build --release --workspace --bins
 	SOAK=$${SOAK:-10} cargo test --release --workspace --test whole -- --nocapture --test-threads=1 promise:: flood::
 	PROPTEST_CASES=$$((256 * $${SOAK:-10})) cargo test --release --workspace --lib -- stream:: weather::
 	@$(CHROMIUM)
 	cd crates/web && SHELLBRIDGE_BIN_DIR=$(CURDIR)/target/release npm run e2e -- gap --repeat-each $${SOAK:-10}
 
-function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function as it is deployed (ARCH=x86_64 for Intel), with `sam build`.
+function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function for deployment with `sam build` (ARCH=x86_64 for Intel).
 	@! command -v rustup >/dev/null || rustup -q target add $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
 	$(SAM) build --config-env $(ENVIRONMENT) --parameter-overrides Architecture=$(ARCH)
 
-test-function: ## The same for this machine, answering recorded events, then keeping the promise under the gateway.
+test-function: ## Test that build on this machine, with recorded events and under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
 	$(TESTED)
 	@size=$$(stat -c %s $(BUILT)); echo "$$size bytes"; [ $$size -le 6500000 ] || { echo 'more than 6.5 MB' >&2; exit 1; }
@@ -144,20 +151,20 @@ publish: bucket function ## Publish to the Serverless Application Repository, by
 bucket:
 	@[ -n "$(BUCKET)" ] || { echo "say BUCKET=name of an S3 bucket"; exit 1; }
 
-cost: page ## Play an hour of lab work and say what AWS would charge for it, beside the original design.
+cost: page ## Price an hour of simulated lab work on AWS, beside the original design.
 	cargo build --release --workspace --bins
 	target/release/bench cost
 
-# With symbols, programs are others; they have a directory of their own, and so are built anew.
+# Programs with symbols get their own target directory, so they do not replace the ones to measure.
 BUILD := release
 SYMBOLS := CARGO_TARGET_DIR=target/symbols CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
 COUNTED = target/$(if $(PROFILE),$(if $(filter release,$(BUILD)),symbols/))$(BUILD)
 
-counts: page ## Count a frame's instructions against their bounds (BUILD=debug in CI). PROFILE=1: where they go. ACCEPT=1: new bounds.
+counts: page ## Check instructions per frame against their bounds (BUILD=debug in CI). PROFILE=1 shows hot spots, ACCEPT=1 sets new bounds.
 	$(if $(filter release,$(BUILD)),$(if $(findstring symbols,$(COUNTED)),$(SYMBOLS)) cargo build --workspace --bins --release,$(TESTED))
 	$(COUNTED)/bench counts --function $(COUNTED)/websocket-handler $(if $(PROFILE),--profile) $(if $(ACCEPT),--accept)
 
-microbench: page ## Times and allocations of the parsers and state machines; ONLY=name for some of them.
+microbench: page ## Measure time and allocations of parsers and state machines (ONLY=name for some).
 	cargo bench -p shellbridge-protocol --bench hot -- $(ONLY)
 	cargo bench -p shellbridge-backend --bench screen -- $(ONLY)
 
@@ -170,5 +177,5 @@ $(VENV)/bin/cargo-lambda:
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet cargo-lambda
 
-clean: ## Remove everything that was made.
+clean: ## Remove all build output.
 	rm -rf target $(VENV) .aws-sam crates/web/dist crates/web/node_modules

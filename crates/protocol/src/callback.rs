@@ -1,10 +1,9 @@
-//! Where `@connections` of a connection's API is: the callback URL, its making and its check.
+//! The callback URL, which is the base of `@connections`: building and checking it.
 
-/// The URL to post to, from what the function is told about its API.
+/// Builds the callback URL.
 ///
-/// `domain` and `stage` are the settings `DOMAIN_NAME` and `STAGE` or else the event's fields. A custom
-/// domain maps its path to a stage by itself, so the stage is left out there; an empty stage means none
-/// (API Gateway Developer Guide, "Use @connections commands in your backend service").
+/// `domain` and `stage` are the settings `DOMAIN_NAME` and `STAGE`, or the event's fields. A custom domain maps its path to a
+/// stage by itself, so the stage is omitted; an empty stage means none (API Gateway Developer Guide, "Use @connections commands in your backend service").
 pub fn callback_url(domain: &str, stage: &str) -> String {
     if stage.is_empty() || !is_execute_api(domain) {
         format!("https://{domain}")
@@ -13,13 +12,13 @@ pub fn callback_url(domain: &str, stage: &str) -> String {
     }
 }
 
-/// Whether a host is API Gateway's own (`{api}.execute-api.{region}.amazonaws.com`) and not a custom domain.
+/// Whether a host is API Gateway's own (`{api}.execute-api.{region}.amazonaws.com`) rather than a custom domain.
 fn is_execute_api(host: &str) -> bool {
     host.split('.').nth(1) == Some("execute-api")
 }
 
-/// Whether the backend may push to `url` when no `CALLBACK_URL` is set: https, and an API Gateway host of
-/// `region`. Anything else could make the backend send signed requests to a host of an attacker's choice.
+/// Whether the backend may push to `url` if `CALLBACK_URL` is unset: only https, and only to an API Gateway host of
+/// `region`. Otherwise an attacker could direct the backend's signed requests to any host.
 pub fn is_allowed_callback(url: &str, region: &str) -> bool {
     let Some(rest) = url.strip_prefix("https://") else { return false };
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -42,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stage_belongs_to_the_default_endpoint_only() {
+    fn only_the_default_endpoint_has_the_stage() {
         let default = "abc.execute-api.eu-west-1.amazonaws.com";
         assert_eq!(callback_url(default, "prod"), "https://abc.execute-api.eu-west-1.amazonaws.com/prod");
         assert_eq!(callback_url(default, ""), "https://abc.execute-api.eu-west-1.amazonaws.com");
@@ -50,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn only_api_gateway_of_the_region_is_pushed_to() {
+    fn pushes_go_only_to_api_gateway_in_the_region() {
         let region = "eu-west-1";
         assert!(is_allowed_callback("https://abc.execute-api.eu-west-1.amazonaws.com/prod", region));
         assert!(is_allowed_callback("https://abc.execute-api.eu-west-1.amazonaws.com", region));

@@ -1,5 +1,5 @@
-//! The client's side of the two byte streams, as a state machine: the reference for other clients, and the client of
-//! tests and benchmarks. Frames and times in, frames out; it does no I/O.
+//! State machine of the client's side of the two byte streams: the reference for other clients, and the client of tests
+//! and benchmarks. It consumes frames and time, produces frames, and does no I/O.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,16 +14,16 @@ use crate::{
     stream::{Arrival, Reassembler},
 };
 
-/// `attach` is repeated after this until `attached` comes.
+/// Wait before `attach` is repeated, until `attached` arrives.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
-/// Output is acknowledged after this, unless input takes the acknowledgement along before: every frame is billed. The
-/// rest of [`OUTPUT_ACK_WITHIN`] is for a late timer.
+/// Wait before output is acknowledged. Input sent in the meantime carries the acknowledgement, because every frame is
+/// billed. The rest of [`OUTPUT_ACK_WITHIN`] allows for a late timer.
 const ACK_AFTER: Duration = OUTPUT_ACK_WITHIN.saturating_sub(Duration::from_millis(10));
-/// Longest wait before input is sent again.
+/// Longest wait before input is resent.
 const RETRY_MAX: Duration = Duration::from_secs(8);
-/// Bytes of one `input` frame: as JSON even of control characters alone it is within a frame.
+/// Bytes of one `input` frame. Even control characters alone, six bytes each in JSON, fit.
 const INPUT_CHUNK: usize = 5_000;
-/// Output held beyond what is acknowledged: a window, and as much again for what was sent twice.
+/// Output held beyond the acknowledged offset: one window, and another for bytes sent twice.
 const HELD: usize = OUTPUT_WINDOW * 2;
 
 /// One client over all of its connections.
@@ -34,42 +34,42 @@ pub struct Client {
     rows: u16,
     epoch: Option<u64>,
     link: Link,
-    /// Counts what is meant by `attach` on this connection.
+    /// Counter of this connection's distinct `attach` requests.
     seq: u64,
     output: Reassembler,
     snapshot: Option<Parts>,
     acked_output: u64,
     ack_at: Option<Duration>,
-    /// Typed and not acknowledged; the first byte is at `acked_input`.
+    /// Typed but not acknowledged; the first byte is at `acked_input`.
     input: VecDeque<u8>,
     acked_input: u64,
     sent_input: u64,
     retry: Option<(Duration, Duration)>,
     exit: Option<(u64, Exit)>,
-    /// What happened on the way, for those who measure.
+    /// Recovery events, for tests and benchmarks.
     pub counts: Counts,
 }
 
-/// Things that a smooth connection has none of.
+/// Counters that stay 0 on an undisturbed connection, except `attaches`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Output frames that held nothing new.
+    /// Output frames without new bytes.
     pub repeats: u64,
-    /// Input frames sent again.
+    /// Input frames resent.
     pub retransmissions: u64,
-    /// Snapshots taken in place of output.
+    /// Snapshots received in place of output.
     pub snapshots: u64,
-    /// Times that `attach` was sent.
+    /// `attach` frames sent.
     pub attaches: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Down,
-    /// `attach` is to be sent at this time.
+    /// `attach` is due at this time.
     Attaching(Duration),
     Attached,
-    /// Another connection of this client is newer.
+    /// A newer connection of this client took over.
     Replaced,
 }
 
@@ -82,14 +82,14 @@ struct Parts {
     have: BTreeMap<u32, Vec<u8>>,
 }
 
-/// What the user of a client learns from a frame.
+/// What a frame means to the user of a client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// There may be more to take from [`Client::take_output`].
+    /// [`Client::take_output`] may have more.
     Output,
-    /// The terminal is to be reset and given these bytes; `gap` output bytes are gone.
+    /// Reset the terminal and write these bytes; `gap` output bytes are lost.
     Snapshot {
-        /// Output bytes that it stands for.
+        /// Output bytes that it replaces.
         gap: u64,
         /// Columns of the screen.
         cols: u16,
@@ -98,22 +98,22 @@ pub enum Event {
         /// What to write.
         bytes: Vec<u8>,
     },
-    /// The streams are joined.
+    /// The client is attached.
     Attached,
     /// A new shell runs; the client attaches to it.
     Restarted,
-    /// Another connection took over; this client is done.
+    /// A newer connection took over; this client stops.
     Replaced,
-    /// The backend no longer knows this client: it goes on under a new id, see [`Client::rename`].
+    /// The backend has forgotten this client, which must take a new id with [`Client::rename`].
     Forgotten,
-    /// A frame that is not about the streams.
+    /// A frame that does not concern the streams.
     Other(ServerFrame),
-    /// Nothing to know.
+    /// Nothing to report.
     Nothing,
 }
 
 impl Client {
-    /// A client that has seen nothing and is not connected. `id`: 16–64 of `[A-Za-z0-9_-]`.
+    /// A disconnected client at offset 0. `id`: 16–64 of `[A-Za-z0-9_-]`.
     pub fn new(id: impl Into<String>, cols: u16, rows: u16) -> Self {
         Self {
             id: id.into(),
@@ -135,24 +135,24 @@ impl Client {
         }
     }
 
-    /// A connection is there: it will attach.
+    /// Reports a new connection; the client will attach.
     pub fn connected(&mut self, now: Duration) {
         if self.link != Link::Replaced {
             self.seq = 0;
-            // Its missing parts may be of another screen now.
+            // Its missing parts may belong to a newer screen.
             self.snapshot = None;
             self.attach(now);
         }
     }
 
-    /// Attaches under a new id, with an input stream from 0. What was not acknowledged is sent there.
+    /// Attaches under a new id, whose input stream starts at 0, and resends unacknowledged input there.
     pub fn rename(&mut self, id: impl Into<String>, now: Duration) {
         self.id = id.into();
         (self.acked_input, self.sent_input, self.retry) = (0, 0, None);
         self.attach(now);
     }
 
-    /// The connection is gone.
+    /// Reports that the connection is gone.
     pub fn disconnected(&mut self) {
         if self.link != Link::Replaced {
             self.link = Link::Down;
@@ -161,22 +161,22 @@ impl Client {
         self.retry = None;
     }
 
-    /// Whether the streams are joined.
+    /// Whether the client is attached.
     pub fn is_attached(&self) -> bool {
         self.link == Link::Attached
     }
 
-    /// Takes bytes to send to the shell.
+    /// Queues bytes for the shell.
     pub fn write(&mut self, bytes: &[u8]) {
         self.input.extend(bytes);
     }
 
-    /// Bytes typed that are not acknowledged.
+    /// Number of typed bytes not yet acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.input.len()
     }
 
-    /// Output in order, each byte once.
+    /// Takes the output that is ready, in order, each byte once.
     pub fn take_output(&mut self) -> Vec<u8> {
         let (a, b) = self.output.ready();
         let bytes = [a, b].concat();
@@ -184,17 +184,17 @@ impl Client {
         bytes
     }
 
-    /// The first output byte that has not arrived.
+    /// Offset of the first output byte that has not arrived.
     pub fn output_offset(&self) -> u64 {
         self.output.next()
     }
 
-    /// How the shell ended, once all of its output has arrived.
+    /// How the shell ended, once all its output has arrived.
     pub fn exit(&self) -> Option<&Exit> {
         self.exit.as_ref().filter(|(offset, _)| self.output.next() >= *offset).map(|(_, exit)| exit)
     }
 
-    /// Takes a frame.
+    /// Handles a frame.
     pub fn receive(&mut self, frame: ServerFrame, now: Duration) -> Event {
         match frame {
             ServerFrame::Attached { epoch, input_offset, output_offset, gap, exit, .. } => {
@@ -246,7 +246,7 @@ impl Client {
         }
     }
 
-    /// The next frame to send, if there is one now.
+    /// The next frame to send now, if any.
     pub fn poll(&mut self, now: Duration) -> Option<ClientFrame> {
         match self.link {
             Link::Attaching(due) if due <= now => {
@@ -258,7 +258,7 @@ impl Client {
                     rows: self.rows,
                     output_offset: Some(self.output.next()),
                     epoch: self.epoch,
-                    // Repetitions share it, so that a late one has no effect.
+                    // Repetitions share `seq`, so a late one has no effect.
                     seq: Some(self.seq),
                 });
             }
@@ -281,7 +281,7 @@ impl Client {
         None
     }
 
-    /// When [`Client::poll`] has something to do that waits for nothing but time.
+    /// When to call [`Client::poll`] again if nothing else happens.
     pub fn deadline(&self) -> Option<Duration> {
         match self.link {
             Link::Attaching(due) => Some(due),
@@ -296,7 +296,7 @@ impl Client {
     }
 
     fn is_current(&mut self, epoch: u64) -> bool {
-        // Output may come before `attached`: then it names the shell.
+        // Output may arrive before `attached`; it names the shell then.
         *self.epoch.get_or_insert(epoch) == epoch && self.link != Link::Replaced
     }
 
@@ -313,7 +313,7 @@ impl Client {
             return Event::Nothing;
         }
         if self.epoch.is_some_and(|known| known != epoch) {
-            // Another shell: what was typed for the old one is not for this one.
+            // A new shell must not receive input typed for the old one.
             self.output = Reassembler::starting_at(0, HELD);
             self.acked_output = 0;
             self.snapshot = None;
@@ -335,7 +335,7 @@ impl Client {
             self.counts.repeats += 1;
         }
         self.acknowledged(input_offset, now);
-        // What was under way may be lost with the old connection.
+        // Input in flight may be lost with the old connection.
         self.sent_input = self.acked_input;
         Event::Attached
     }
@@ -350,7 +350,7 @@ impl Client {
         now: Duration,
     ) -> Event {
         if offset <= self.output.next() {
-            // An old picture, of what has arrived since.
+            // Outdated: everything it shows has arrived since.
             self.ack_at = Some(now);
             return Event::Nothing;
         }
@@ -390,7 +390,7 @@ impl Client {
         Event::Other(error.into())
     }
 
-    /// Everything typed before `offset` was written to the shell.
+    /// Handles an acknowledgement of input before `offset`.
     fn acknowledged(&mut self, offset: u64, now: Duration) {
         let end = self.acked_input + self.input.len() as u64;
         if offset <= self.acked_input || offset > end {
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_was_forgotten_goes_on_under_a_new_name() {
+    fn a_forgotten_client_continues_under_a_new_id() {
         let mut client = Client::new("client-0123456789", 80, 24);
         attach(&mut client, 1, 0);
         client.write(b"abc");
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn output_of_a_shell_that_was_replaced_before_attached_came_is_not_kept() {
+    fn output_of_a_shell_replaced_before_attached_is_dropped() {
         let mut client = Client::new("client-0123456789", 80, 24);
         client.connected(NOW);
         client.poll(NOW);

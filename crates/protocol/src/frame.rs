@@ -1,7 +1,7 @@
-//! Frames between client and backend: one JSON object each, told apart by `type`.
+//! Frames between client and backend: JSON objects distinguished by `type`.
 //!
-//! `timestamp` is Unix milliseconds; offsets count bytes of one stream from 0; `epoch` names a shell. Both stay
-//! under 2^53, so that JavaScript's numbers hold them.
+//! `timestamp` is Unix time in milliseconds, offsets count the bytes of a stream from 0, and `epoch` names a shell. All stay
+//! below 2^53, so JavaScript numbers hold them exactly.
 
 mod client;
 mod server;

@@ -1,8 +1,9 @@
-//! The wire contract of Shellbridge: frames, the Lambda–backend HTTP contract, tokens, and the state
-//! machines of the two byte streams.
+#![doc = include_str!("../README.md")]
 //!
-//! This crate does no I/O and reads no clock: callers hand in the time and the random ids, so every rule
-//! here is tested by generating schedules instead of waiting.
+//! # This crate
+//!
+//! It implements this contract without I/O and without a clock: callers pass in the time and random ids, so tests generate
+//! schedules instead of waiting.
 
 pub mod access;
 pub mod bridge;

@@ -8,7 +8,7 @@ pub struct AllowedOrigins(Vec<Pattern>);
 enum Pattern {
     Any,
     Exact(String),
-    /// Scheme with `://`, what must follow the first label (`.example.org`), and the port with its colon.
+    /// Scheme with `://`, suffix after the first label (`.example.org`), and port with its colon.
     Subdomain {
         scheme: String,
         suffix: String,
@@ -16,19 +16,19 @@ enum Pattern {
     },
 }
 
-/// Why a list was refused. The process does not start with it.
+/// Why a list is invalid. The process does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// No origin in the list; `*` must be said.
-    #[error("no origin is allowed: name some, or say * to allow all")]
+    /// The list is empty; allowing every origin takes an explicit `*`.
+    #[error("no origin is allowed: list some, or * to allow all")]
     Empty,
     /// Not `*`, `scheme://host[:port]` or `scheme://*.host[:port]`.
-    #[error("not an origin: {0:?} (want https://app.example.org or https://*.example.org)")]
+    #[error("not an origin: {0:?} (expected https://app.example.org or https://*.example.org)")]
     Malformed(String),
 }
 
 impl AllowedOrigins {
-    /// Reads a comma-separated list of `*`, `https://app.example.org[:port]`, `https://*.example.org[:port]`.
+    /// Parses a comma-separated list of `*`, `https://app.example.org[:port]`, `https://*.example.org[:port]`.
     pub fn parse(list: &str) -> Result<Self, OriginError> {
         let patterns: Vec<_> = list
             .split(',')
@@ -39,7 +39,7 @@ impl AllowedOrigins {
         if patterns.is_empty() { Err(OriginError::Empty) } else { Ok(Self(patterns)) }
     }
 
-    /// Whether a handshake with this `Origin` header may go on. Without one it is not a browser, and may.
+    /// Whether a handshake with this `Origin` header may proceed. Only browsers send one, so `None` is allowed.
     pub fn allows(&self, origin: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
         let origin = origin.to_ascii_lowercase();
@@ -54,7 +54,7 @@ impl AllowedOrigins {
         })
     }
 
-    /// The list as it was given, for diagnostics.
+    /// The normalized list, for diagnostics.
     pub fn patterns(&self) -> Vec<String> {
         let text = |pattern: &Pattern| match pattern {
             Pattern::Any => "*".to_owned(),
@@ -70,7 +70,7 @@ fn pattern(text: &str) -> Result<Pattern, OriginError> {
         return Ok(Pattern::Any);
     }
     let malformed = || OriginError::Malformed(text.to_owned());
-    // Browsers write an origin without a trailing slash, in lower case, and without the default port.
+    // Browsers serialize an origin in lower case, without trailing slash or default port.
     let origin = text.trim_end_matches('/').to_ascii_lowercase();
     let (scheme, rest) = origin.split_once("://").ok_or_else(malformed)?;
     let (host, port) = match rest.rsplit_once(':') {
@@ -96,7 +96,7 @@ fn pattern(text: &str) -> Result<Pattern, OriginError> {
     }
 }
 
-/// A host label as browsers serialise it: letters, digits, `-` and `_`.
+/// A host label as browsers serialize it: letters, digits, `-` and `_`.
 fn is_label(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_origin_is_matched_whole() {
+    fn an_exact_origin_matches_as_a_whole() {
         let allowed = list("https://app.example.org, http://127.0.0.1:3001/");
         assert!(allowed.allows(Some("https://app.example.org")));
         assert!(allowed.allows(Some("http://127.0.0.1:3001")));
@@ -147,19 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn no_origin_is_not_a_browser() {
+    fn a_request_without_an_origin_is_allowed() {
         assert!(list("https://a.example").allows(None));
     }
 
     #[test]
-    fn a_star_must_be_said_and_still_refuses_null() {
+    fn a_star_must_be_explicit_and_still_refuses_null() {
         assert_eq!(AllowedOrigins::parse(" , "), Err(OriginError::Empty));
         assert!(list("*").allows(Some("https://any.example")));
         assert!(!list("*").allows(Some("null")));
     }
 
     #[test]
-    fn nonsense_in_the_list_is_refused() {
+    fn malformed_entries_are_refused() {
         for bad in
             ["example.org", "ftp://a.example", "https://", "https://a.*.org", "https://a:port", "https://*"]
         {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_port_is_the_origin_without_one() {
+    fn the_default_port_equals_no_port() {
         assert!(list("https://a.example:443").allows(Some("https://a.example")));
     }
 }

@@ -1,17 +1,17 @@
-//! Terminal bytes on their way through JSON: `data` where they are UTF-8, `b64` where they are not.
+//! Terminal bytes in JSON: `data` if they are UTF-8, otherwise `b64`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-/// Bytes as a frame carries them: exactly one of the two fields.
+/// Bytes in a frame: exactly one of the two fields.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, TS)]
 pub struct Payload {
-    /// The bytes, when they are valid UTF-8.
+    /// The bytes, if they are valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[ts(optional)]
     pub data: Option<String>,
-    /// The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+    /// Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[ts(optional)]
     pub b64: Option<String>,
@@ -21,7 +21,7 @@ pub struct Payload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Neither field, or both.
-    #[error("exactly one of data and b64 is wanted")]
+    #[error("exactly one of data and b64 is required")]
     NotOne,
     /// `b64` is not standard base64.
     #[error("b64 is not base64")]
@@ -29,7 +29,7 @@ pub enum PayloadError {
 }
 
 impl Payload {
-    /// Wraps bytes, as text if they are UTF-8.
+    /// Wraps bytes, as `data` if they are UTF-8.
     pub fn new(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self { data: Some(text.to_owned()), b64: None },
@@ -46,16 +46,15 @@ impl Payload {
         }
     }
 
-    /// How many of the first `bytes` fit into `budget` bytes of JSON, so that [`Payload::new`] of them does.
+    /// Number of leading `bytes` whose [`Payload::new`] fits into `budget` bytes of JSON.
     ///
-    /// Text is never cut inside a character while the rest of that character is there, so that text stays
-    /// text; bytes that are not UTF-8 are counted as base64.
+    /// Never cuts inside a complete character, so text stays text. Bytes that are not UTF-8 count as base64.
     pub fn fit(bytes: &[u8], budget: usize) -> usize {
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
                 let base64 = bytes.len().min(budget / 4 * 3);
-                // Text up to the flaw, if that is all that fits anyway.
+                // The text before the invalid byte, if no more would fit.
                 let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
                 let cut = Self::fit(valid, budget);
                 return if cut < valid.len() { cut } else { base64 };
@@ -72,7 +71,7 @@ impl Payload {
     }
 }
 
-/// Bytes of a character inside a JSON string as `serde_json` writes it (RFC 8259, section 7).
+/// Size of a character in a JSON string as `serde_json` writes it (RFC 8259, section 7).
 const fn escaped_len(character: char) -> usize {
     match character {
         '"' | '\\' | '\u{8}' | '\u{9}' | '\u{a}' | '\u{c}' | '\u{d}' => 2,
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_character_goes_at_once_as_base64() {
+    fn an_incomplete_character_is_sent_at_once_as_base64() {
         let euro = "€".as_bytes();
         assert_eq!(Payload::fit(&euro[..2], 100), 2);
         assert_eq!(Payload::new(&euro[..2]).b64.as_deref(), Some("4oI="));
@@ -110,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_is_within_the_budget_and_comes_back(bytes: Vec<u8>, budget in 8_usize..200) {
+        fn the_fitting_prefix_is_within_budget_and_decodes_to_itself(bytes: Vec<u8>, budget in 8_usize..200) {
             let cut = Payload::fit(&bytes, budget);
             prop_assert!(cut > 0 || bytes.is_empty());
             prop_assert!(json_len(&bytes[..cut]) <= budget);

@@ -1,7 +1,7 @@
-//! The two byte streams as state machines: bytes and times in, decisions out.
+//! State machines of the two byte streams. They take bytes and times and return decisions.
 //!
-//! [`Reassembler`] receives a stream whose frames come late, twice or not at all. [`OutputLog`] keeps what was
-//! sent. [`SendWindow`] says what one receiver may be sent next, and when it must be asked what it has.
+//! [`Reassembler`] receives a stream whose frames arrive late, twice or not at all. [`OutputLog`] keeps sent bytes for
+//! replay. [`SendWindow`] decides what to send to one receiver, and when to probe it.
 
 mod log;
 mod reassembler;

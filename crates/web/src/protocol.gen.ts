@@ -11,15 +11,15 @@ export type ErrorCode = "BAD_FRAME" | "TOO_LARGE" | "RATE_LIMITED" | "TOKEN_EXPI
 export type NoticeCode = "DRAINING" | "SESSION_EXPIRING" | "SHELL_RESTARTED";
 
 /**
- * Bytes as a frame carries them: exactly one of the two fields.
+ * Bytes in a frame: exactly one of the two fields.
  */
 export type Payload = { 
 /**
- * The bytes, when they are valid UTF-8.
+ * The bytes, if they are valid UTF-8.
  */
 data?: string, 
 /**
- * The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+ * Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
  */
 b64?: string, };
 
@@ -155,11 +155,11 @@ epoch?: number,
  */
 outputOffset?: number, 
 /**
- * The bytes, when they are valid UTF-8.
+ * The bytes, if they are valid UTF-8.
  */
 data?: string, 
 /**
- * The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+ * Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
  */
 b64?: string, } | { "type": "ack", 
 /**
@@ -328,11 +328,11 @@ offset: number,
  */
 inputOffset?: number, 
 /**
- * The bytes, when they are valid UTF-8.
+ * The bytes, if they are valid UTF-8.
  */
 data?: string, 
 /**
- * The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+ * Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
  */
 b64?: string, } | { "type": "snapshot", 
 /**
@@ -364,11 +364,11 @@ rows: number,
  */
 gap: number, 
 /**
- * The bytes, when they are valid UTF-8.
+ * The bytes, if they are valid UTF-8.
  */
 data?: string, 
 /**
- * The bytes in standard base64 with padding (RFC 4648, section 4), when they are not.
+ * Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
  */
 b64?: string, } | { "type": "input_ack", 
 /**

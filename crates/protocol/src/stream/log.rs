@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-/// Bytes of a stream for which room is made as they come.
+/// Up to this many bytes, the buffer grows with its contents.
 const SMALL: usize = 16 * 1024;
 
-/// A ring of the newest `capacity` bytes of a stream that begins at offset 0.
+/// Ring buffer of the newest `capacity` bytes of a stream that begins at offset 0.
 #[derive(Debug)]
 pub struct OutputLog {
     bytes: VecDeque<u8>,
@@ -14,7 +14,7 @@ pub struct OutputLog {
 }
 
 impl OutputLog {
-    /// An empty stream of which `capacity` bytes are kept. Memory is taken as it fills.
+    /// An empty log that keeps `capacity` bytes. It allocates as it fills.
     pub const fn new(capacity: usize) -> Self {
         Self { bytes: VecDeque::new(), start: 0, capacity }
     }
@@ -29,14 +29,13 @@ impl OutputLog {
         self.start + self.bytes.len() as u64
     }
 
-    /// Appends bytes; the oldest go when there is no more room.
+    /// Appends bytes and evicts the oldest if the log is full.
     pub fn append(&mut self, bytes: &[u8]) {
         let kept = bytes.get(bytes.len().saturating_sub(self.capacity)..).unwrap_or_default();
         let excess = (self.bytes.len() + kept.len()).saturating_sub(self.capacity);
         self.bytes.drain(..excess);
         self.start += (excess + bytes.len() - kept.len()) as u64;
-        // What is not written yet takes no memory, but what is left behind by growing does: so a shell that says more
-        // than a little gets all its room at once.
+        // Untouched pages take no memory, but buffers abandoned while growing do. Beyond SMALL, reserve everything at once.
         let needed = self.bytes.len() + kept.len();
         if self.bytes.capacity() < needed {
             let room = if needed <= SMALL { needed.next_power_of_two() } else { self.capacity };
@@ -45,18 +44,18 @@ impl OutputLog {
         self.bytes.extend(kept);
     }
 
-    /// How many bytes from `offset` on are gone.
+    /// Number of evicted bytes from `offset` on.
     pub const fn lost(&self, offset: u64) -> u64 {
         self.start.saturating_sub(offset)
     }
 
-    /// How many bytes may be appended before one at or after `offset` is gone.
+    /// Number of bytes that can be appended before a byte at or after `offset` is evicted.
     pub fn room_before(&self, offset: u64) -> usize {
         let held = usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX);
         self.capacity.saturating_sub(held)
     }
 
-    /// At most `max` bytes from `offset` on. None if the first of them is gone or `offset` is beyond the end.
+    /// At most `max` bytes from `offset` on. `None` if the first one is evicted, or `offset` is beyond the end.
     pub fn read(&self, offset: u64, max: usize) -> Option<Vec<u8>> {
         let (a, b) = self.since(offset)?;
         let a = a.get(..max).unwrap_or(a);
@@ -64,8 +63,8 @@ impl OutputLog {
         Some([a, b].concat())
     }
 
-    /// All bytes from `offset` on, in order, in two parts. None if the first of them is gone or `offset` is beyond
-    /// the end.
+    /// All bytes from `offset` on, in order, in two parts. `None` if the first one is evicted, or `offset` is beyond the
+    /// end.
     pub fn since(&self, offset: u64) -> Option<(&[u8], &[u8])> {
         if offset < self.start || offset > self.end() {
             return None;
@@ -82,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn it_says_exactly_how_many_bytes_are_gone() {
+    fn evicted_bytes_are_counted_exactly() {
         let mut log = OutputLog::new(4);
         log.append(b"abcdef");
         assert_eq!((log.start(), log.end()), (2, 6));

@@ -1,31 +1,31 @@
-//! Puts a byte stream together again, from frames in any order.
+//! Reassembles a byte stream from frames in any order.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Pieces kept apart beyond a hole. A sender makes more only by sending single bytes with holes between them;
-/// what is dropped then is sent again like anything lost.
+/// Most disjoint pieces held beyond a hole. Only a sender of single bytes with holes between them exceeds this; the
+/// dropped pieces are resent like lost ones.
 const MAX_PIECES: usize = 256;
 
-/// Receives one stream. Bytes are handed out once and in order; memory stays within twice the window.
+/// Receives one stream. Returns each byte once and in order; memory stays within twice the window.
 #[derive(Debug, Default)]
 pub struct Reassembler {
-    /// Everything before it was handed out and consumed.
+    /// Everything before this offset has been consumed.
     consumed: u64,
-    /// In order, not yet consumed.
+    /// In order and not yet consumed.
     ready: VecDeque<u8>,
-    /// Beyond a hole: disjoint, none touching another or `next`.
+    /// Pieces beyond a hole: disjoint, none adjacent to another or to `next`.
     early: BTreeMap<u64, Vec<u8>>,
     window: usize,
 }
 
-/// What a frame did.
+/// Effect of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// It moved the stream on.
+    /// It advanced the stream.
     Advanced,
-    /// It was kept, or dropped, beyond a hole or the window.
+    /// It lies beyond a hole (held) or beyond the window (dropped).
     Early,
-    /// Everything in it was there already: its sender missed an acknowledgement.
+    /// All of it had arrived before: the sender missed an acknowledgement.
     Repeat,
 }
 
@@ -35,12 +35,12 @@ impl Reassembler {
         Self { window, ..Self::default() }
     }
 
-    /// A stream of which everything before `offset` was received elsewhere.
+    /// A stream whose bytes before `offset` were received elsewhere.
     pub fn starting_at(offset: u64, window: usize) -> Self {
         Self { consumed: offset, ..Self::new(window) }
     }
 
-    /// Goes on at `offset`, if that is further: something else stands for what is before it.
+    /// Skips ahead to `offset` because a snapshot replaces the bytes before it. Never moves back.
     pub fn jump(&mut self, offset: u64) {
         if offset <= self.next() {
             return;
@@ -49,12 +49,12 @@ impl Reassembler {
         self.consumed = offset;
         let early = std::mem::take(&mut self.early);
         for (start, piece) in early {
-            // What lies before is trimmed, what follows at once becomes ready.
+            // Trims what lies before the offset; what follows directly becomes ready.
             self.push(start, &piece);
         }
     }
 
-    /// Everything before this offset has been consumed: what may be acknowledged.
+    /// Everything before this offset has been consumed and may be acknowledged.
     pub const fn consumed(&self) -> u64 {
         self.consumed
     }
@@ -64,12 +64,12 @@ impl Reassembler {
         self.consumed + self.ready.len() as u64
     }
 
-    /// Whether bytes have arrived beyond one that has not.
+    /// Whether bytes have arrived beyond a missing one.
     pub fn has_hole(&self) -> bool {
         !self.early.is_empty()
     }
 
-    /// Takes a frame's bytes. What is old is trimmed, what lies beyond the window is dropped.
+    /// Takes a frame's bytes. Trims repeated ones and drops those beyond the window.
     pub fn push(&mut self, offset: u64, bytes: &[u8]) -> Arrival {
         let next = self.next();
         let Some(end) = offset.checked_add(bytes.len() as u64) else { return Arrival::Early };
@@ -87,7 +87,7 @@ impl Reassembler {
             return Arrival::Early;
         }
         self.ready.extend(bytes);
-        // What waited behind the hole follows.
+        // Release the pieces that waited behind the hole.
         while let Some(first) = self.early.first_entry()
             && *first.key() <= self.consumed + self.ready.len() as u64
         {
@@ -103,7 +103,7 @@ impl Reassembler {
         self.ready.as_slices()
     }
 
-    /// Marks the first `count` ready bytes as consumed, which moves the window on.
+    /// Marks the first `count` ready bytes as consumed and advances the window.
     pub fn consume(&mut self, count: usize) {
         let count = count.min(self.ready.len());
         self.ready.drain(..count);
@@ -114,18 +114,18 @@ impl Reassembler {
         }
     }
 
-    /// Forgets what lies beyond a hole: its sender starts again at [`Reassembler::next`], perhaps with other bytes.
+    /// Discards bytes beyond a hole: the sender restarts at [`Reassembler::next`], perhaps with different bytes.
     pub fn discard_early(&mut self) {
         self.early.clear();
     }
 
-    /// Forgets everything that was not consumed: the reader is gone, and a new one starts.
+    /// Discards everything not consumed: a new reader replaces the old one.
     pub fn discard(&mut self) {
         self.ready = VecDeque::new();
         self.early.clear();
     }
 
-    /// Keeps bytes beyond a hole, merged with their neighbours.
+    /// Holds bytes beyond a hole, merged with their neighbours.
     fn keep(&mut self, mut offset: u64, bytes: &[u8]) {
         let mut piece = bytes.to_vec();
         if let Some((&start, before)) = self.early.range(..=offset).next_back() {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_is_said_and_changes_nothing() {
+    fn a_repeat_is_reported_and_changes_nothing() {
         let mut stream = Reassembler::new(100);
         stream.push(0, b"abc");
         assert_eq!(stream.push(0, b"abc"), Arrival::Repeat);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_forgets_what_is_before_and_keeps_what_is_after() {
+    fn a_jump_discards_what_is_before_and_keeps_what_is_after() {
         let mut stream = Reassembler::new(100);
         stream.push(0, b"ab");
         stream.push(8, b"ijkl");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     proptest! {
-        /// Frames of a stream, cut anywhere, in any order, some of them several times, all of them in the end.
+        /// Frames cut anywhere, in any order, some of them repeated, all of them delivered in the end.
         #[test]
         fn any_fair_schedule_gives_the_stream_once_and_in_order(
             stream in proptest::collection::vec(any::<u8>(), 1..400),
@@ -254,7 +254,7 @@ mod tests {
                 let held: usize = receiver.early.values().map(Vec::len).sum();
                 prop_assert!(held + receiver.ready.len() <= window);
             }
-            // Fairness: the sender goes on from what is acknowledged until all has arrived.
+            // Fairness: the sender resends from the acknowledged offset until everything has arrived.
             while out.len() < stream.len() {
                 let from = usize::try_from(receiver.next()).unwrap();
                 let end = (from + 40).min(stream.len());

@@ -1,30 +1,30 @@
-//! What one receiver of a stream may be sent, and when it must be asked what it has.
+//! Decides what to send to one receiver of a stream, and when to probe it.
 
 use std::time::Duration;
 
 use crate::limits::{PROBE_FIRST, PROBE_MAX};
 
-/// The first probe waits no longer than this, however slow the way was: a few more must fit into `RESUME_GRACE`.
+/// Longest wait before the first probe, however slow the path: a few more must fit into `RESUME_GRACE`.
 const SLOWEST_FIRST: Duration = Duration::from_secs(4);
 
-/// The sending side of one stream to one receiver. Times are a caller's monotonic clock.
+/// The sending side of one stream to one receiver. Times are the caller's monotonic clock.
 ///
-/// Offsets: `acked <= sent`, and never more than the window between `base` and `sent`, where `base` is `acked` or
-/// the place a snapshot put the receiver at.
+/// Offsets: `acked <= sent`, and `sent - base` never exceeds the window, where `base` is `acked` or the offset of the last
+/// snapshot.
 #[derive(Debug)]
 pub struct SendWindow {
     acked: u64,
     base: u64,
     sent: u64,
-    /// Everything before this was sent at some time, though sending may go on below it.
+    /// Everything before this has been sent once; resending may continue below it.
     highest: u64,
     size: u64,
-    /// Offset and time of one byte whose acknowledgement will measure a round trip.
+    /// Offset and send time of the byte whose acknowledgement measures the next round trip.
     timed: Option<(u64, Duration)>,
     round_trip: Option<RoundTrip>,
-    /// When the next probe is due, and the wait that follows it.
+    /// When the next probe is due, and the wait after it.
     probe: Option<(Duration, Duration)>,
-    /// A probe was sent, so an acknowledgement below `sent` means loss.
+    /// A probe is out, so an acknowledgement below `sent` means loss.
     probed: bool,
 }
 
@@ -35,19 +35,19 @@ struct RoundTrip {
     deviation: Duration,
 }
 
-/// What an acknowledgement said.
+/// Effect of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acked {
-    /// More has arrived.
+    /// The receiver has more than before.
     Progress,
-    /// Nothing new.
+    /// It says nothing new.
     Nothing,
-    /// The receiver misses what was sent: sending goes on from what it has.
+    /// The receiver has lost bytes: sending resumes from what it has.
     Rewound,
 }
 
 impl SendWindow {
-    /// A receiver that has everything before `offset`; `size` bytes may be under way.
+    /// A receiver that has everything before `offset`; at most `size` bytes may be in flight.
     pub const fn new(offset: u64, size: u64) -> Self {
         Self {
             acked: offset,
@@ -62,7 +62,7 @@ impl SendWindow {
         }
     }
 
-    /// Everything before this offset is known to have arrived.
+    /// Everything before this offset has been acknowledged.
     pub const fn acked(&self) -> u64 {
         self.acked
     }
@@ -72,12 +72,12 @@ impl SendWindow {
         self.sent
     }
 
-    /// How many bytes may be sent now of a stream that ends at `end`.
+    /// Number of bytes that may be sent now, for a stream that ends at `end`.
     pub fn sendable(&self, end: u64) -> u64 {
         end.min(self.base + self.size).saturating_sub(self.sent)
     }
 
-    /// Whether the receiver is a window behind a stream that ends at `end`.
+    /// Whether the receiver is a full window behind a stream that ends at `end`.
     pub const fn is_behind(&self, end: u64) -> bool {
         end.saturating_sub(self.acked) >= self.size
     }
@@ -87,14 +87,14 @@ impl SendWindow {
         if offset > self.sent {
             self.sent = offset;
         }
-        // Karn: what is sent again measures nothing.
+        // Karn's algorithm: a retransmission measures no round trip.
         if offset > self.highest {
             self.highest = offset;
             self.timed.get_or_insert((offset, now));
         }
     }
 
-    /// Goes on at `offset`, because a snapshot stands for what is before it.
+    /// Resumes at `offset` because a snapshot replaces the bytes before it.
     pub fn jump(&mut self, offset: u64) {
         self.base = offset;
         self.sent = offset;
@@ -107,7 +107,7 @@ impl SendWindow {
         if offset > self.highest {
             return Acked::Nothing;
         }
-        // It was under way while the answer to a probe sent us back: it need not be sent again.
+        // It was in flight when the answer to a probe rewound us; do not send it again.
         self.sent = self.sent.max(offset);
         if let Some((timed, at)) = self.timed
             && offset >= timed
@@ -124,21 +124,20 @@ impl SendWindow {
         if std::mem::take(&mut self.probed) && offset < self.sent {
             self.sent = self.acked;
             self.base = self.acked;
-            // Karn: what is sent again measures nothing.
+            // Karn's algorithm: a retransmission measures no round trip.
             self.timed = None;
             return Acked::Rewound;
         }
         if progress { Acked::Progress } else { Acked::Nothing }
     }
 
-    /// Moves `acked` and all else to `offset`: the receiver has said anew where it is.
+    /// Restarts at `offset`: the receiver has announced a new position.
     pub fn reset(&mut self, offset: u64) {
         let round_trip = self.round_trip;
         *self = Self { round_trip, ..Self::new(offset, self.size) };
     }
 
-    /// When [`SendWindow::probe`] wants to be called, of a stream that ends at `end`, if it waits for this
-    /// receiver. `waiting`: what was sent includes something that must be acknowledged.
+    /// When to call [`SendWindow::probe`] next. `waiting`: some of what was sent still needs an acknowledgement.
     pub fn probe_at(&mut self, waiting: bool, now: Duration) -> Option<Duration> {
         if !waiting {
             self.probe = None;
@@ -150,14 +149,14 @@ impl SendWindow {
         Some(self.probe.get_or_insert((now + first, first * 2)).0)
     }
 
-    /// Whether a probe is due: an empty frame at [`SendWindow::sent`], which the receiver answers with what it has.
+    /// Whether a probe is due: an empty frame at [`SendWindow::sent`], which the receiver answers with its position.
     pub fn probe(&mut self, now: Duration) -> bool {
         match &mut self.probe {
             Some((due, wait)) if *due <= now => {
                 *due = now + *wait;
                 *wait = (*wait * 2).min(PROBE_MAX);
                 self.probed = true;
-                // Karn: what had to be asked for measures the asking.
+                // Karn's algorithm: an acknowledgement that needed a probe measures the probe.
                 self.timed = None;
                 true
             }
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_window_is_under_way() {
+    fn no_more_than_a_window_is_in_flight() {
         let mut window = SendWindow::new(0, 100);
         assert_eq!(window.sendable(30), 30);
         window.advance(30, ms(0));
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_sender_asks_after_one_second_then_two_up_to_thirty() {
+    fn a_stopped_sender_probes_after_one_second_then_two_up_to_thirty() {
         let mut window = SendWindow::new(0, 100);
         window.advance(100, ms(0));
         let mut now = ms(0);
@@ -222,34 +221,34 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
         window.ack(50, now);
-        assert_eq!(window.probe_at(true, now), Some(now + ms(1000)), "progress starts anew");
+        assert_eq!(window.probe_at(true, now), Some(now + ms(1000)), "progress restarts the wait");
     }
 
     #[test]
-    fn an_answer_below_what_was_sent_goes_back_there() {
+    fn an_answer_below_what_was_sent_rewinds() {
         let mut window = SendWindow::new(0, 100);
         window.advance(100, ms(0));
-        assert_eq!(window.ack(10, ms(0)), Acked::Progress, "unasked, it is only late");
+        assert_eq!(window.ack(10, ms(0)), Acked::Progress, "without a probe, it is only late");
         window.probe_at(true, ms(0));
         assert!(window.probe(ms(1000)));
         assert_eq!(window.ack(10, ms(1001)), Acked::Rewound);
         assert_eq!(window.sent(), 10);
-        assert_eq!(window.ack(10, ms(1002)), Acked::Nothing, "one answer, one rewind");
+        assert_eq!(window.ack(10, ms(1002)), Acked::Nothing, "one answer rewinds once");
     }
 
     #[test]
-    fn what_arrives_after_the_answer_to_a_probe_is_not_sent_again() {
+    fn bytes_acknowledged_after_a_rewind_are_not_resent() {
         let mut window = SendWindow::new(0, 100);
         window.advance(100, ms(0));
         window.probe_at(true, ms(0));
         assert!(window.probe(ms(1000)));
         assert_eq!(window.ack(10, ms(1001)), Acked::Rewound);
         window.advance(30, ms(1001));
-        assert_eq!(window.ack(101, ms(1002)), Acked::Nothing, "nobody has what was never sent");
+        assert_eq!(window.ack(101, ms(1002)), Acked::Nothing, "unsent bytes cannot be acknowledged");
         assert_eq!(window.ack(80, ms(1002)), Acked::Progress);
         assert_eq!((window.acked(), window.sent(), window.sendable(500)), (80, 80, 100));
         window.reset(0);
-        assert_eq!(window.ack(80, ms(1003)), Acked::Nothing, "the receiver began anew");
+        assert_eq!(window.ack(80, ms(1003)), Acked::Nothing, "the receiver restarted");
     }
 
     #[test]
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_wait_follows_slow_round_trips() {
+    fn the_first_wait_adapts_to_slow_round_trips() {
         let mut window = SendWindow::new(0, 1000);
         window.advance(10, ms(0));
         window.ack(10, ms(2_000));

@@ -1,4 +1,5 @@
-// The sending end of the input stream: what was typed, kept until acknowledged (protocol.md 3, Input). No timers, no I/O.
+// The sending end of the input stream: what was typed, kept until acknowledged. No timers, no I/O.
+// Contract: crates/protocol/README.md, section 3, "Input".
 import { INPUT_CHUNK, INPUT_QUEUE_MAX, INPUT_WINDOW } from "./limits.js";
 
 export class InputSender {

@@ -1,4 +1,4 @@
-// Limits of the protocol (protocol.md 1–4) and of this client. Sizes are bytes, times milliseconds.
+// Limits of the protocol (crates/protocol/README.md 1–4) and of this client. Sizes are bytes, times milliseconds.
 
 import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen.js";
 

@@ -1,4 +1,5 @@
-// The receiving end of the output stream: offsets in, ordered bytes out (protocol.md 3, Output). No timers, no I/O.
+// The receiving end of the output stream: offsets in, ordered bytes out. No timers, no I/O.
+// Contract: crates/protocol/README.md, section 3, "Output".
 import { utf8 } from "./bytes.js";
 import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits.js";
 

@@ -1,4 +1,4 @@
-// The two byte streams over whatever connection there is: attach, acks, retransmission, size (protocol.md 3).
+// The two byte streams over whatever connection there is: attach, acks, retransmission, size (crates/protocol/README.md 3).
 import type { Exit, ServerFrame } from "../protocol.gen.js";
 import { decodePayload, encodePayload } from "./bytes.js";
 import type { Connection } from "./connection.js";

@@ -1,4 +1,3 @@
-"use client";
 // One client for one session, as a React hook. Nothing of the browser is touched at import or while rendering on a
 // server; StrictMode's mount, unmount, mount leaves one connection; callbacks may change at every render.
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";

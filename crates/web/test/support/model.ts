@@ -1,4 +1,4 @@
-// A backend as protocol.md 3 describes it, written for these tests, behind a network that reorders, repeats, loses
+// A backend as crates/protocol/README.md 3 describes it, written for these tests, behind a network that reorders, repeats, loses
 // and cuts. A snapshot here is simply the whole output so far, so that the screen must in the end equal the output.
 import { encodePayload } from "../../src/client/bytes";
 import type { ClientFrame, ServerFrame } from "../../src/protocol.gen";
