@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::{io::Write as _, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
@@ -56,6 +56,11 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
         "echo" => ok(body),
         "event" => ok(event.to_string()),
         "pid" => ok(std::process::id().to_string()),
+        "environment" => {
+            let mut variables: BTreeMap<String, String> = std::env::vars().collect();
+            variables.insert("working directory".to_owned(), std::env::current_dir()?.display().to_string());
+            ok(json!(variables).to_string())
+        }
         "env" => ok(std::env::var(script["name"].as_str().unwrap_or_default()).unwrap_or_default()),
         "context" => ok(json!({
             "deadline": context.deadline,

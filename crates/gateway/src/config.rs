@@ -64,7 +64,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value = "concurrent")]
     pub dispatch: Dispatch,
 
-    /// The function's executable; started `--concurrency` times, speaks the Lambda Runtime API
+    /// The function's executable or script (`bootstrap`); started `--concurrency` times, speaks the Lambda Runtime API
     #[arg(long)]
     pub function: Option<PathBuf>,
     /// Invoke URL of a function that runs elsewhere (`…/2015-03-31/functions/NAME/invocations`)

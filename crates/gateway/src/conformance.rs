@@ -59,7 +59,8 @@
 //! | a crashed process is started again, its invocation fails; a panic costs no process | Lambda DG | `function::a_crashed_process_is_started_again`, `function::a_panic_costs_no_process` |
 //! | over its memory, a process is killed | Lambda DG limits | `function::a_process_over_its_memory_is_killed` |
 //! | a function that does not start → 502 at once | § 2 | `function::a_function_that_does_not_start_is_502_at_once` |
-//! | the environment of a function | Lambda DG envvars-runtime | `function::the_function_has_lambdas_environment` |
+//! | the environment of a function, its working directory included | Lambda DG configuration-envvars | `function::the_function_has_lambdas_environment`, `function::a_function_without_given_credentials_has_temporary_ones` |
+//! | functions in Python (boto3, `awslambdaric`) and JavaScript (SDK v3) run as they are, here and behind an Invoke endpoint | Lambda DG runtimes-custom | `sdks::regression_a_python_function_starts_and_answers`, `sdks::a_python_function_elsewhere_answers`, `sdks::a_node_function_starts_and_answers`, `sdks::a_node_function_elsewhere_answers` |
 //! | Invoke endpoints, as of `cargo lambda watch` | Lambda API Invoke | `function::an_invoke_endpoint_serves_as_well`, `function::an_invoke_endpoint_that_is_down_is_502` |
 //! | `DynamoDB` with the Lambda's table, counted by operation | wire contract § 7 | `control::dynamodb_works_and_is_counted` |
 //! | faults and counters | wire contract § 8 | `faults`, `control` |

@@ -1,5 +1,6 @@
 //! The function: real processes of its executable, or an Invoke endpoint elsewhere.
 
+mod environment;
 mod pool;
 mod process;
 mod remote;

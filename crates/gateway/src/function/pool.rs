@@ -28,13 +28,13 @@ const MAX_WAITING: usize = 10_000;
 /// What a pool needs to start its processes.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
-    /// The function's executable.
+    /// The function's executable, a script such as Lambda's `bootstrap` included; an absolute path.
     pub program: PathBuf,
     /// Name of the function, for its environment and ARN.
     pub name: String,
     /// Region of the ARN.
     pub region: String,
-    /// Variables set on top of the inherited environment.
+    /// Variables set on top of the inherited environment, beside those of Lambda.
     pub environment: Vec<(String, String)>,
     /// Time an invocation may take.
     pub timeout: Duration,

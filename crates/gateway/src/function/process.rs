@@ -16,7 +16,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use super::{pool::Pool, runtime_api};
+use super::{
+    environment,
+    pool::{Pool, Slot},
+    runtime_api,
+};
 
 /// How often time and memory of a process are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,7 +53,7 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
     let mut backoff = BACKOFF.0;
     while !stop.is_cancelled() {
         slot.starting();
-        let came_up = match spawn(&pool, index) {
+        let came_up = match spawn(&pool, index, slot) {
             Ok(mut child) => {
                 let end = watch(&pool, index, &mut child, &stop).await;
                 // The end of a process is told by its exit alone: connections may close later.
@@ -138,15 +142,19 @@ fn report(pool: &Pool, index: usize, end: &End, came_up: bool) {
     }
 }
 
-fn spawn(pool: &Pool, index: usize) -> io::Result<Child> {
+fn spawn(pool: &Pool, index: usize, slot: &Slot) -> io::Result<Child> {
     let settings = &pool.settings;
-    let address = pool.slots.get(index).map(|slot| slot.runtime_api.to_string()).unwrap_or_default();
     // stdout is for machines; what the function prints belongs to the log.
     let log = io::stderr().as_fd().try_clone_to_owned()?;
-    let child = Command::new(&settings.program)
+    let mut command = Command::new(&settings.program);
+    for name in environment::UNSET {
+        command.env_remove(name);
+    }
+    let child = command
+        .envs(environment::defaults(settings))
         .envs(settings.environment.iter().map(|(name, value)| (name, value)))
-        .env("AWS_LAMBDA_RUNTIME_API", address)
-        .env("AWS_LAMBDA_LOG_STREAM_NAME", format!("local/[$LATEST]{index}"))
+        .envs(environment::reserved(settings, slot.runtime_api))
+        .current_dir(environment::task_root(settings))
         .stdin(Stdio::null())
         .stdout(Stdio::from(log))
         // A group of its own: Ctrl-C is for the gateway, which ends its processes in order.

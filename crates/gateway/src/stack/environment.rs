@@ -41,11 +41,15 @@ impl Environment {
             default(shared, "BRIDGE_SECRET", secret);
         }
         default(shared, "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", || management);
-        default(shared, "AWS_REGION", || config.region.clone());
+        // Not by default, as `--region` decides. Of the two names, boto3 reads only the second.
+        shared.push(("AWS_REGION".to_owned(), config.region.clone()));
+        function.push(("AWS_DEFAULT_REGION".to_owned(), config.region.clone()));
         default(shared, "AWS_EC2_METADATA_DISABLED", || "true".to_owned());
         if unset("AWS_PROFILE") && unset("AWS_ACCESS_KEY_ID") {
             default(shared, "AWS_ACCESS_KEY_ID", || "local".to_owned());
             default(shared, "AWS_SECRET_ACCESS_KEY", || "local".to_owned());
+            // A role's credentials, which a function has on AWS, are temporary and come with a token.
+            default(function, "AWS_SESSION_TOKEN", || "local".to_owned());
         }
         default(backend, "ADMIN_TOKEN", secret);
         default(backend, "DEV_SESSIONS", || "true".to_owned());

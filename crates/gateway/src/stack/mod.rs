@@ -224,35 +224,14 @@ fn pool_settings(config: &Config, environment: &Environment) -> anyhow::Result<P
         bail!("{}: no such file (--function)", program.display());
     }
     let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let memory = config.lambda.function_memory;
-    let mut variables = environment.function();
-    variables.extend(lambda_variables(&name, memory));
     Ok(PoolSettings {
         program: absolute(&program),
         name,
         region: config.region.clone(),
-        environment: variables,
+        environment: environment.function(),
         timeout: config.lambda.function_timeout,
-        memory: memory * 1024 * 1024,
+        memory: config.lambda.function_memory * 1024 * 1024,
     })
-}
-
-/// The environment Lambda gives every function (Developer Guide, *configuration-envvars-runtime*).
-fn lambda_variables(name: &str, memory: u64) -> Vec<(String, String)> {
-    let memory = memory.to_string();
-    let group = format!("/aws/lambda/{name}");
-    [
-        ("AWS_LAMBDA_FUNCTION_NAME", name),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_LOG_GROUP_NAME", &group),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"),
-        ("AWS_EXECUTION_ENV", "AWS_Lambda_provided.al2023"),
-        ("_HANDLER", "bootstrap"),
-        ("TZ", ":UTC"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into()
 }
 
 fn absolute(path: &Path) -> std::path::PathBuf {

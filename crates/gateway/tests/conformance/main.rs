@@ -16,6 +16,7 @@ mod handshake;
 mod limits;
 mod management;
 mod routing;
+mod sdks;
 mod starting;
 mod tls;
 mod wrong_use;

@@ -12,9 +12,11 @@
 )]
 
 mod client;
+mod invoke;
 mod stack;
 
 pub use client::{Client, Refusal};
+pub use invoke::{Invoke, function_error};
 pub use stack::{Stack, StackBuilder, example, sibling};
 
 use std::time::Duration;
