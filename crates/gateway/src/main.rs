@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shellbridge_gateway::{config::Config, stack::Stack};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -12,6 +13,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config = Config::parse();
+    // The shells under `make run` have its user. A process that is not dumpable owns its `/proc` files as root, so
+    // that they cannot read the secrets in its environment and memory (proc(5), ptrace(2)).
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("gateway: set non-dumpable: {error}");
+        return ExitCode::FAILURE;
+    }
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,shellbridge_gateway=info"));
     tracing_subscriber::fmt()

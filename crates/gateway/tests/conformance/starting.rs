@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Stack, example, until};
+use crate::support::{Stack, example, until, without_capabilities, wrapped};
 
 /// A backend as a shell script. `tell` is run before it says where it listens, `then` after.
 fn backend(directory: &TempDir, tell: &str, then: &str) -> PathBuf {
@@ -209,4 +209,23 @@ async fn a_gateway_stops_with_its_parent_if_asked() {
     let pid = String::from_utf8(shell.stdout).unwrap().trim().to_owned();
     pid.parse::<u32>().unwrap();
     until("its end", || async { (!alive(&pid)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn regression_other_processes_cannot_read_the_gateways_environment() {
+    let secret = "gateway-needle-gateway-needle-gateway";
+    let stack = Stack::scripted().without_capabilities().env("JWT_SECRET", secret).start().await;
+    // The reader is another process of the same user, as a shell under `make run` is.
+    let read = |pid: &str| {
+        let mut cat = wrapped(&without_capabilities(), "cat");
+        let output = cat.arg(format!("/proc/{pid}/environ")).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut client = stack.connect().await;
+    client.send_json(&json!({ "do": "pid" })).await;
+    let (found, _) = read(&client.text().await);
+    assert!(found.contains(secret), "the scripted function hides nothing, so the reader works");
+    let (found, error) = read(&stack.pid().to_string());
+    assert!(found.is_empty(), "{found}");
+    assert!(error.contains("Permission denied"), "{error}");
 }

@@ -17,7 +17,7 @@ mod stack;
 
 pub use client::{Client, Refusal};
 pub use invoke::{Invoke, function_error};
-pub use stack::{Stack, StackBuilder, example, sibling};
+pub use stack::{Stack, StackBuilder, example, sibling, without_capabilities, wrapped};
 
 use std::time::Duration;
 

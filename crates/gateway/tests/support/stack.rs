@@ -38,12 +38,27 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
+/// A command that runs another one without capabilities; nothing for users that have none.
+pub fn without_capabilities() -> Vec<String> {
+    let root = rustix::process::geteuid().is_root();
+    if root { vec!["setpriv".to_owned(), "--bounding-set=-all".to_owned()] } else { Vec::new() }
+}
+
+/// A program, run by a wrapper if there is one.
+pub fn wrapped(wrapper: &[String], program: &str) -> Command {
+    let Some((first, rest)) = wrapper.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 /// What to start.
 #[derive(Debug)]
 pub struct StackBuilder {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
-    descriptors: Option<u32>,
+    /// A command that runs the gateway, such as `setpriv`.
+    wrapper: Vec<String>,
 }
 
 /// A running gateway.
@@ -82,7 +97,14 @@ impl StackBuilder {
 
     /// A hard limit on the gateway's open descriptors.
     pub fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+        let script = "ulimit -n \"$0\"; exec \"$@\"";
+        self.wrapper = ["sh", "-c", script, &limit.to_string()].map(str::to_owned).into();
+        self
+    }
+
+    /// Runs the gateway without capabilities, as for any user but root.
+    pub fn without_capabilities(mut self) -> Self {
+        self.wrapper = without_capabilities();
         self
     }
 
@@ -91,15 +113,7 @@ impl StackBuilder {
     }
 
     fn command(&self, directory: &Path) -> Command {
-        let gateway = env!("CARGO_BIN_EXE_gateway");
-        let mut command = match self.descriptors {
-            None => Command::new(gateway),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), gateway]);
-                shell
-            }
-        };
+        let mut command = wrapped(&self.wrapper, env!("CARGO_BIN_EXE_gateway"));
         command
             .args(
                 DEFAULTS.iter().filter(|(name, _)| !self.has(name)).flat_map(|(name, value)| [*name, *value]),
@@ -200,7 +214,7 @@ impl Stack {
 
     /// A stack around nothing yet.
     pub fn empty() -> StackBuilder {
-        StackBuilder { arguments: Vec::new(), environment: Vec::new(), descriptors: None }
+        StackBuilder { arguments: Vec::new(), environment: Vec::new(), wrapper: Vec::new() }
     }
 
     /// Connects to the stage.
