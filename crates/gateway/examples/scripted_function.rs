@@ -3,7 +3,7 @@
 //! It speaks the Runtime API through the real `lambda_runtime`. Each event it gets is appended, before anything
 //! else, to the file named by `EVENT_LOG`.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{collections::BTreeMap, io::Write as _, time::Duration};
 

@@ -2,20 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args, Parser, ValueEnum};
+use clap::{ArgGroup, Args, Parser};
 
 use crate::faults::FaultSettings;
-
-/// How the frames of one connection reach the function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Dispatch {
-    /// Each frame on its own at once, as on AWS: frames overtake each other.
-    Concurrent,
-    /// A frame is invoked after the one before it was answered. AWS promises nothing like it.
-    Serial,
-    /// Frames that arrive within a few milliseconds are invoked in a random order.
-    Shuffle,
-}
 
 /// Command line of `gateway`. Durations are seconds and may have a fraction.
 #[derive(Debug, Clone, Parser)]
@@ -60,9 +49,6 @@ pub struct Config {
     /// Routes with a `$default` route response: the function's body goes back to the client
     #[arg(long, value_delimiter = ',')]
     pub route_responses: Vec<String>,
-    /// How the frames of one connection reach the function
-    #[arg(long, value_enum, default_value = "concurrent")]
-    pub dispatch: Dispatch,
 
     /// The function's executable or script (`bootstrap`); started `--concurrency` times, speaks the Lambda Runtime API
     #[arg(long)]
@@ -172,7 +158,6 @@ mod tests {
         assert_eq!((limits.idle_timeout.as_secs(), limits.max_duration.as_secs()), (600, 7200));
         assert_eq!(limits.integration_timeout.as_secs(), 29);
         assert_eq!((limits.connect_rate, limits.request_rate, limits.request_burst), (500, 10_000, 5_000));
-        assert_eq!(config.dispatch, Dispatch::Concurrent);
     }
 
     #[test]

@@ -27,8 +27,7 @@
 //! | exception, timeout, malformed answer **(U)** → `Internal server error` frame, the socket stays | § 3 | `routing::a_failing_integration_is_an_error_frame_and_the_socket_stays` |
 //! | a returned status is silent on a one-way route | § 3 | `routing::a_one_way_route_says_nothing_whatever_it_returned` |
 //! | a route response is the body verbatim, at any status | DG route-response, § 3 | `routing::a_route_response_is_the_body_verbatim_at_any_status` |
-//! | frames of a connection are invoked concurrently | § 4 | `dispatch::concurrent_is_the_default_and_frames_overtake_each_other` |
-//! | `serial` and `shuffle`, to compare | own | `dispatch::serial_keeps_the_order_of_a_connection_only`, `dispatch::shuffle_changes_the_order_and_loses_nothing` |
+//! | frames of a connection are invoked concurrently | § 4 | `dispatch::frames_of_a_connection_overtake_each_other` |
 //! | POST 200, GET 200, DELETE 204; 400, 403, 410, 413, 429 as the SDKs expect | Smithy model, § 5 | `management::the_rust_sdk_posts_gets_and_deletes`, `management::the_rust_sdk_understands_every_error`, `management::boto3_agrees` |
 //! | 410 without body, malformed id → 400, stage missing → 403 | § 5 | `management::answers_have_the_statuses_and_bodies_of_aws` |
 //! | `%3D`, `=`, `%40`, `@` in the path | aws-sdk-rust#300, § 5 | `management::every_encoding_of_the_path_is_accepted` |

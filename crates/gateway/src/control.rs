@@ -92,7 +92,6 @@ fn faults(gateway: &Gateway, body: &[u8]) -> Response<Full<Bytes>> {
     if changed {
         info!(faults = answer, "faults in force");
         gateway.faults.replace(settings, reseed);
-        gateway.connections.nudge_all();
     }
     response(StatusCode::OK, JSON, answer)
 }

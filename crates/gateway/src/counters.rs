@@ -2,13 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// API Gateway bills messages in units of this many bytes, rounded up.
@@ -45,7 +43,7 @@ const MAX_NAMES: usize = 512;
 impl Named {
     /// Adds one to a name.
     pub fn increment(&self, name: &str) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         if let Some(count) = map.get_mut(name) {
             *count += 1;
         } else if map.len() < MAX_NAMES {
@@ -54,7 +52,7 @@ impl Named {
     }
 
     fn snapshot(&self) -> BTreeMap<String, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 

@@ -17,9 +17,9 @@ pub struct Api {
     pub stage: String,
 }
 
-/// What a connection's events say about its client.
+/// The client, as events describe it.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct Peer {
     /// Address the client comes from, without port.
     pub source_ip: String,
     /// `User-Agent` of the handshake; the key is missing from events when the client sent none.
@@ -34,7 +34,7 @@ pub struct Origin<'a> {
     /// The API.
     pub api: &'a Api,
     /// The client.
-    pub client: &'a Client,
+    pub peer: &'a Peer,
     /// The connection's id.
     pub connection_id: &'a str,
     /// When the handshake began, Unix milliseconds.
@@ -74,7 +74,7 @@ pub fn message(origin: Origin<'_>, request_id: &str, route_key: &str, message_id
 /// The `$disconnect` event. Its four headers are all that AWS sends.
 pub fn disconnect(origin: Origin<'_>, request_id: &str, code: u16, reason: &str) -> Bytes {
     let headers: Pairs = [
-        ("Host", origin.client.domain_name.as_str()),
+        ("Host", origin.peer.domain_name.as_str()),
         ("x-api-key", ""),
         ("X-Forwarded-For", ""),
         ("x-restapi", ""),
@@ -163,11 +163,11 @@ fn context<'a>(
         connected_at: origin.connected_at,
         request_time_epoch: now,
         identity: Identity {
-            user_agent: origin.client.user_agent.as_deref(),
-            source_ip: &origin.client.source_ip,
+            user_agent: origin.peer.user_agent.as_deref(),
+            source_ip: &origin.peer.source_ip,
         },
         request_id,
-        domain_name: &origin.client.domain_name,
+        domain_name: &origin.peer.domain_name,
         connection_id: origin.connection_id,
         api_id: &origin.api.id,
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{Config, Dispatch, Limits},
+    config::{Config, Limits},
     counters::Counters,
     event::Api,
     faults::Faults,
@@ -30,8 +30,6 @@ pub struct Gateway {
     pub rates: Rates,
     /// Routes and route responses.
     pub routes: Routes,
-    /// Order of invocations.
-    pub dispatch: Dispatch,
     /// Where events go.
     pub function: Function,
     /// Counted so far.
@@ -61,7 +59,6 @@ impl Gateway {
             limits: config.limits.clone(),
             rates: Rates::new(&config.limits),
             routes: Routes::new(&config.route_selection_expression, &config.routes, &config.route_responses)?,
-            dispatch: config.dispatch,
             function,
             counters,
             faults,

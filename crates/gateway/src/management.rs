@@ -21,7 +21,7 @@ use crate::{
     http1::response,
     id::{self, ConnectionId},
     reply::http_error,
-    ws::{Connection, End, Refused},
+    ws::{Connection, End, SendError},
 };
 
 /// Why a call failed. Names are those of the model, except where it has none.
@@ -109,9 +109,9 @@ async fn open(gateway: &Gateway, id: &str) -> Result<Arc<Connection>, Failure> {
 fn post(gateway: &Gateway, connection: &Connection, text: Utf8Bytes) -> Result<(), Failure> {
     let fault = gateway.faults.push();
     if !matches!(fault, Some(PushFailure { delivered: false, .. })) {
-        connection.send(text, &gateway.counters).map_err(|refused| match refused {
-            Refused::Full => Failure::LimitExceeded,
-            Refused::Gone => Failure::Gone,
+        connection.send(text, &gateway.counters).map_err(|error| match error {
+            SendError::Full => Failure::LimitExceeded,
+            SendError::Gone => Failure::Gone,
         })?;
     }
     match fault {
@@ -128,7 +128,7 @@ fn post(gateway: &Gateway, connection: &Connection, text: Utf8Bytes) -> Result<(
 fn describe(connection: &Connection) -> String {
     json!({
         "connectedAt": clock::iso_8601(connection.connected_at),
-        "identity": { "sourceIp": connection.client.source_ip, "userAgent": connection.client.user_agent },
+        "identity": { "sourceIp": connection.peer.source_ip, "userAgent": connection.peer.user_agent },
         "lastActiveAt": clock::iso_8601(connection.last_active_at()),
     })
     .to_string()
@@ -140,7 +140,7 @@ fn answer(
     body: impl Into<Bytes>,
 ) -> Response<Full<Bytes>> {
     let mut response = response(status, headers, body);
-    if let Ok(request_id) = id::random_uuid().parse() {
+    if let Ok(request_id) = id::random_uuid().to_string().try_into() {
         response.headers_mut().insert("x-amzn-requestid", request_id);
     }
     response

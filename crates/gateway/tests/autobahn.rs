@@ -5,7 +5,7 @@
 //! rules is left out by [`EXCEPTIONS`], each with its reason, and shown to fail as API Gateway would by the
 //! `limits` tests of `conformance`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 

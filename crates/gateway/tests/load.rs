@@ -1,6 +1,6 @@
 //! Many connections at once: 10,000 that sleep, 1,000 that exchange a frame a second each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

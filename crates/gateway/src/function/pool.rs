@@ -10,13 +10,14 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::FunctionError;
@@ -127,7 +128,7 @@ impl Pool {
     }
 
     fn submit(&self, mut invocation: Invocation) -> Result<(), FunctionError> {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         while let Some((_, process)) = queue.idle.pop() {
             // A process that died while it waited hands the event back.
             match process.send(invocation) {
@@ -155,7 +156,7 @@ impl Pool {
         self.finish(slot, None, Err(FunctionError::Exited));
         loop {
             let waiter = {
-                let mut queue = self.queue();
+                let mut queue = self.queue.lock();
                 // Nobody waits any more for what passed its integration timeout in the queue.
                 while queue.waiting.front().is_some_and(|invocation| invocation.reply.is_closed()) {
                     queue.waiting.pop_front();
@@ -178,12 +179,12 @@ impl Pool {
     }
 
     fn begin(self: &Arc<Self>, index: usize, slot: &Slot, invocation: Invocation) -> Handed {
-        let request_id = id::random_uuid();
+        let request_id = id::random_uuid().to_string();
         let timeout = self.settings.timeout;
         let deadline_ms =
             clock::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let begun = Instant::now();
-        *slot.in_flight() = Some(InFlight {
+        *slot.in_flight.lock() = Some(InFlight {
             request_id: request_id.clone(),
             begun,
             deadline: begun + timeout,
@@ -235,14 +236,14 @@ impl Pool {
     pub(super) fn ended(&self, index: usize, slot: &Slot, timed_out: bool) -> bool {
         let error = if timed_out { FunctionError::TimedOut } else { FunctionError::Exited };
         self.finish(slot, None, Err(error));
-        self.queue().idle.retain(|(other, _)| *other != index);
+        self.queue.lock().idle.retain(|(other, _)| *other != index);
         slot.initialised.load(Ordering::Relaxed)
     }
 
     /// A process that never came up waits before it is started again. With no other left, nobody's event can be
     /// handled: those that wait fail at once, as they do on Lambda.
     pub(super) fn broken(&self, broken: bool) {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         if broken {
             queue.broken += 1;
             if queue.broken >= self.slots.len() {
@@ -257,7 +258,7 @@ impl Pool {
 
     /// Ends what is in flight, if it has this id or no id is asked for.
     fn finish(&self, slot: &Slot, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
-        let mut in_flight = slot.in_flight();
+        let mut in_flight = slot.in_flight.lock();
         let Some(flight) = in_flight.take_if(|flight| request_id.is_none_or(|id| id == flight.request_id))
         else {
             return false;
@@ -267,10 +268,6 @@ impl Pool {
         // The caller may have stopped waiting at its integration timeout.
         let _gone = flight.reply.send(result);
         true
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -282,14 +279,10 @@ impl Slot {
 
     /// Whether the event in flight has passed its deadline.
     pub(super) fn overdue(&self) -> bool {
-        self.in_flight().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
+        self.in_flight.lock().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
     }
 
     fn handles(&self, request_id: &str) -> bool {
-        self.in_flight().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, Option<InFlight>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_flight.lock().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
     }
 }

@@ -1,7 +1,7 @@
 //! What API Gateway does, shown on real sockets with a real function. One module a section of
 //! apigateway-websocket.md; `shellbridge_gateway::conformance` has the table.
 
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../support/mod.rs"]
 mod support;
