@@ -1,6 +1,6 @@
 //! Turns a client's message into invocations: routing, faults, and what the client gets in return.
 //!
-//! API Gateway invokes the function for each message at once and promises no order (apigateway-websocket.md, section 4). On one-way
+//! API Gateway invokes the function for each message at once and promises no order (README.md, section 4). On one-way
 //! routes it ignores the returned status; for an exception, a malformed response, a timeout or a throttle it sends an
 //! `Internal server error` frame.
 

@@ -1,6 +1,6 @@
 //! `@connections`: POST, GET and DELETE on one connection.
 //!
-//! Source: the Smithy model of `apigatewaymanagementapi` and apigateway-websocket.md, section 5. Unconfirmed there
+//! Source: the Smithy model of `apigatewaymanagementapi` and README.md, section 5. Unconfirmed there
 //! and decided here: 413 comes before 410, a body that is not UTF-8 is 400, and a path that is not `@connections`
 //! gets 403, or 426 at the stage itself.
 

@@ -1,6 +1,6 @@
 //! The task that owns a connection's socket: it sends, receives, watches the deadlines, and closes.
 //!
-//! Closing and liveness follow apigateway-websocket.md, section 6. Two choices where AWS's behaviour is unconfirmed: a lost TCP
+//! Closing and liveness follow README.md, section 6. Two choices where AWS's behaviour is unconfirmed: a lost TCP
 //! connection is reported to `$disconnect` as 1006 at once, and protocol pings are answered but are no activity.
 
 use std::{

@@ -1,6 +1,6 @@
 //! The opening handshake: it waits for `$connect` and passes its status through.
 //!
-//! Source: apigateway-websocket.md, section 2. Choices where AWS's behaviour is unconfirmed: a throttled function gives 500, a path
+//! Source: README.md, section 2. Choices where AWS's behaviour is unconfirmed: a throttled function gives 500, a path
 //! below the stage or a slash after it gives 403, and a refusal has no body.
 
 use std::{net::SocketAddr, sync::Arc};

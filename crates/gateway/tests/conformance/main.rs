@@ -1,5 +1,5 @@
 //! What API Gateway does, shown on real sockets with a real function. One module a section of
-//! apigateway-websocket.md; `shellbridge_gateway::conformance` has the table.
+//! README.md; its section 12 has the table.
 
 #![expect(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
