@@ -1,7 +1,6 @@
-//! A function that does what the test tells it: by query at `$connect`, by the message's body later.
+//! A function that follows the test's script: the query at `$connect`, the body of each message.
 //!
-//! It speaks the Runtime API through the real `lambda_runtime`. Each event it gets is appended, before anything
-//! else, to the file named by `EVENT_LOG`.
+//! It uses the real `lambda_runtime`. It first appends each event to the file that `EVENT_LOG` names.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -92,7 +91,7 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
 fn log(value: &Value) {
     let Some(path) = std::env::var_os("EVENT_LOG") else { return };
     let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    // One write a line, so that lines of several processes do not mix.
+    // One write per line, so that processes do not interleave.
     opened.unwrap().write_all(format!("{value}\n").as_bytes()).unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Ids in API Gateway's form: 11 random bytes as padded base64url, 16 characters with a trailing `=`.
+//! Ids: API Gateway's (11 random bytes in padded base64url: 16 characters, the last `=`), Lambda's and X-Ray's.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -8,11 +8,11 @@ use uuid::{Builder, Uuid};
 
 use crate::clock;
 
-/// Bytes behind an id. The captures show 16 characters of which the last is padding.
+/// Bytes of an id. The captures show 16 characters, the last of which is padding.
 const BYTES: usize = 11;
 const CHARACTERS: usize = 16;
 
-/// A new id, for connections, messages and requests.
+/// A new id of a connection, message or request.
 pub fn random_id() -> String {
     URL_SAFE.encode(rand::rng().random::<[u8; BYTES]>())
 }
@@ -23,28 +23,28 @@ pub fn random_uuid() -> Uuid {
     Builder::from_random_bytes(rand::rng().random()).into_uuid()
 }
 
-/// The root of an X-Ray trace that begins now: `Root=1-TIME-RANDOM`.
+/// The root of a new X-Ray trace: `Root=1-TIME-RANDOM`.
 pub fn trace_root() -> String {
     let random = rand::rng().random::<u128>() >> 32;
     format!("Root=1-{:08x}-{random:024x}", clock::now_ms() / 1000)
 }
 
-/// Identifies a connection. Cheap to clone.
+/// A connection's id. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectionId(Arc<str>);
 
 impl ConnectionId {
-    /// A new, unguessable id.
+    /// A new random id.
     pub fn random() -> Self {
         Self(random_id().into())
     }
 
-    /// The id as it stands in events and URLs (decoded).
+    /// The id as in events, and in URLs once decoded.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a text could be an id at all. `@connections` answers 400 if not, 410 if it is merely unknown
+    /// Whether a text has the form of an id. If not, `@connections` responds with 400; for an unknown id, with 410
     /// (localstack#4694).
     pub fn is_well_formed(text: &str) -> bool {
         text.len() == CHARACTERS && URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)

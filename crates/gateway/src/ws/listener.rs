@@ -41,10 +41,10 @@ async fn open(
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
 ) -> Option<Opened> {
-    let within = gateway.limits.head_timeout;
+    let timeout = gateway.limits.head_timeout;
     let mut socket = match tls {
-        Some(acceptor) if starts_with_tls(&stream, within).await => {
-            match tokio::time::timeout(within, acceptor.accept(stream)).await.ok()? {
+        Some(acceptor) if starts_with_tls(&stream, timeout).await => {
+            match tokio::time::timeout(timeout, acceptor.accept(stream)).await.ok()? {
                 Ok(stream) => Socket::Tls(Box::new(stream)),
                 Err(error) => {
                     debug!(%peer, %error, "TLS handshake failed");
@@ -55,7 +55,7 @@ async fn open(
         _ => Socket::Plain(stream),
     };
     let mut buffer = BytesMut::new();
-    let head = match Head::read(&mut socket, &mut buffer, within).await {
+    let head = match Head::read(&mut socket, &mut buffer, timeout).await {
         Ok(head) => head,
         Err(error) => {
             debug!(%peer, ?error, "cannot read a request");
@@ -84,8 +84,8 @@ async fn open(
     None
 }
 
-async fn starts_with_tls(stream: &TcpStream, within: Duration) -> bool {
+async fn starts_with_tls(stream: &TcpStream, timeout: Duration) -> bool {
     let mut first = [0];
-    let peeked = tokio::time::timeout(within, stream.peek(&mut first)).await;
+    let peeked = tokio::time::timeout(timeout, stream.peek(&mut first)).await;
     matches!(peeked, Ok(Ok(1))) && first == [TLS_HANDSHAKE]
 }

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_bounded_and_ends_in_order() {
+    fn messages_are_bounded_and_precede_the_end() {
         let outbox = Outbox::new(1000);
         outbox.push("x".repeat(5000).into()).unwrap();
         assert_eq!(outbox.push("y".into()), Err(SendError::Full));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_overtakes_what_is_queued() {
+    fn a_reset_overtakes_queued_messages() {
         let outbox = Outbox::new(1000);
         outbox.push("x".into()).unwrap();
         outbox.end(End::Reset);

@@ -25,7 +25,7 @@ async fn frames_of_a_connection_overtake_each_other() {
     let began = Instant::now();
     let order = answers(&mut client, &[slow.clone(), "quick".to_owned()]).await;
     assert_eq!(order, ["quick".to_owned(), slow.clone()]);
-    // Four processes, four slow frames: they take the time of one.
+    // Four slow frames in four processes take the time of one.
     answers(&mut client, &vec![slow; 4]).await;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! The function service: Runtime API for real processes, and Invoke endpoints elsewhere.
+//! The function service: real processes with the Runtime API, and Invoke endpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,9 +53,9 @@ async fn waiting_in_the_queue_counts_against_the_integration_timeout() {
     let given_up = json!({ "do": "pid", "n": 1 });
     waiting.send_json(&given_up).await;
     assert!(waiting.text().await.contains("Internal server error"));
-    // What nobody waits for any more is not handed out later.
+    // What has timed out in the queue is not invoked later.
     assert!(busy.text().await.contains("Internal server error"));
-    // The queue is in order: had it been kept, it would be handed out before one that is answered.
+    // The queue is in order: had the event stayed in it, it would be invoked before this one.
     let later = json!({ "do": "pid", "n": 2 });
     for tries in 0.. {
         waiting.send_json(&later).await;
@@ -91,7 +91,7 @@ async fn the_queue_is_bounded_and_beyond_it_events_are_throttled() {
 }
 
 #[tokio::test]
-async fn a_crashed_process_is_started_again() {
+async fn a_crashed_process_is_restarted() {
     let stack = Stack::scripted().flag("--concurrency", "1").start().await;
     let mut client = stack.connect().await;
     let mut pids = BTreeSet::new();
@@ -135,7 +135,7 @@ async fn a_process_over_its_memory_is_killed() {
     let mut client = stack.connect().await;
     client.send_json(&json!({ "do": "memory" })).await;
     assert!(client.text().await.contains("Internal server error"));
-    until("the message", || async { stack.log().contains("over its memory").then_some(()) }).await;
+    until("the message", || async { stack.log().contains("over its memory limit").then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -188,16 +188,16 @@ async fn the_function_has_lambdas_environment() {
         ("AWS_ENDPOINT_URL_DYNAMODB", stack.dynamodb.as_str()),
         ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", stack.management.as_str()),
         ("AWS_ACCESS_KEY_ID", "given"),
-        // Where a process runs is no variable; the function reports it as one.
+        // Not a variable; the function reports it with them.
         ("working directory", task_root),
     ] {
         assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
     }
     assert!(found["BRIDGE_SECRET"].len() >= 32);
-    // `2026/11/29/[$LATEST]` and 32 hexadecimal digits.
+    // A date, then `[$LATEST]` and 32 hexadecimal digits.
     let (date, id) = found["AWS_LAMBDA_LOG_STREAM_NAME"].split_once("/[$LATEST]").unwrap();
     assert_eq!((date.len(), id.len()), (10, 32));
-    // Only managed runtimes have the first; the second belongs to an invocation.
+    // Only managed runtimes have it.
     assert!(!found.contains_key("AWS_EXECUTION_ENV"));
     // The runtime client sets `_X_AMZN_TRACE_ID`, from the header of each event.
     assert!(found["_X_AMZN_TRACE_ID"].starts_with("Root=1-"));
@@ -213,12 +213,12 @@ async fn a_function_without_given_credentials_has_temporary_ones() {
     for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
         assert_eq!(found[name], "local", "{name}");
     }
-    // The handler is the function's own setting.
+    // The handler is a setting of the function.
     assert_eq!(found["_HANDLER"], "function.handler");
 }
 
 #[tokio::test]
-async fn an_invoke_endpoint_serves_as_well() {
+async fn an_invoke_endpoint_works_too() {
     let endpoint = Invoke::bind().await;
     let url = endpoint.url();
     endpoint.serve(|event| async move {

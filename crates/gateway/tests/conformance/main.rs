@@ -1,5 +1,5 @@
-//! What API Gateway does, shown on real sockets with a real function. One module a section of
-//! README.md; its section 12 has the table.
+//! API Gateway's behaviour on real sockets with a real function. Sections are those of README.md; its section 12 says
+//! which test shows what.
 
 #![expect(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

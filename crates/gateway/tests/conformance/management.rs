@@ -28,7 +28,7 @@ fn id(stack: &Stack) -> String {
     stack.events()[0]["requestContext"]["connectionId"].as_str().unwrap().to_owned()
 }
 
-/// Well-formed, and never given out.
+/// A well-formed id of no connection.
 const UNKNOWN: &str = "PJqB0fHsqRcCHlw=";
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Functions in other languages: boto3 under AWS's runtime client for Python, and the SDK for JavaScript v3.
-//! What they are configured with is Lambda's environment alone.
+//! Lambda's environment is their only configuration.
 
 use std::{
     path::{Path, PathBuf},

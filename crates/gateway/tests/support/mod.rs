@@ -1,4 +1,4 @@
-//! Shared by the integration tests: a running stack of real processes, and a WebSocket client with deadlines.
+//! Shared by the integration tests: a stack of real processes, and a WebSocket client with timeouts.
 
 // `allow` and not `expect`: which of these apply differs between the test binaries.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]

@@ -1,4 +1,4 @@
-//! The whole way, through the three real programs: browser's side, gateway, function, backend, shell.
+//! End-to-end tests with the three real programs: client, gateway, function, backend, shell.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../support/mod.rs"]
