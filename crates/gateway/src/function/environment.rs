@@ -19,7 +19,7 @@ pub(super) fn task_root(settings: &PoolSettings) -> &Path {
 
 /// Variables that a function's configuration may override: the gateway's own environment does.
 ///
-/// `_HANDLER` is reserved on AWS, because it has a setting of its own there.
+/// `_HANDLER` is reserved on AWS, because it has its own setting there.
 pub(super) fn defaults(settings: &PoolSettings) -> impl Iterator<Item = (&'static str, String)> {
     let task_root = task_root(settings).display();
     [
