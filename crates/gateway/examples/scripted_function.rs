@@ -1,11 +1,10 @@
-//! A function that does what the test tells it: by query at `$connect`, by the message's body later.
+//! A function that follows the test's script: the query at `$connect`, the body of each message.
 //!
-//! It speaks the Runtime API through the real `lambda_runtime`. Each event it gets is appended, before anything
-//! else, to the file named by `EVENT_LOG`.
+//! It uses the real `lambda_runtime`. It first appends each event to the file that `EVENT_LOG` names.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::{io::Write as _, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
@@ -56,6 +55,11 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
         "echo" => ok(body),
         "event" => ok(event.to_string()),
         "pid" => ok(std::process::id().to_string()),
+        "environment" => {
+            let mut variables: BTreeMap<String, String> = std::env::vars().collect();
+            variables.insert("working directory".to_owned(), std::env::current_dir()?.display().to_string());
+            ok(json!(variables).to_string())
+        }
         "env" => ok(std::env::var(script["name"].as_str().unwrap_or_default()).unwrap_or_default()),
         "context" => ok(json!({
             "deadline": context.deadline,
@@ -87,7 +91,7 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
 fn log(value: &Value) {
     let Some(path) = std::env::var_os("EVENT_LOG") else { return };
     let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    // One write a line, so that lines of several processes do not mix.
+    // One write per line, so that processes do not interleave.
     opened.unwrap().write_all(format!("{value}\n").as_bytes()).unwrap();
 }
 

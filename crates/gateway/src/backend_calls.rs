@@ -1,8 +1,8 @@
-//! `--count-backend-calls`: a relay between function and backend, which counts the requests by path.
+//! `--count-backend-calls`: a relay between function and backend that counts requests by path.
 //!
-//! What the function asks of `DynamoDB` and of `@connections` is counted where it arrives; its backend is another
-//! process, whose own count would be the word of what is measured. The relay costs each frame a hop, so it is there
-//! only on request.
+//! The gateway counts requests for `DynamoDB` and `@connections` as it serves them. The backend is another process,
+//! and a measurement should not rely on the counters of what it measures. The relay adds a hop to each frame, so it
+//! runs only on request.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     http1::{self, response},
 };
 
-/// Hands every request on a listener to the backend and counts it, until dropped.
+/// Counts every request on a listener and relays it to the backend, until dropped.
 pub(crate) async fn serve(listener: TcpListener, backend: Authority, counters: Arc<Counters>) {
     let client = http1::client();
     http1::serve(listener, move |request| {
@@ -30,7 +30,7 @@ pub(crate) async fn serve(listener: TcpListener, backend: Authority, counters: A
         async move {
             counters.backend_calls.increment(request.uri().path());
             relay(&client, backend, request).await.unwrap_or_else(|error| {
-                warn!(error = format!("{error:#}"), "a request did not reach the backend");
+                warn!(error = format!("{error:#}"), "cannot relay a request to the backend");
                 response(StatusCode::BAD_GATEWAY, &[], "")
             })
         }

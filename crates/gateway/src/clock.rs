@@ -1,4 +1,4 @@
-//! Wall-clock time in the three forms that events and `@connections` use.
+//! Wall-clock time in the forms that events, `@connections` and log streams use.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,8 @@ const REQUEST_TIME: &[BorrowedFormatItem<'_>] =
 /// `2025-02-03T01:46:33.523Z`, the times of `GetConnection`.
 const ISO_8601: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+/// `2026/11/29`, the first part of a log stream's name.
+const DATE: &[BorrowedFormatItem<'_>] = format_description!("[year]/[month]/[day]");
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
@@ -27,6 +29,11 @@ pub fn iso_8601(ms: u64) -> String {
     format(ms, ISO_8601)
 }
 
+/// The date in the names of log streams.
+pub fn date(ms: u64) -> String {
+    format(ms, DATE)
+}
+
 fn format(ms: u64, form: &[BorrowedFormatItem<'_>]) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
         .ok()
@@ -40,5 +47,6 @@ mod tests {
     fn times_read_as_in_the_captures() {
         assert_eq!(super::request_time(1_701_245_041_798), "29/Nov/2023:08:04:01 +0000");
         assert_eq!(super::iso_8601(1_738_547_193_523), "2025-02-03T01:46:33.523Z");
+        assert_eq!(super::date(1_701_245_041_798), "2023/11/29");
     }
 }

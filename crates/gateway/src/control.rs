@@ -1,7 +1,7 @@
 //! The control port: faults and counters, for this machine only.
 //!
-//! `POST /__faults` with any of the faults, the rest unchanged; `GET /__state`. A page elsewhere cannot reach it by
-//! DNS rebinding: the `Host` must be a loopback name, and the `Origin`, if there is one, the local page's.
+//! `POST /__faults` sets the given faults and leaves the others; `GET /__state` returns the counters. Against DNS
+//! rebinding, `Host` must be a loopback name, and `Origin`, if present, that of the local page.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
 const MAX_BODY: usize = 16 * 1024;
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
-/// Serves the control port until dropped. `origins`: pages that may use it.
+/// Serves the control port until dropped. Pages of `origins` may use it.
 pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, origins: Vec<String>) {
     let origins: Arc<[String]> = origins.into();
     http1::serve(listener, move |request| {
@@ -39,13 +39,13 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, origins: Vec<St
 
 async fn handle(gateway: &Gateway, origins: &[String], request: Request<Incoming>) -> Response<Full<Bytes>> {
     if !is_local(request.headers(), origins) {
-        return error(StatusCode::FORBIDDEN, "the control port answers this machine only");
+        return error(StatusCode::FORBIDDEN, "the control port serves this machine only");
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/__state") => response(StatusCode::OK, JSON, state(gateway)),
         (&Method::POST, "/__faults") => match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => faults(gateway, &body.to_bytes()),
-            Err(_) => error(StatusCode::PAYLOAD_TOO_LARGE, "too long"),
+            Err(_) => error(StatusCode::PAYLOAD_TOO_LARGE, "body too large"),
         },
         (_, "/__state" | "/__faults") => {
             error(StatusCode::METHOD_NOT_ALLOWED, "GET /__state, POST /__faults")
@@ -71,7 +71,7 @@ fn state(gateway: &Gateway) -> String {
     Value::Object(state).to_string()
 }
 
-/// Puts the given settings in force and returns all of them.
+/// Applies the given settings and returns all of them.
 fn faults(gateway: &Gateway, body: &[u8]) -> Response<Full<Bytes>> {
     let given: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(given) => given,
@@ -90,9 +90,8 @@ fn faults(gateway: &Gateway, body: &[u8]) -> Response<Full<Bytes>> {
     }
     let answer = Value::Object(to_object(&settings)).to_string();
     if changed {
-        info!(faults = answer, "faults in force");
+        info!(faults = answer, "faults changed");
         gateway.faults.replace(settings, reseed);
-        gateway.connections.nudge_all();
     }
     response(StatusCode::OK, JSON, answer)
 }
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_and_the_local_page_are_answered() {
+    fn only_this_machine_and_the_local_page_are_served() {
         assert!(local("127.0.0.1:3003", None));
         assert!(local("localhost", None));
         assert!(local("[::1]:3003", Some("http://127.0.0.1:3001")));

@@ -1,14 +1,12 @@
-//! What the stand-in counted, as the control port shows it and as AWS would meter it.
+//! Counters, as the control port shows them and as AWS would meter them.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// API Gateway bills messages in units of this many bytes, rounded up.
@@ -35,17 +33,17 @@ impl Counter {
     }
 }
 
-/// Numbers by name. Names come from the configuration, from HTTP statuses and from `DynamoDB`'s operations.
+/// Counters by name. Names are routes, HTTP statuses, paths and `DynamoDB` operations.
 #[derive(Debug, Default)]
-pub struct Named(Mutex<BTreeMap<String, u64>>);
+pub struct CounterMap(Mutex<BTreeMap<String, u64>>);
 
-/// Names kept at most, so that a client that invents operations cannot fill memory.
+/// Most names, so that a client that invents operations cannot fill memory.
 const MAX_NAMES: usize = 512;
 
-impl Named {
+impl CounterMap {
     /// Adds one to a name.
     pub fn increment(&self, name: &str) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         if let Some(count) = map.get_mut(name) {
             *count += 1;
         } else if map.len() < MAX_NAMES {
@@ -54,15 +52,15 @@ impl Named {
     }
 
     fn snapshot(&self) -> BTreeMap<String, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
 /// All counters of a gateway.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Invocations by route key, repeats included.
-    pub invocations: Named,
+    /// Invocations by route key, including injected repeats.
+    pub invocations: CounterMap,
     /// Messages from clients.
     pub messages_in: Counter,
     /// Messages to clients: pushes, route responses and error frames.
@@ -71,38 +69,38 @@ pub struct Counters {
     pub metered_in: Counter,
     /// Messages to clients in units of 32 KiB.
     pub metered_out: Counter,
-    /// Answers to POST at `@connections` by status.
-    pub pushes: Named,
+    /// Responses to POST at `@connections` by status.
+    pub pushes: CounterMap,
     /// `DynamoDB` requests by operation.
-    pub dynamodb: Named,
-    /// Requests to the backend by path, if they are counted (`--count-backend-calls`).
-    pub backend_calls: Named,
-    /// Connections cut on request (`cutEveryMs`, `cutEveryFrames`).
+    pub dynamodb: CounterMap,
+    /// Requests to the backend by path, with `--count-backend-calls`.
+    pub backend_calls: CounterMap,
+    /// Connections cut by faults (`cutEveryMs`, `cutEveryFrames`).
     pub cuts: Counter,
-    /// Time of invocations as Lambda bills it: each in whole milliseconds, rounded up.
+    /// Duration of invocations as Lambda bills it: each rounded up to whole milliseconds.
     pub billed_ms: Counter,
-    /// Function processes that came to ask for their first event.
+    /// Function processes that asked for their first event.
     pub cold_starts: Counter,
-    /// Function processes that ended by themselves.
+    /// Function processes that exited by themselves.
     pub crashes: Counter,
-    /// Function processes killed at their timeout, over their memory, or on request.
+    /// Function processes killed for their timeout, their memory, or a fault.
     pub kills: Counter,
 }
 
 impl Counters {
-    /// Counts a message from a client of so many bytes.
+    /// Counts a message from a client.
     pub fn message_in(&self, bytes: usize) {
         self.messages_in.increment();
         self.metered_in.add(units(bytes));
     }
 
-    /// Counts a message to a client of so many bytes.
+    /// Counts a message to a client.
     pub fn message_out(&self, bytes: usize) {
         self.messages_out.increment();
         self.metered_out.add(units(bytes));
     }
 
-    /// Counts the time from an event handed to a process of the function until its answer or its end.
+    /// Counts an invocation's duration: from when a process gets the event until it responds or exits.
     pub fn invocation(&self, took: Duration) {
         self.billed_ms.add(billed(took));
     }
@@ -134,7 +132,7 @@ impl Counters {
     }
 }
 
-/// What `GET /__state` shows besides the faults.
+/// The body of `GET /__state`, without the faults.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
@@ -146,7 +144,7 @@ pub struct Snapshot {
     metered_out: u64,
     pushes: BTreeMap<String, u64>,
     dynamodb: BTreeMap<String, u64>,
-    /// Not there while nothing was counted: no relay is not no calls.
+    /// Absent without a relay: not counted is not zero.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     backend_calls: BTreeMap<String, u64>,
     billed_ms: u64,
@@ -175,7 +173,7 @@ fn billed(took: Duration) -> u64 {
 mod tests {
     #[test]
     fn names_are_bounded() {
-        let named = super::Named::default();
+        let named = super::CounterMap::default();
         for name in 0..2 * super::MAX_NAMES {
             named.increment(&name.to_string());
             named.increment("0");

@@ -1,16 +1,16 @@
-//! The limit on open descriptors: each connection takes one.
+//! The limit on open descriptors, of which each connection takes one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Descriptors wanted: 10,000 connections, and room for everything else.
+/// Descriptors for 10,000 connections and everything else.
 pub const WANTED: u64 = 16_384;
 
-/// Raises the limit as far as it goes, and says so clearly when that is not far enough.
+/// Raises the limit to the hard limit, and warns if that is too low.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let (Some(current), maximum) = (limit.current, limit.maximum) else { return };
-    // As far as it goes without asking for more; only a privileged process may raise the hard limit.
+    // Only a privileged process may raise the hard limit.
     let goal = maximum.unwrap_or(WANTED).max(current);
     if goal <= current && current >= WANTED {
         return;

@@ -1,9 +1,8 @@
-//! The embedded `DynamoDB`: dynoxide over memory, its table, and a count of the requests by operation.
+//! The embedded `DynamoDB`: dynoxide in memory, with the Lambda's table, counting requests by operation.
 //!
-//! dynoxide 3.2 has no hook for requests and keeps its router to itself, so the count is taken from the bytes on
-//! their way: a relay in front looks for `X-Amz-Target` headers. A JSON body cannot hold one after a line break,
-//! since JSON escapes line breaks in strings. The relay also hangs up on requests with an `Origin`: dynoxide allows
-//! every web page, and no page has any business with the table.
+//! dynoxide 3.2 has no hook for requests and a private router, so a relay in front scans the bytes for `X-Amz-Target`
+//! headers. A JSON body cannot contain one, as JSON escapes line breaks in strings. The relay also disconnects clients
+//! that send an `Origin`: dynoxide admits every web page, and none should reach the table.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -20,7 +19,7 @@ use crate::{counters::Counters, http1};
 
 /// The Lambda's table (wire contract, section 7).
 pub const TABLE: &str = "WebSocketConnections";
-/// How often expired items go. AWS takes up to days; nothing may rely on it.
+/// Interval at which expired items are deleted. AWS may take days; nothing may rely on it.
 const SWEEP: Duration = Duration::from_mins(1);
 const TARGET: &[u8] = b"\r\nx-amz-target: DynamoDB_20120810.";
 const ORIGIN: &[u8] = b"\r\norigin:";
@@ -47,7 +46,7 @@ pub async fn serve(listener: TcpListener, counters: Arc<Counters>) -> anyhow::Re
         loop {
             ticks.tick().await;
             if let Err(error) = database.sweep_ttl() {
-                warn!(%error, "expired items");
+                warn!(%error, "cannot delete expired items");
             }
         }
     };
@@ -98,7 +97,7 @@ async fn relay(client: TcpStream, address: std::net::SocketAddr, counters: &Coun
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut see: impl FnMut(&[u8]) -> Result<(), FromAPage>,
+    mut see: impl FnMut(&[u8]) -> Result<(), BrowserRequest>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -112,17 +111,17 @@ async fn copy(
     }
 }
 
-/// A request that a web page made.
+/// The request comes from a web page.
 #[derive(Debug, thiserror::Error)]
-#[error("a request with an Origin")]
-struct FromAPage;
+#[error("the request has an Origin")]
+struct BrowserRequest;
 
-/// Finds the operations in a stream of requests, however it is cut into pieces.
+/// Finds operations in a stream of requests that arrives in arbitrary pieces.
 #[derive(Debug)]
 struct Scanner {
     target: Pattern,
     origin: Pattern,
-    /// The operation's name while it is being read.
+    /// The operation's name, as far as it was read.
     name: Option<String>,
 }
 
@@ -133,10 +132,10 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(&str)) -> Result<(), FromAPage> {
+    fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(&str)) -> Result<(), BrowserRequest> {
         for &byte in bytes {
-            if self.origin.ends_with(byte) {
-                return Err(FromAPage);
+            if self.origin.matches(byte) {
+                return Err(BrowserRequest);
             }
             if let Some(name) = &mut self.name {
                 if byte.is_ascii_alphanumeric() && name.len() < 64 {
@@ -146,7 +145,7 @@ impl Scanner {
                 found(name);
                 self.name = None;
             }
-            if self.target.ends_with(byte) {
+            if self.target.matches(byte) {
                 self.name = Some(String::new());
             }
         }
@@ -154,7 +153,7 @@ impl Scanner {
     }
 }
 
-/// Text to be found in a stream, in any case; it starts with the only carriage return in it.
+/// A case-insensitive search in a stream. The text contains one carriage return, as its first byte.
 #[derive(Debug)]
 struct Pattern {
     text: &'static [u8],
@@ -166,8 +165,8 @@ impl Pattern {
         Self { text, matched: 0 }
     }
 
-    /// Takes a byte; says whether it completed the text.
-    fn ends_with(&mut self, byte: u8) -> bool {
+    /// Consumes a byte and returns whether it completed the text.
+    fn matches(&mut self, byte: u8) -> bool {
         let expected =
             self.text.get(self.matched).is_some_and(|expected| expected.eq_ignore_ascii_case(&byte));
         self.matched = if expected { self.matched + 1 } else { usize::from(byte == b'\r') };
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_noticed() {
+    fn requests_of_web_pages_are_detected() {
         let request = b"POST / HTTP/1.1\r\nHost: x\r\nORIGIN: https://evil.example\r\n\r\n";
         for size in 1..request.len() {
             let mut scanner = Scanner::default();

@@ -1,4 +1,4 @@
-//! Proxy events for the function: exactly the fields of the captures, nothing padded with nulls.
+//! Proxy events: exactly the fields of the captures, without nulls as padding.
 //!
 //! Sources: Developer Guide, *apigateway-websocket-api-integration-requests*; `aws/aws-lambda-go`
 //! `events/testdata/apigw-websocket-request-*.json`.
@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::clock;
 
-/// What an API is, the same for all its connections.
+/// Identity of an API, the same for all its connections.
 #[derive(Debug, Clone)]
 pub struct Api {
     /// The API's id, the first label of its host name.
@@ -17,31 +17,31 @@ pub struct Api {
     pub stage: String,
 }
 
-/// What a connection's events say about its client.
+/// The client, as events describe it.
 #[derive(Debug, Clone)]
-pub struct Client {
-    /// Address the client comes from, without port.
+pub struct Peer {
+    /// IP address.
     pub source_ip: String,
-    /// `User-Agent` of the handshake; the key is missing from events when the client sent none.
+    /// `User-Agent` of the handshake. Events omit the key if the client sent none.
     pub user_agent: Option<String>,
-    /// `Host` of the handshake. Its port, which AWS never has, stays, so that callback URLs can be built from it.
+    /// `Host` of the handshake. Unlike on AWS it has a port, which callback URLs need.
     pub domain_name: String,
 }
 
-/// What all events of a connection have in common.
+/// The fields that all events of a connection share.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The API.
     pub api: &'a Api,
     /// The client.
-    pub client: &'a Client,
+    pub peer: &'a Peer,
     /// The connection's id.
     pub connection_id: &'a str,
-    /// When the handshake began, Unix milliseconds.
+    /// Start of the handshake, Unix milliseconds.
     pub connected_at: u64,
 }
 
-/// Headers or query parameters in the order they came, names in their original case.
+/// Headers or query parameters in their original order and case.
 pub type Pairs = Vec<(String, String)>;
 
 /// The `$connect` event.
@@ -58,7 +58,7 @@ pub fn connect(origin: Origin<'_>, request_id: &str, headers: &Pairs, query: &Pa
     })
 }
 
-/// The event of a message on any route but `$connect` and `$disconnect`.
+/// The event of a message, on any route but `$connect` and `$disconnect`.
 pub fn message(origin: Origin<'_>, request_id: &str, route_key: &str, message_id: &str, body: &str) -> Bytes {
     encode(&Event {
         headers: None,
@@ -71,10 +71,10 @@ pub fn message(origin: Origin<'_>, request_id: &str, route_key: &str, message_id
     })
 }
 
-/// The `$disconnect` event. Its four headers are all that AWS sends.
+/// The `$disconnect` event, with the four headers that AWS sends.
 pub fn disconnect(origin: Origin<'_>, request_id: &str, code: u16, reason: &str) -> Bytes {
     let headers: Pairs = [
-        ("Host", origin.client.domain_name.as_str()),
+        ("Host", origin.peer.domain_name.as_str()),
         ("x-api-key", ""),
         ("X-Forwarded-For", ""),
         ("x-restapi", ""),
@@ -163,22 +163,22 @@ fn context<'a>(
         connected_at: origin.connected_at,
         request_time_epoch: now,
         identity: Identity {
-            user_agent: origin.client.user_agent.as_deref(),
-            source_ip: &origin.client.source_ip,
+            user_agent: origin.peer.user_agent.as_deref(),
+            source_ip: &origin.peer.source_ip,
         },
         request_id,
-        domain_name: &origin.client.domain_name,
+        domain_name: &origin.peer.domain_name,
         connection_id: origin.connection_id,
         api_id: &origin.api.id,
     }
 }
 
 fn encode(event: &Event<'_>) -> Bytes {
-    // Strings and integers always serialise; there is no map with other keys and no float.
+    // Cannot fail: there are only strings, integers, and maps with string keys.
     serde_json::to_vec(event).unwrap_or_default().into()
 }
 
-/// Pairs as an object in which the last value of a name counts.
+/// Pairs as an object with the last value of each name.
 struct Last<'a>(&'a Pairs);
 
 impl Serialize for Last<'_> {
@@ -194,7 +194,7 @@ impl Serialize for Last<'_> {
     }
 }
 
-/// Pairs as an object of lists.
+/// Pairs as an object with a list of values for each name.
 struct All<'a>(&'a Pairs);
 
 impl Serialize for All<'_> {

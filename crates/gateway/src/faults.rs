@@ -1,21 +1,20 @@
-//! Misbehaviour on request: what may go wrong, how often, and the dice, all from one seed.
+//! Injected faults: which ones, how often, and when, all drawn from one seed.
 //!
-//! Every purpose has dice of its own, so that a seed gives the same decisions for, say, the n-th push
-//! whatever else happens in between.
+//! Each purpose has its own random sequence. A seed thus gives the same decision for, say, the n-th push, whatever
+//! else happens in between.
 
 use std::{
-    sync::{
-        Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use clap::Args;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use parking_lot::{Mutex, RwLock};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-/// What goes wrong. JSON as in the wire contract, section 8; the flags have the same names in kebab case.
+/// Fault settings. JSON as in the wire contract, section 8; the flags have the same names in kebab case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FaultSettings {
@@ -37,7 +36,7 @@ pub struct FaultSettings {
     /// Share of POSTs to `@connections` that fail
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub push_fail: f64,
-    /// Share of the failing POSTs that were delivered all the same
+    /// Share of the failing POSTs that are delivered anyway
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub push_fail_after_delivery: f64,
     /// Status of failing POSTs; 0: 429, 500, 410 in turn
@@ -81,7 +80,7 @@ impl Default for FaultSettings {
 }
 
 impl FaultSettings {
-    /// Checks what serde cannot: shares are shares, statuses are failures.
+    /// Checks that shares are from 0 to 1 and that the status is an error.
     pub fn validate(&self) -> Result<(), String> {
         let shares = [
             ("reorder", self.reorder),
@@ -103,66 +102,69 @@ impl FaultSettings {
     }
 }
 
-/// What becomes of one `$default` event.
+/// The faults of one `$default` event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fate {
-    /// It is never delivered.
+    /// Never delivered.
     pub dropped: bool,
-    /// It is delivered twice.
+    /// Delivered twice.
     pub repeated: bool,
-    /// It waits until a later one overtook it.
+    /// Held back until a later event has overtaken it.
     pub held: bool,
-    /// It is late by this much.
+    /// Delivered this much later.
     pub delay: Duration,
 }
 
-/// A POST that is to fail.
+/// How a POST to `@connections` fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PushFailure {
-    /// Answered status.
+    /// Status of the response.
     pub status: u16,
-    /// Whether the client gets the message all the same.
+    /// Whether the client gets the message anyway.
     pub delivered: bool,
 }
 
-/// The faults in force and the dice that decide.
+/// The faults in force, and the random numbers that decide.
 #[derive(Debug)]
 pub struct Faults {
-    settings: RwLock<FaultSettings>,
-    /// Grows with every change, so that connections can tell cheaply that they must look again.
-    version: AtomicU64,
-    /// Whether messages have anything to roll for; spares the hot path a lock.
+    settings: watch::Sender<FaultSettings>,
+    /// Whether any setting concerns messages. Spares each message the lock.
     messages: AtomicBool,
     cut_every_frames: AtomicU64,
-    dice: RwLock<Dice>,
+    random: RwLock<Generators>,
     push_turn: AtomicU64,
 }
 
-/// One die for each purpose.
+/// One generator for each purpose.
 #[derive(Debug)]
-struct Dice {
-    message: Die,
-    push: Die,
-    cut: Die,
-    disconnect: Die,
-    kill: Die,
-    shuffle: Die,
+struct Generators {
+    message: Generator,
+    push: Generator,
+    cut: Generator,
+    disconnect: Generator,
+    kill: Generator,
 }
 
-impl Dice {
+impl Generators {
     fn new(seed: u64) -> Self {
-        // Neighbouring seeds share no die: a purpose's number goes into the upper half.
-        let die = |purpose: u64| Die(Mutex::new(StdRng::seed_from_u64(seed ^ (purpose << 32))));
-        Self { message: die(0), push: die(1), cut: die(2), disconnect: die(3), kill: die(4), shuffle: die(5) }
+        // The purpose goes into the upper half, so that seeds 1 and 2 share no generator.
+        let generator = |purpose: u64| Generator(Mutex::new(StdRng::seed_from_u64(seed ^ (purpose << 32))));
+        Self {
+            message: generator(0),
+            push: generator(1),
+            cut: generator(2),
+            disconnect: generator(3),
+            kill: generator(4),
+        }
     }
 }
 
 #[derive(Debug)]
-struct Die(Mutex<StdRng>);
+struct Generator(Mutex<StdRng>);
 
-impl Die {
-    fn roll<T>(&self, roll: impl FnOnce(&mut StdRng) -> T) -> T {
-        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+impl Generator {
+    fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.0.lock())
     }
 }
 
@@ -170,58 +172,56 @@ impl Faults {
     /// Faults as configured.
     pub fn new(settings: FaultSettings) -> Self {
         Self {
-            version: AtomicU64::new(0),
             messages: AtomicBool::new(concerns_messages(&settings)),
             cut_every_frames: AtomicU64::new(settings.cut_every_frames),
-            dice: RwLock::new(Dice::new(settings.seed)),
-            settings: RwLock::new(settings),
+            random: RwLock::new(Generators::new(settings.seed)),
+            settings: watch::Sender::new(settings),
             push_turn: AtomicU64::new(0),
         }
     }
 
-    /// What is in force.
+    /// The settings in force.
     pub fn settings(&self) -> FaultSettings {
-        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.settings.borrow().clone()
     }
 
-    /// Puts other settings in force. Another seed, or the same one given again, starts all dice anew.
+    /// Puts other settings in force. `reseed` restarts all random sequences.
     pub fn replace(&self, settings: FaultSettings, reseed: bool) {
         if reseed {
-            *self.dice.write().unwrap_or_else(PoisonError::into_inner) = Dice::new(settings.seed);
+            *self.random.write() = Generators::new(settings.seed);
             self.push_turn.store(0, Ordering::Relaxed);
         }
         self.messages.store(concerns_messages(&settings), Ordering::Relaxed);
         self.cut_every_frames.store(settings.cut_every_frames, Ordering::Relaxed);
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
-        self.version.fetch_add(1, Ordering::Release);
+        self.settings.send_replace(settings);
     }
 
-    /// Grows with every change.
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+    /// Tells of every change from now on.
+    pub fn changes(&self) -> watch::Receiver<FaultSettings> {
+        self.settings.subscribe()
     }
 
-    /// Decides about the next `$default` event.
+    /// Draws the faults of the next `$default` event.
     pub fn message(&self) -> Fate {
         if !self.messages.load(Ordering::Relaxed) {
             return Fate::default();
         }
         let settings = self.settings();
-        // Always three rolls, so that changing one share leaves the others' decisions alone.
-        let [dropped, repeated, held] = self.dice().message.roll(|dice| {
-            [settings.drop, settings.repeat, settings.reorder].map(|share| dice.random_bool(share))
+        // Always three numbers, so that changing one share does not change the decisions of the others.
+        let [dropped, repeated, held] = self.random.read().message.draw(|random| {
+            [settings.drop, settings.repeat, settings.reorder].map(|share| random.random_bool(share))
         });
         Fate { dropped, repeated, held, delay: Duration::from_millis(settings.delay_ms) }
     }
 
-    /// Decides whether the next POST to `@connections` fails.
+    /// Draws whether the next POST to `@connections` fails.
     pub fn push(&self) -> Option<PushFailure> {
-        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.borrow();
         if settings.push_fail <= 0.0 {
             return None;
         }
-        let [fails, delivered] = self.dice().push.roll(|dice| {
-            [settings.push_fail, settings.push_fail_after_delivery].map(|share| dice.random_bool(share))
+        let [fails, delivered] = self.random.read().push.draw(|random| {
+            [settings.push_fail, settings.push_fail_after_delivery].map(|share| random.random_bool(share))
         });
         let status = match settings.push_fail_status {
             0 if fails => match self.push_turn.fetch_add(1, Ordering::Relaxed) % 3 {
@@ -239,34 +239,25 @@ impl Faults {
         self.cut_every_frames.load(Ordering::Relaxed)
     }
 
-    /// The age at which a new connection, or an old one after a change, is to be cut.
+    /// Draws the age at which a connection is cut, if there is one.
     pub fn cut_age(&self) -> Option<Duration> {
-        let mean = self.settings.read().unwrap_or_else(PoisonError::into_inner).cut_every_ms;
+        let mean = self.settings.borrow().cut_every_ms;
         if mean == 0 {
             return None;
         }
-        let factor: f64 = self.dice().cut.roll(|dice| dice.random_range(0.5..1.5));
+        let factor: f64 = self.random.read().cut.draw(|random| random.random_range(0.5..1.5));
         Some(Duration::from_millis(mean).mul_f64(factor))
     }
 
-    /// Decides whether the next `$disconnect` is lost.
+    /// Draws whether the next `$disconnect` event is lost.
     pub fn disconnect_lost(&self) -> bool {
-        let share = self.settings.read().unwrap_or_else(PoisonError::into_inner).drop_disconnect;
-        share > 0.0 && self.dice().disconnect.roll(|dice| dice.random_bool(share))
+        let share = self.settings.borrow().drop_disconnect;
+        share > 0.0 && self.random.read().disconnect.draw(|random| random.random_bool(share))
     }
 
-    /// How far into an invocation its process is to be killed.
+    /// Draws the time into an invocation at which its process is killed.
     pub fn kill_after(&self) -> Duration {
-        self.dice().kill.roll(|dice| Duration::from_micros(dice.random_range(0..3000)))
-    }
-
-    /// Puts items into a random order.
-    pub fn shuffle<T>(&self, items: &mut [T]) {
-        self.dice().shuffle.roll(|dice| items.shuffle(dice));
-    }
-
-    fn dice(&self) -> RwLockReadGuard<'_, Dice> {
-        self.dice.read().unwrap_or_else(PoisonError::into_inner)
+        self.random.read().kill.draw(|random| Duration::from_micros(random.random_range(0..3000)))
     }
 }
 
@@ -334,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_quiet_by_default() {
+    fn there_are_no_faults_by_default() {
         let faults = Faults::new(FaultSettings::default());
         assert_eq!((faults.message(), faults.push(), faults.cut_age()), (Fate::default(), None, None));
         assert!(!faults.disconnect_lost());

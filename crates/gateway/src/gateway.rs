@@ -1,11 +1,11 @@
-//! What all parts of a running gateway share.
+//! State that all parts of a running gateway share.
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    config::{Config, Dispatch, Limits},
+    config::{Config, Limits},
     counters::Counters,
     event::Api,
     faults::Faults,
@@ -15,39 +15,37 @@ use crate::{
     ws::Registry,
 };
 
-/// One WebSocket API with its connections.
+/// A WebSocket API with its connections.
 #[derive(Debug)]
 pub struct Gateway {
     /// Id and stage.
     pub api: Api,
     /// Region in host names.
     pub region: String,
-    /// Clients must come over TLS.
+    /// Whether WebSocket clients must use TLS.
     pub tls: bool,
-    /// Sizes and times.
+    /// Limits on sizes and times.
     pub limits: Limits,
-    /// Rates.
+    /// Rate limits.
     pub rates: Rates,
     /// Routes and route responses.
     pub routes: Routes,
-    /// Order of invocations.
-    pub dispatch: Dispatch,
-    /// Where events go.
+    /// Handles the events.
     pub function: Function,
-    /// Counted so far.
+    /// Counters.
     pub counters: Arc<Counters>,
-    /// Misbehaviour in force.
+    /// Injected faults.
     pub faults: Arc<Faults>,
     /// Open connections.
     pub connections: Registry,
     /// Tasks that outlive their connection.
     pub tasks: TaskTracker,
-    /// Bytes of events not yet answered.
+    /// Bytes of unanswered events.
     pub(crate) pending: Arc<AtomicUsize>,
 }
 
 impl Gateway {
-    /// A gateway as configured. Errors: the route selection expression is not understood.
+    /// A gateway as configured. Fails if the route selection expression is invalid.
     pub fn new(
         config: &Config,
         function: Function,
@@ -61,7 +59,6 @@ impl Gateway {
             limits: config.limits.clone(),
             rates: Rates::new(&config.limits),
             routes: Routes::new(&config.route_selection_expression, &config.routes, &config.route_responses)?,
-            dispatch: config.dispatch,
             function,
             counters,
             faults,
@@ -71,8 +68,8 @@ impl Gateway {
         })
     }
 
-    /// Whether a request to this host is for this API. `{api}.execute-api.{region}.localhost` must name it; any
-    /// other name counts as reaching it directly.
+    /// Whether a request with this `Host` is for this API: `{api}.execute-api.{region}.localhost` must name it, and any
+    /// other host is accepted.
     pub fn serves_host(&self, host: &str) -> bool {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         match name.split_once(".execute-api.") {

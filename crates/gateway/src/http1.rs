@@ -1,4 +1,4 @@
-//! HTTP/1.1 for the small services: keep-alive, no delay, one function for all requests; and the client of others.
+//! HTTP/1.1 servers with one handler for all requests, and a client.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -20,13 +20,13 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-/// Wait after the system refused a connection, so that a full descriptor table does not spin a core.
-const REFUSED: Duration = Duration::from_millis(100);
+/// Delay after a failed accept, so that a full descriptor table does not keep a core busy.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Time for a connection to a program of this machine, or of the next one.
+/// Connect timeout. The peers are local.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// A client with a pool of connections.
+/// A client with a connection pool.
 pub(crate) fn client<B: Body + Send>() -> Client<HttpConnector, B>
 where
     B::Data: Send,
@@ -37,25 +37,25 @@ where
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
-/// Accepts connections for ever; errors are said and waited out.
+/// Accepts the next connection; logs errors and retries.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, std::net::SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "setting TCP_NODELAY");
+                    debug!(%error, "cannot set TCP_NODELAY");
                 }
                 return (stream, peer);
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(REFUSED).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
-/// Answers every request on a listener with one function, until dropped.
+/// Serves a listener with one handler, until dropped.
 pub(crate) async fn serve<H, F>(listener: TcpListener, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// Answers every request on one connection with one function.
+/// Serves one connection with one handler.
 pub(crate) async fn serve_connection<S, H, F>(stream: S, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -79,11 +79,11 @@ where
         async { Ok::<_, Infallible>(answer.await) }
     });
     if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-        debug!(%error, "an HTTP connection ended");
+        debug!(%error, "an HTTP connection failed");
     }
 }
 
-/// A response with a body that is there already.
+/// A response with a complete body.
 pub(crate) fn response(
     status: StatusCode,
     headers: &[(&'static str, &str)],
@@ -95,7 +95,7 @@ pub(crate) fn response(
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
         } else {
-            warn!(name, "a response header holds what headers may not");
+            warn!(name, "invalid value of a response header");
         }
     }
     response

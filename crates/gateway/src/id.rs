@@ -1,52 +1,50 @@
-//! Ids in API Gateway's form: 11 random bytes as padded base64url, 16 characters with a trailing `=`.
+//! Ids: API Gateway's (11 random bytes in padded base64url: 16 characters, the last `=`), Lambda's and X-Ray's.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use rand::RngExt as _;
+use uuid::{Builder, Uuid};
 
 use crate::clock;
 
-/// Bytes behind an id. The captures show 16 characters of which the last is padding.
+/// Bytes of an id. The captures show 16 characters, the last of which is padding.
 const BYTES: usize = 11;
 const CHARACTERS: usize = 16;
 
-/// A new id, for connections, messages and requests.
+/// A new id of a connection, message or request.
 pub fn random_id() -> String {
     URL_SAFE.encode(rand::rng().random::<[u8; BYTES]>())
 }
 
-/// A request id as Lambda makes them: a version 4 UUID.
-pub fn random_uuid() -> String {
-    let mut bits: u128 = rand::rng().random();
-    bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+/// A version 4 UUID, the form of Lambda's request ids.
+pub fn random_uuid() -> Uuid {
+    // Not `Uuid::new_v4`, which makes a system call for each.
+    Builder::from_random_bytes(rand::rng().random()).into_uuid()
 }
 
-/// The root of an X-Ray trace that begins now: `Root=1-TIME-RANDOM`.
+/// The root of a new X-Ray trace: `Root=1-TIME-RANDOM`.
 pub fn trace_root() -> String {
     let random = rand::rng().random::<u128>() >> 32;
     format!("Root=1-{:08x}-{random:024x}", clock::now_ms() / 1000)
 }
 
-/// Identifies a connection. Cheap to clone.
+/// A connection's id. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectionId(Arc<str>);
 
 impl ConnectionId {
-    /// A new, unguessable id.
+    /// A new random id.
     pub fn random() -> Self {
         Self(random_id().into())
     }
 
-    /// The id as it stands in events and URLs (decoded).
+    /// The id as in events, and in URLs once decoded.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a text could be an id at all. `@connections` answers 400 if not, 410 if it is merely unknown
+    /// Whether a text has the form of an id. If not, `@connections` responds with 400; for an unknown id, with 410
     /// (localstack#4694).
     pub fn is_well_formed(text: &str) -> bool {
         text.len() == CHARACTERS && URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)
@@ -92,7 +90,7 @@ mod tests {
 
     #[test]
     fn request_ids_are_version_4_uuids() {
-        let id = random_uuid();
+        let id = random_uuid().to_string();
         let parts: Vec<usize> = id.split('-').map(str::len).collect();
         assert_eq!(parts, [8, 4, 4, 4, 12]);
         assert_eq!(id.as_bytes()[14], b'4');

@@ -1,4 +1,4 @@
-//! Rates: new connections, and requests of the account.
+//! Rate limits: new connections, and the account's requests.
 
 use std::num::NonZeroU32;
 
@@ -14,7 +14,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Buckets as configured; a rate of 0 is no limit.
+    /// Buckets as configured. A rate of 0 means no limit.
     pub fn new(limits: &Limits) -> Self {
         Self {
             connects: bucket(limits.connect_rate, limits.connect_rate),
@@ -22,12 +22,12 @@ impl Rates {
         }
     }
 
-    /// Whether one more connection may open now.
+    /// Takes a token for a new connection, if there is one.
     pub fn allow_connect(&self) -> bool {
         self.connects.as_ref().is_none_or(|bucket| bucket.check().is_ok())
     }
 
-    /// Whether one more message, or call of `@connections`, may pass now. Both share the account's rate.
+    /// Takes a token for a message or an `@connections` call, which share the account's rate.
     pub fn allow_request(&self) -> bool {
         self.requests.as_ref().is_none_or(|bucket| bucket.check().is_ok())
     }

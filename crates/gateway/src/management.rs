@@ -1,8 +1,8 @@
 //! `@connections`: POST, GET and DELETE on one connection.
 //!
-//! Source: the Smithy model of `apigatewaymanagementapi` and apigateway-websocket.md, section 5. Unconfirmed there
-//! and decided here: 413 comes before 410, a body that is not UTF-8 is 400, and a path that is not `@connections`
-//! gets 403, or 426 at the stage itself.
+//! Source: the Smithy model of `apigatewaymanagementapi`, and README.md, section 5. Choices where AWS's behaviour is
+//! unconfirmed: 413 takes precedence over 410; a body that is not UTF-8 gets 400; other paths get 403, and the stage
+//! itself 426.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::{
     http1::response,
     id::{self, ConnectionId},
     reply::http_error,
-    ws::{Connection, End, Refused},
+    ws::{Connection, End, SendError},
 };
 
-/// Why a call failed. Names are those of the model, except where it has none.
+/// Why a call failed, in the model's names where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
     InvalidConnectionId,
@@ -38,7 +38,7 @@ enum Failure {
     Internal(u16),
 }
 
-/// Answers one request that is no WebSocket handshake.
+/// Handles a request that is not a WebSocket handshake.
 pub(crate) async fn handle(gateway: &Gateway, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let id = match target(gateway, &request) {
         Ok(id) => id,
@@ -109,9 +109,9 @@ async fn open(gateway: &Gateway, id: &str) -> Result<Arc<Connection>, Failure> {
 fn post(gateway: &Gateway, connection: &Connection, text: Utf8Bytes) -> Result<(), Failure> {
     let fault = gateway.faults.push();
     if !matches!(fault, Some(PushFailure { delivered: false, .. })) {
-        connection.send(text, &gateway.counters).map_err(|refused| match refused {
-            Refused::Full => Failure::LimitExceeded,
-            Refused::Gone => Failure::Gone,
+        connection.send(text, &gateway.counters).map_err(|error| match error {
+            SendError::Full => Failure::LimitExceeded,
+            SendError::Gone => Failure::Gone,
         })?;
     }
     match fault {
@@ -124,11 +124,11 @@ fn post(gateway: &Gateway, connection: &Connection, text: Utf8Bytes) -> Result<(
     }
 }
 
-/// `GetConnectionResponse`: camelCase keys, ISO 8601 times; the model marks `userAgent` required, captures show null.
+/// `GetConnectionResponse`. The model marks `userAgent` as required, but captures show null.
 fn describe(connection: &Connection) -> String {
     json!({
         "connectedAt": clock::iso_8601(connection.connected_at),
-        "identity": { "sourceIp": connection.client.source_ip, "userAgent": connection.client.user_agent },
+        "identity": { "sourceIp": connection.peer.source_ip, "userAgent": connection.peer.user_agent },
         "lastActiveAt": clock::iso_8601(connection.last_active_at()),
     })
     .to_string()
@@ -140,7 +140,7 @@ fn answer(
     body: impl Into<Bytes>,
 ) -> Response<Full<Bytes>> {
     let mut response = response(status, headers, body);
-    if let Ok(request_id) = id::random_uuid().parse() {
+    if let Ok(request_id) = id::random_uuid().to_string().try_into() {
         response.headers_mut().insert("x-amzn-requestid", request_id);
     }
     response
@@ -154,7 +154,7 @@ impl Failure {
             Self::Forbidden => (403, "ForbiddenException", "Forbidden".to_owned()),
             Self::MethodNotAllowed => (405, "MethodNotAllowedException", "Method not allowed".to_owned()),
             Self::UpgradeRequired => (426, "UpgradeRequired", "Upgrade Required".to_owned()),
-            // The body is no JSON (laravel-echo-api-gateway#9): clients must go by status and header.
+            // Not JSON on AWS (laravel-echo-api-gateway#9): clients must use status and header.
             Self::Gone => (410, "GoneException", String::new()),
             Self::PayloadTooLarge => (413, "PayloadTooLargeException", "Message too long".to_owned()),
             Self::LimitExceeded => (429, "LimitExceededException", "Rate exceeded".to_owned()),

@@ -1,18 +1,18 @@
-//! What a function answered, and the frames the gateway itself sends to clients.
+//! The function's response, and the frames that the gateway itself sends to clients.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Answer of a function to an event: `{statusCode, headers?, body?}`.
+/// A function's response to an event: `{statusCode, headers?, body?}`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
     /// HTTP status, from 100 to 599.
     pub status: u16,
-    /// The one subprotocol the function selected, if any.
+    /// The subprotocol that the function selected.
     pub subprotocol: Option<String>,
-    /// Body, sent to the client where the route has a route response.
+    /// Body; the client gets it if the route has a route response.
     pub body: Option<String>,
 }
 
@@ -27,8 +27,8 @@ struct Raw {
 }
 
 impl Reply {
-    /// Reads an answer. `None`: malformed, which API Gateway turns into 502 or `Internal server error`
-    /// (serverless-websockets-plugin#13). A status as a string of digits passes; a body that is no string does not.
+    /// Parses a response. `None` means malformed: the client gets 502 or `Internal server error`
+    /// (serverless-websockets-plugin#13). The status may be a string of digits; the body must be a string.
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let raw: Raw = serde_json::from_slice(payload).ok()?;
         let status = match &raw.status_code {
@@ -48,23 +48,23 @@ impl Reply {
         (100..=599).contains(&status).then_some(Self { status, subprotocol, body })
     }
 
-    /// Whether a handshake with this answer succeeds: any 2xx does.
+    /// Whether a handshake with this response succeeds: any 2xx does.
     pub fn accepts(&self) -> bool {
         (200..300).contains(&self.status)
     }
 }
 
-/// The frame for a message that has no route. Spacing as captured (simple-websockets-chat-app#24).
+/// The frame for a message without a route. Spacing as captured (simple-websockets-chat-app#24).
 pub fn forbidden(connection_id: &str, request_id: &str) -> String {
     error_frame("Forbidden", connection_id, request_id)
 }
 
-/// The frame for an integration that failed, timed out or was throttled. AWS sends it on one-way routes too.
+/// The frame for an integration that failed, timed out or was throttled, on one-way routes too.
 pub fn internal_server_error(connection_id: &str, request_id: &str) -> String {
     error_frame("Internal server error", connection_id, request_id)
 }
 
-/// The frame for a message over the account's rate. Text unconfirmed.
+/// The frame for a message over the account's rate. The text is unconfirmed.
 pub fn too_many_requests(connection_id: &str, request_id: &str) -> String {
     error_frame("Too Many Requests", connection_id, request_id)
 }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_or_malformed() {
+    fn responses_are_parsed_or_malformed() {
         let ok = Reply::parse(br#"{"statusCode":200,"headers":{"sec-websocket-PROTOCOL":"a"},"body":"x"}"#)
             .unwrap();
         assert_eq!(ok, Reply { status: 200, subprotocol: Some("a".into()), body: Some("x".into()) });

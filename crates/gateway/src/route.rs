@@ -1,14 +1,14 @@
-//! Route selection: which route a message takes.
+//! Selects a message's route.
 //!
-//! `$request.body.action`, `${request.body.a}/${request.body.b}` and constants such as `\$default`. A missing
-//! path is empty, arrays and objects are stringified. Exact match, else `$default`, else none; what is not JSON
-//! goes to `$default`. Source: Developer Guide, *websocket-api-develop-routes*.
+//! Expressions are `$request.body.action`, `${request.body.a}/${request.body.b}` and constants such as `\$default`. A
+//! missing value is empty; arrays and objects are stringified. The exact route matches first, then `$default`; a
+//! message that is not JSON goes to `$default`. Source: Developer Guide, *websocket-api-develop-routes*.
 
 use std::{collections::HashSet, sync::Arc};
 
 use serde_json::Value;
 
-/// The route for messages that match no other.
+/// The route for messages that match no other route.
 pub const DEFAULT: &str = "$default";
 
 /// The routes of an API.
@@ -17,7 +17,7 @@ pub struct Routes {
     parts: Vec<Part>,
     keys: HashSet<Arc<str>>,
     default: Option<Arc<str>>,
-    /// Some message route besides `$default` exists: the body must be read.
+    /// Whether there is a message route besides `$default`, so that bodies must be parsed.
     selective: bool,
     responses: HashSet<String>,
 }
@@ -25,12 +25,12 @@ pub struct Routes {
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    /// Keys below the body.
+    /// Keys that lead to a value in the body.
     Path(Vec<String>),
 }
 
 impl Routes {
-    /// Routes with an integration, and those of them whose answer goes back to the client.
+    /// Routes with an integration, and those among them with a route response.
     pub fn new(expression: &str, keys: &[String], responses: &[String]) -> Result<Self, String> {
         let parts = parse(expression)?;
         let keys: HashSet<Arc<str>> = keys.iter().map(|key| Arc::from(key.as_str())).collect();
@@ -44,7 +44,7 @@ impl Routes {
         })
     }
 
-    /// The route of a message; `None`: there is none, the client gets `Forbidden`.
+    /// The route of a message. `None`: the client gets `Forbidden`.
     pub fn select(&self, body: &str) -> Option<Arc<str>> {
         let chosen = if self.selective {
             self.evaluate(body).and_then(|key| self.keys.get(key.as_str()))
@@ -59,7 +59,7 @@ impl Routes {
         self.keys.contains(key)
     }
 
-    /// Whether the function's answer on this route goes back to the client.
+    /// Whether the route has a route response.
     pub fn responds(&self, key: &str) -> bool {
         self.responses.contains(key)
     }
@@ -84,7 +84,7 @@ impl Part {
 }
 
 fn parse(expression: &str) -> Result<Vec<Part>, String> {
-    let wrong = || format!("route selection expression `{expression}` is not understood");
+    let wrong = || format!("route selection expression `{expression}` is invalid");
     if let Some(path) = expression.strip_prefix("$request.body.") {
         return Ok(vec![body_path(path).ok_or_else(wrong)?]);
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_of_expressions() {
+    fn all_forms_of_expressions_work() {
         let two = "${request.body.a}/${request.body.b.c}";
         assert_eq!(select(two, &["x/1", "/"], r#"{"a":"x","b":{"c":1}}"#).as_deref(), Some("x/1"));
         assert_eq!(select(two, &["x/1", "/"], "{}").as_deref(), Some("/"));

@@ -1,4 +1,4 @@
-//! A certificate made at start, so that `wss://` and secure cookies can be tried. Nothing trusts it; nothing should.
+//! A self-signed certificate made at start, for trying `wss://` and secure cookies. Nothing trusts it.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use tokio_rustls::{
     },
 };
 
-/// An acceptor for loopback names and for the API's virtual host.
+/// An acceptor for the loopback names and the API's virtual host.
 pub fn acceptor(api: &str, region: &str) -> anyhow::Result<TlsAcceptor> {
     let names = ["localhost", "127.0.0.1", "::1", &format!("{api}.execute-api.{region}.localhost")]
         .map(str::to_owned);
-    let certified = generate_simple_self_signed(names).context("making a certificate")?;
+    let certified = generate_simple_self_signed(names).context("cannot make a certificate")?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    // API Gateway's oldest security policy still allowed is TLS 1.2.
+    // API Gateway's oldest security policy requires TLS 1.2.
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()

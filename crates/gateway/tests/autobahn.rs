@@ -1,11 +1,10 @@
 //! The Autobahn fuzzing client against the gateway: sections 1 to 7 and 10, which are all of RFC 6455 but
 //! compression (12, 13: not offered, as on AWS) and performance (9: messages beyond API Gateway's limits).
 //!
-//! The gateway echoes because the function's answer has a route response. What collides with API Gateway's own
-//! rules is left out by [`EXCEPTIONS`], each with its reason, and shown to fail as API Gateway would by the
-//! `limits` tests of `conformance`.
+//! The gateway echoes, because the route has a route response. [`EXCEPTIONS`] omits cases that conflict with API
+//! Gateway's own rules, each with its reason; the `limits` tests of `conformance` show that they fail as on AWS.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
 
@@ -18,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{Stack, http};
 
-/// Cases that API Gateway refuses by its own rules, with the reason.
+/// Cases that API Gateway's own rules reject, with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("1.2.*", "binary messages: API Gateway closes with 1003"),
     ("1.1.6", "a frame of 65,535 bytes: beyond 32 KiB API Gateway closes with 1009"),
@@ -26,7 +25,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("1.1.8", "a frame of 65,536 bytes in many TCP segments: beyond 32 KiB API Gateway closes with 1009"),
 ];
 
-/// Cases run with larger limits instead, so that the framing itself is tested all the same.
+/// Cases run with larger limits, so that the framing itself is tested anyway.
 const WITH_LARGER_LIMITS: &[&str] = &["1.1.6", "1.1.7", "1.1.8"];
 
 const OURS: &str = "tests/autobahn/setup.sh";
@@ -45,7 +44,7 @@ fn wstest() -> PathBuf {
     path
 }
 
-/// Runs cases; returns behaviour and closing behaviour by case.
+/// Runs cases and returns the behaviour and closing behaviour of each.
 fn fuzz(stack: &Stack, cases: &[&str], exclude: &[&str]) -> BTreeMap<String, (String, String)> {
     let directory = stack.directory();
     let reports = directory.join("reports");
@@ -74,9 +73,8 @@ fn fuzz(stack: &Stack, cases: &[&str], exclude: &[&str]) -> BTreeMap<String, (St
 }
 
 fn assert_passed(results: &BTreeMap<String, (String, String)>) {
-    // NON-STRICT: invalid UTF-8 was found at the end of a frame and not within it, or the connection was failed
-    // before the echo of an earlier message was back. The RFC allows both.
-    // INFORMATIONAL: the RFC says nothing.
+    // NON-STRICT: invalid UTF-8 was detected at the end of a frame, or the connection failed before the echo of an
+    // earlier message. The RFC allows both. INFORMATIONAL: the RFC does not specify it.
     let good = |behaviour: &str| matches!(behaviour, "OK" | "NON-STRICT" | "INFORMATIONAL");
     let failed: Vec<_> = results.iter().filter(|(_, (case, close))| !good(case) || !good(close)).collect();
     assert!(failed.is_empty(), "{failed:#?}");

@@ -1,6 +1,6 @@
-//! Many connections at once: 10,000 that sleep, 1,000 that exchange a frame a second each.
+//! Many connections at once: 10,000 idle ones, and 1,000 that exchange a frame per second each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -15,10 +15,10 @@ use tokio::{
     sync::Mutex,
 };
 
-/// One test at a time: each wants the machine for itself.
+/// One test at a time: each loads the machine fully.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Handshakes under way at once.
+/// Concurrent handshakes.
 const AT_ONCE: usize = 100;
 
 fn busy() -> support::StackBuilder {
@@ -66,7 +66,7 @@ async fn ten_thousand_idle_connections_take_under_600_mb() {
     let used = resident_mib(stack.pid());
     eprintln!("{COUNT} idle connections: {used} MiB");
     assert!(used < 600, "{used} MiB");
-    // They all still work, even at the same time.
+    // All still work, even at the same time.
     let ids: Vec<String> = stack
         .events()
         .iter()
@@ -94,7 +94,7 @@ async fn a_thousand_connections_exchange_a_frame_a_second_each() {
         tokio::spawn(async move {
             let mut slowest = Duration::ZERO;
             for second in 0..SECONDS {
-                // Spread over the second, as people are.
+                // Spread over the second.
                 tokio::time::sleep_until(
                     started + Duration::from_secs(second.into()) + Duration::from_secs(1) * index / COUNT,
                 )

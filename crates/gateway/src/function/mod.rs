@@ -1,5 +1,6 @@
-//! The function: real processes of its executable, or an Invoke endpoint elsewhere.
+//! The function: processes of its executable, or an Invoke endpoint.
 
+mod environment;
 mod pool;
 mod process;
 mod remote;
@@ -13,40 +14,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thiserror::Error;
 
-/// Why an invocation has no answer. To the client all are 502 or `Internal server error`.
+/// Why an invocation has no response. The client gets 502 or `Internal server error` for all of them.
 #[derive(Debug, Error)]
 pub enum FunctionError {
     /// The function reported an error (its handler returned one or panicked).
     #[error("the function failed: {0}")]
     Unhandled(String),
-    /// The process ended, or was killed, in mid-invocation. Nothing says how far it came.
-    #[error("the function's process ended before it answered")]
+    /// The process exited or was killed during the invocation, which may or may not have had its effects.
+    #[error("the function's process exited before it responded")]
     Exited,
-    /// The function took longer than its own timeout; its process was killed.
-    #[error("the function took longer than its timeout")]
+    /// The function exceeded its own timeout; its process was killed.
+    #[error("the function timed out")]
     TimedOut,
-    /// Too many invocations wait for a process. A retry may help.
-    #[error("too many invocations wait for a free process")]
+    /// Too many invocations are queued. A retry may help.
+    #[error("too many invocations are queued")]
     Throttled,
-    /// No process comes up: all of them ended before asking for an event.
+    /// No process starts: all of them exited before they asked for an event.
     #[error("the function does not start")]
     NotStarted,
-    /// The Invoke endpoint cannot be reached or did not answer as Lambda does.
-    #[error("invoking the function: {0}")]
+    /// The Invoke endpoint cannot be reached, or did not respond as Lambda does.
+    #[error("cannot invoke the function: {0}")]
     Endpoint(String),
 }
 
-/// Where events are sent.
+/// Where events go.
 #[derive(Debug, Clone)]
 pub enum Function {
-    /// Processes started here.
+    /// Processes that the gateway starts.
     Processes(Arc<Pool>),
-    /// Any Invoke endpoint, such as `cargo lambda watch`.
+    /// An Invoke endpoint, such as that of `cargo lambda watch`.
     Remote(Arc<Remote>),
 }
 
 impl Function {
-    /// Hands an event to the function and waits for its answer, without a time limit but the function's own.
+    /// Invokes the function and waits for its response. The only time limit is the function's own.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
         match self {
             Self::Processes(pool) => pool.invoke(event).await,

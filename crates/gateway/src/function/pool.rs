@@ -1,48 +1,48 @@
 //! The queue between invocations and function processes: one event per process at a time, as on Lambda.
 //!
-//! All processes are started at once (provisioned concurrency, in Lambda's words): a lazy start would add a cold
-//! start to whichever frame happens to be the first to need another process, and says nothing about AWS, where a
-//! start takes another time altogether. The process that was busy last is the first to get the next event, as its
-//! caches are warmest.
+//! All processes start at once (Lambda's provisioned concurrency). Started lazily, they would add a cold start to an
+//! arbitrary frame, of a duration that says nothing about AWS. The process that was busy last gets the next event,
+//! because its caches are the warmest.
 
 use std::{
     collections::VecDeque,
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::FunctionError;
 use crate::{clock, counters::Counters, faults::Faults, id};
 
-/// Invocations that wait for a process at most. Lambda throttles at its concurrency; so does this, much later.
+/// Most queued invocations. Lambda throttles without a queue, as soon as its concurrency is used up.
 const MAX_WAITING: usize = 10_000;
 
-/// What a pool needs to start its processes.
+/// Settings of a pool and its processes.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
-    /// The function's executable.
+    /// The function's executable, a script such as Lambda's `bootstrap` included; an absolute path.
     pub program: PathBuf,
     /// Name of the function, for its environment and ARN.
     pub name: String,
     /// Region of the ARN.
     pub region: String,
-    /// Variables set on top of the inherited environment.
+    /// Variables set on top of the inherited environment, beside those of Lambda.
     pub environment: Vec<(String, String)>,
-    /// Time an invocation may take.
+    /// Timeout of an invocation.
     pub timeout: Duration,
-    /// Resident memory a process may use, bytes.
+    /// Limit on a process's resident memory, bytes.
     pub memory: u64,
 }
 
-/// Function processes and the events that wait for them.
+/// Function processes and the events queued for them.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) settings: PoolSettings,
@@ -50,35 +50,35 @@ pub struct Pool {
     pub(super) slots: Vec<Slot>,
     faults: Arc<Faults>,
     queue: Mutex<Queue>,
-    /// The next invocation is to be killed half-way.
+    /// Whether a fault kills the next invocation's process.
     kill_next: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Invocation>,
-    /// Processes that ask for an event; the last one asked last.
+    /// Processes waiting for an event, the most recent last.
     idle: Vec<(usize, oneshot::Sender<Invocation>)>,
-    /// Processes that ended before they asked for their first event, and now wait to be started again.
+    /// Slots whose process exited before its first event, and is waiting to be restarted.
     broken: usize,
 }
 
-/// An event and whoever waits for the answer.
+/// An event, and where its response goes.
 #[derive(Debug)]
 pub(super) struct Invocation {
     pub(super) event: Bytes,
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
 }
 
-/// The place of one process; the process may change.
+/// A place for one process at a time.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Where its Runtime API listens.
+    /// Address of its Runtime API.
     pub(super) runtime_api: SocketAddr,
     in_flight: Mutex<Option<InFlight>>,
-    /// The process has asked for an event since it started.
+    /// Whether the process has asked for an event since it started.
     initialised: AtomicBool,
-    /// Asks the process's supervisor to kill it.
+    /// Requests the supervisor to kill the process.
     pub(super) kill: Notify,
 }
 
@@ -90,17 +90,17 @@ struct InFlight {
     reply: oneshot::Sender<Result<Bytes, FunctionError>>,
 }
 
-/// An event as the Runtime API hands it out.
+/// An event with what the Runtime API sends along.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct NextEvent {
     pub(super) event: Bytes,
     pub(super) request_id: String,
-    /// `Lambda-Runtime-Deadline-Ms`: when the process will be killed.
+    /// `Lambda-Runtime-Deadline-Ms`: the time at which the process is killed.
     pub(super) deadline_ms: u64,
 }
 
 impl Pool {
-    /// A pool with one slot for each Runtime API address.
+    /// A pool with one slot per Runtime API address.
     pub fn new(
         settings: PoolSettings,
         apis: &[SocketAddr],
@@ -119,7 +119,7 @@ impl Pool {
         Self { settings, counters, slots, faults, queue: Mutex::default(), kill_next: AtomicBool::new(false) }
     }
 
-    /// Hands an event to a process, or queues it until one is free, and waits for the answer.
+    /// Gives an event to a process, or queues it until one is free, and waits for the response.
     pub async fn invoke(&self, event: Bytes) -> Result<Bytes, FunctionError> {
         let (reply, answer) = oneshot::channel();
         self.submit(Invocation { event, reply })?;
@@ -127,9 +127,9 @@ impl Pool {
     }
 
     fn submit(&self, mut invocation: Invocation) -> Result<(), FunctionError> {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         while let Some((_, process)) = queue.idle.pop() {
-            // A process that died while it waited hands the event back.
+            // If the process died while it waited, the event comes back.
             match process.send(invocation) {
                 Ok(()) => return Ok(()),
                 Err(back) => invocation = back,
@@ -145,18 +145,18 @@ impl Pool {
         Ok(())
     }
 
-    /// The next event for a process; waits until there is one.
-    pub(super) async fn next(self: &Arc<Self>, index: usize) -> Option<Handed> {
+    /// The next event for a process. Returns `None` if the process asked twice.
+    pub(super) async fn next(self: &Arc<Self>, index: usize) -> Option<NextEvent> {
         let slot = self.slots.get(index)?;
         if !slot.initialised.swap(true, Ordering::Relaxed) {
             self.counters.cold_starts.increment();
         }
-        // Asking again without having answered is an answer of its own.
+        // Asking for the next event without a response abandons the last one.
         self.finish(slot, None, Err(FunctionError::Exited));
         loop {
             let waiter = {
-                let mut queue = self.queue();
-                // Nobody waits any more for what passed its integration timeout in the queue.
+                let mut queue = self.queue.lock();
+                // Drop what exceeded its integration timeout in the queue.
                 while queue.waiting.front().is_some_and(|invocation| invocation.reply.is_closed()) {
                     queue.waiting.pop_front();
                 }
@@ -169,7 +169,7 @@ impl Pool {
                 queue.idle.push((index, sender));
                 receiver
             };
-            // The sender is dropped only when the process is gone or asked twice.
+            // The sender is dropped only if the process exited or asked twice.
             let invocation = waiter.await.ok()?;
             if !invocation.reply.is_closed() {
                 return Some(self.begin(index, slot, invocation));
@@ -177,13 +177,13 @@ impl Pool {
         }
     }
 
-    fn begin(self: &Arc<Self>, index: usize, slot: &Slot, invocation: Invocation) -> Handed {
-        let request_id = id::random_uuid();
+    fn begin(self: &Arc<Self>, index: usize, slot: &Slot, invocation: Invocation) -> NextEvent {
+        let request_id = id::random_uuid().to_string();
         let timeout = self.settings.timeout;
         let deadline_ms =
             clock::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let begun = Instant::now();
-        *slot.in_flight() = Some(InFlight {
+        *slot.in_flight.lock() = Some(InFlight {
             request_id: request_id.clone(),
             begun,
             deadline: begun + timeout,
@@ -192,10 +192,10 @@ impl Pool {
         if self.kill_next.swap(false, Ordering::Relaxed) {
             tokio::spawn(Arc::clone(self).kill_midway(index, request_id.clone()));
         }
-        Handed { event: invocation.event, request_id, deadline_ms }
+        NextEvent { event: invocation.event, request_id, deadline_ms }
     }
 
-    /// Kills a process while it handles an event; if it was quicker, another has to suffer.
+    /// Kills a process while it handles an event. If the event was handled sooner, the next one is chosen.
     async fn kill_midway(self: Arc<Self>, index: usize, request_id: String) {
         tokio::time::sleep(self.faults.kill_after()).await;
         match self.slots.get(index) {
@@ -204,12 +204,12 @@ impl Pool {
         }
     }
 
-    /// Kills a process in mid-invocation as often as the faults say, until the pool is dropped.
+    /// Kills processes during invocations at the interval that the faults set, until dropped.
     pub(super) async fn kill_regularly(self: Arc<Self>) {
-        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        const POLL_INTERVAL: Duration = Duration::from_millis(20);
         let mut last = Instant::now();
         loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             let every = self.faults.settings().kill_function_every_ms;
             if every == 0 {
                 self.kill_next.store(false, Ordering::Relaxed);
@@ -221,7 +221,7 @@ impl Pool {
         }
     }
 
-    /// A process answered. False: nothing with this id is in flight there.
+    /// Completes an invocation. Returns false if it is not in flight in this process.
     pub(super) fn answer(
         &self,
         index: usize,
@@ -231,18 +231,18 @@ impl Pool {
         self.slots.get(index).is_some_and(|slot| self.finish(slot, Some(request_id), result))
     }
 
-    /// A process ended. Returns whether it had come as far as asking for an event.
+    /// Fails what a process that exited had in flight. Returns whether it had ever asked for an event.
     pub(super) fn ended(&self, index: usize, slot: &Slot, timed_out: bool) -> bool {
         let error = if timed_out { FunctionError::TimedOut } else { FunctionError::Exited };
         self.finish(slot, None, Err(error));
-        self.queue().idle.retain(|(other, _)| *other != index);
+        self.queue.lock().idle.retain(|(other, _)| *other != index);
         slot.initialised.load(Ordering::Relaxed)
     }
 
-    /// A process that never came up waits before it is started again. With no other left, nobody's event can be
-    /// handled: those that wait fail at once, as they do on Lambda.
+    /// Marks a process as failed to start, or as about to be restarted. While all have failed, queued events fail at
+    /// once, as on Lambda.
     pub(super) fn broken(&self, broken: bool) {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         if broken {
             queue.broken += 1;
             if queue.broken >= self.slots.len() {
@@ -255,41 +255,33 @@ impl Pool {
         }
     }
 
-    /// Ends what is in flight, if it has this id or no id is asked for.
+    /// Completes the invocation in flight, if it has this id or if no id is given.
     fn finish(&self, slot: &Slot, request_id: Option<&str>, result: Result<Bytes, FunctionError>) -> bool {
-        let mut in_flight = slot.in_flight();
+        let mut in_flight = slot.in_flight.lock();
         let Some(flight) = in_flight.take_if(|flight| request_id.is_none_or(|id| id == flight.request_id))
         else {
             return false;
         };
         drop(in_flight);
         self.counters.invocation(flight.begun.elapsed());
-        // The caller may have stopped waiting at its integration timeout.
+        // The caller is gone if its integration timeout has passed.
         let _gone = flight.reply.send(result);
         true
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot {
-    /// A process is about to start.
+    /// Prepares for a new process.
     pub(super) fn starting(&self) {
         self.initialised.store(false, Ordering::Relaxed);
     }
 
     /// Whether the event in flight has passed its deadline.
     pub(super) fn overdue(&self) -> bool {
-        self.in_flight().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
+        self.in_flight.lock().as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.deadline)
     }
 
     fn handles(&self, request_id: &str) -> bool {
-        self.in_flight().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, Option<InFlight>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_flight.lock().as_ref().is_some_and(|in_flight| in_flight.request_id == request_id)
     }
 }

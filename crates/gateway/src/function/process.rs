@@ -1,4 +1,4 @@
-//! Starting a process of the function, watching its time and memory, and starting it again when it ends.
+//! Starts the function's processes, limits their time and memory, and restarts them when they exit.
 
 use std::{
     io,
@@ -16,15 +16,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use super::{pool::Pool, runtime_api};
+use super::{
+    environment,
+    pool::{Pool, Slot},
+    runtime_api,
+};
 
-/// How often time and memory of a process are looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// Wait before a process that never came up is started again: doubles from the first to the second.
+/// Interval at which a process's time and memory are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Delay before restarting a process that failed to start: doubles from the first value to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 impl Pool {
-    /// Serves a Runtime API on each listener and keeps a process running at each, until stopped.
+    /// Serves a Runtime API on each listener and keeps one process per listener running, until stopped.
     pub fn start(
         self: &Arc<Self>,
         listeners: Vec<TcpListener>,
@@ -49,10 +53,10 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
     let mut backoff = BACKOFF.0;
     while !stop.is_cancelled() {
         slot.starting();
-        let came_up = match spawn(&pool, index) {
+        let came_up = match spawn(&pool, index, slot) {
             Ok(mut child) => {
                 let end = watch(&pool, index, &mut child, &stop).await;
-                // The end of a process is told by its exit alone: connections may close later.
+                // The exit is decisive: the process's connections may close later.
                 let came_up = pool.ended(index, slot, matches!(end, End::TimedOut));
                 report(&pool, index, &end, came_up);
                 if matches!(end, End::Stopped) {
@@ -61,7 +65,7 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
                 came_up
             }
             Err(cause) => {
-                error!(program = %pool.settings.program.display(), %cause, "the function cannot be started");
+                error!(program = %pool.settings.program.display(), %cause, "cannot start the function");
                 false
             }
         };
@@ -76,7 +80,7 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
     }
 }
 
-/// Why a process is no more.
+/// Why a process ended.
 #[derive(Debug)]
 enum End {
     Exited(io::Result<ExitStatus>),
@@ -89,7 +93,7 @@ enum End {
 async fn watch(pool: &Pool, index: usize, child: &mut Child, stop: &CancellationToken) -> End {
     let Some(slot) = pool.slots.get(index) else { return End::Stopped };
     let pid = child.id();
-    let mut ticks = tokio::time::interval(TICK);
+    let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let end = loop {
         tokio::select! {
@@ -108,7 +112,7 @@ async fn watch(pool: &Pool, index: usize, child: &mut Child, stop: &Cancellation
         }
     };
     if let Err(cause) = child.kill().await {
-        warn!(%cause, "killing a process of the function");
+        warn!(%cause, "cannot kill a process of the function");
     }
     end
 }
@@ -120,11 +124,11 @@ fn report(pool: &Pool, index: usize, end: &End, came_up: bool) {
         End::Exited(status) => {
             pool.counters.crashes.increment();
             let status = status.as_ref().map_or_else(ToString::to_string, ToString::to_string);
-            warn!(process = index, status, came_up, "a process of the function ended by itself");
+            warn!(process = index, status, came_up, "a process of the function exited");
         }
         End::TimedOut => {
             pool.counters.kills.increment();
-            warn!(process = index, timeout = ?pool.settings.timeout, "killed a process of the function at its timeout");
+            warn!(process = index, timeout = ?pool.settings.timeout, "killed a process of the function: timeout");
         }
         End::OutOfMemory(bytes) => {
             pool.counters.kills.increment();
@@ -132,24 +136,28 @@ fn report(pool: &Pool, index: usize, end: &End, came_up: bool) {
                 process = index,
                 bytes,
                 limit = pool.settings.memory,
-                "killed a process of the function over its memory"
+                "killed a process of the function: over its memory limit"
             );
         }
     }
 }
 
-fn spawn(pool: &Pool, index: usize) -> io::Result<Child> {
+fn spawn(pool: &Pool, index: usize, slot: &Slot) -> io::Result<Child> {
     let settings = &pool.settings;
-    let address = pool.slots.get(index).map(|slot| slot.runtime_api.to_string()).unwrap_or_default();
-    // stdout is for machines; what the function prints belongs to the log.
+    // The gateway's stdout is for its addresses alone; the function's output goes to the log.
     let log = io::stderr().as_fd().try_clone_to_owned()?;
-    let child = Command::new(&settings.program)
+    let mut command = Command::new(&settings.program);
+    for name in environment::UNSET {
+        command.env_remove(name);
+    }
+    let child = command
+        .envs(environment::defaults(settings))
         .envs(settings.environment.iter().map(|(name, value)| (name, value)))
-        .env("AWS_LAMBDA_RUNTIME_API", address)
-        .env("AWS_LAMBDA_LOG_STREAM_NAME", format!("local/[$LATEST]{index}"))
+        .envs(environment::reserved(settings, slot.runtime_api))
+        .current_dir(environment::task_root(settings))
         .stdin(Stdio::null())
         .stdout(Stdio::from(log))
-        // A group of its own: Ctrl-C is for the gateway, which ends its processes in order.
+        // In its own process group, Ctrl-C does not reach it: the gateway stops its processes in order.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
@@ -157,7 +165,7 @@ fn spawn(pool: &Pool, index: usize) -> io::Result<Child> {
     Ok(child)
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process, bytes.
 fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,7 +1,7 @@
 //! A function behind an Invoke endpoint: `POST …/2015-03-31/functions/NAME/invocations` with the event as body.
 //!
-//! A failing function is told by `X-Amz-Function-Error` with status 200 (Lambda API, *Invoke*), or by a status
-//! that is no 2xx (`cargo lambda watch`, tried with 1.9.2: 500 and the error document).
+//! A function error has status 200 and the header `X-Amz-Function-Error` (Lambda API, *Invoke*), or a status other
+//! than 2xx (`cargo lambda watch` 1.9.2: 500 with the error document).
 
 use bytes::Bytes;
 use http::{Method, Request, Uri, header::CONTENT_TYPE};
@@ -19,7 +19,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// An endpoint at this URL. Errors: it is no http URL.
+    /// An endpoint at this URL. Fails unless it is an `http://` URL.
     pub fn new(url: &str) -> Result<Self, String> {
         let url: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
         if url.scheme_str() != Some("http") || url.authority().is_none() {

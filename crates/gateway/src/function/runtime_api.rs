@@ -1,6 +1,6 @@
-//! The Lambda Runtime API, one listener for each process, so that each is known by where it asks.
+//! The Lambda Runtime API. Each process has its own listener, which identifies it.
 //!
-//! Source: Lambda Developer Guide, *runtimes-api*. Keep-alive HTTP/1.1, as the service speaks it.
+//! Source: Lambda Developer Guide, *runtimes-api*.
 
 use std::{io, sync::Arc};
 
@@ -18,11 +18,11 @@ use crate::{
     id,
 };
 
-/// Largest answer of a function (Lambda quotas: 6 MB for synchronous invocations).
+/// Largest response of a function (Lambda quotas: 6 MB for synchronous invocations).
 const MAX_RESPONSE: usize = 6 * 1024 * 1024;
 const INVOCATION: &str = "/2018-06-01/runtime/invocation/";
 
-/// Serves the API to one process of the pool until dropped.
+/// Serves the API to one process until dropped.
 pub(super) async fn serve(listener: TcpListener, pool: Arc<Pool>, index: usize) -> io::Result<()> {
     http1::serve(listener, move |request| {
         let pool = Arc::clone(&pool);
@@ -42,7 +42,7 @@ async fn handle(pool: &Arc<Pool>, index: usize, request: Request<Incoming>) -> R
     }
     if path == "/2018-06-01/runtime/init/error" {
         let cause = read(request).await.map_or_else(|error| error, |body| describe(&body));
-        warn!(process = index, cause, "the function could not initialise");
+        warn!(process = index, cause, "the function failed to initialise");
         return accepted();
     }
     let operation = path.strip_prefix(INVOCATION).and_then(|rest| rest.split_once('/'));
@@ -69,22 +69,22 @@ async fn handle(pool: &Arc<Pool>, index: usize, request: Request<Incoming>) -> R
 }
 
 async fn next(pool: &Arc<Pool>, index: usize) -> Response<Full<Bytes>> {
-    let Some(handed) = pool.next(index).await else {
-        return error(StatusCode::GONE, "another request for the next event took over");
+    let Some(next) = pool.next(index).await else {
+        return error(StatusCode::GONE, "replaced by another request for the next event");
     };
     let settings = &pool.settings;
     let response = Response::builder()
         .header("Content-Type", "application/json")
-        .header("Lambda-Runtime-Aws-Request-Id", handed.request_id)
-        .header("Lambda-Runtime-Deadline-Ms", handed.deadline_ms)
+        .header("Lambda-Runtime-Aws-Request-Id", next.request_id)
+        .header("Lambda-Runtime-Deadline-Ms", next.deadline_ms)
         .header("Lambda-Runtime-Trace-Id", id::trace_root() + ";Sampled=0")
         .header(
             "Lambda-Runtime-Invoked-Function-Arn",
             format!("arn:aws:lambda:{}:000000000000:function:{}", settings.region, settings.name),
         )
-        .body(Full::new(handed.event));
+        .body(Full::new(next.event));
     response.unwrap_or_else(|_| {
-        error(StatusCode::INTERNAL_SERVER_ERROR, "the function's name is no header value")
+        error(StatusCode::INTERNAL_SERVER_ERROR, "the function's name is not a valid header value")
     })
 }
 
@@ -93,7 +93,7 @@ async fn read(request: Request<Incoming>) -> Result<Bytes, String> {
     body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string())
 }
 
-/// `errorType: errorMessage` of an error document.
+/// Formats an error document as `errorType: errorMessage`.
 fn describe(body: &[u8]) -> String {
     let document: Value = serde_json::from_slice(body).unwrap_or_default();
     let field = |name| document.get(name).and_then(Value::as_str).unwrap_or("?");

@@ -1,4 +1,4 @@
-//! The backend's process: started first, watched, stopped with time to say goodbye.
+//! The backend's process: start, restart, and an orderly stop.
 
 use std::{
     net::TcpListener,
@@ -17,19 +17,19 @@ use tracing::{info, warn};
 
 use super::environment::Environment;
 
-/// Time until the backend says where it listens.
-const START_WITHIN: Duration = Duration::from_secs(20);
-/// Time it has to stop: it lets shells and clients know.
-const STOP_WITHIN: Duration = Duration::from_secs(25);
-/// A free port found for it may be taken in the meantime.
+/// Time for the backend to print its address.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the backend to stop: it ends its shells and notifies clients.
+const STOP_TIMEOUT: Duration = Duration::from_secs(25);
+/// Attempts to start on a free port, which another process may take first.
 const PORT_ATTEMPTS: usize = 5;
-/// Wait before it is started again.
-const RESTART_AFTER: Duration = Duration::from_millis(500);
+/// Delay before a restart.
+const RESTART_DELAY: Duration = Duration::from_millis(500);
 
 /// A running backend.
 #[derive(Debug)]
 pub(super) struct Backend {
-    /// Where it listens, without a slash at the end.
+    /// Its address, without a trailing slash.
     pub(super) url: String,
     program: PathBuf,
     variables: Vec<(String, String)>,
@@ -37,7 +37,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Starts the backend on a port, or a free one for 0, and waits until it listens.
+    /// Starts the backend on a port (0: a free one) and waits until it listens.
     pub(super) async fn start(
         program: &Path,
         port: u16,
@@ -57,7 +57,7 @@ impl Backend {
         }
     }
 
-    /// Waits until the backend ends by itself.
+    /// Waits until the backend exits, and returns its status.
     pub(super) async fn wait(&mut self) -> String {
         match self.child.wait().await {
             Ok(status) => status.to_string(),
@@ -65,54 +65,54 @@ impl Backend {
         }
     }
 
-    /// Starts it again on the same port.
+    /// Restarts it on the same port.
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
-        tokio::time::sleep(RESTART_AFTER).await;
+        tokio::time::sleep(RESTART_DELAY).await;
         (self.child, self.url) = launch(&self.program, &self.variables).await?;
         Ok(())
     }
 
-    /// Asks it to stop and waits; then kills it.
+    /// Sends SIGTERM, waits, and kills it after the timeout.
     pub(super) async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
-            warn!(%error, "asking the backend to stop");
+            warn!(%error, "cannot signal the backend");
         }
-        if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
-            warn!(within = ?STOP_WITHIN, "the backend did not stop; killed it");
+        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
+            warn!(timeout = ?STOP_TIMEOUT, "the backend did not stop; killed it");
             if let Err(error) = self.child.kill().await {
-                warn!(%error, "killing the backend");
+                warn!(%error, "cannot kill the backend");
             }
         }
     }
 }
 
-/// Starts the program and reads the one line `listening http://…` from its stdout.
+/// Starts the program and waits for the line `listening http://…` on its stdout.
 async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Result<(Child, String)> {
     let name = program.display();
     let mut child = Command::new(program)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // A group of its own: Ctrl-C is for the gateway, which stops the backend in order.
+        // In its own process group, Ctrl-C does not reach it: the gateway stops the backend in order.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start the backend {name} (--backend)"))?;
     let stdout = child.stdout.take().context("the backend's stdout")?;
     let mut lines = BufReader::new(stdout).lines();
-    let url = match tokio::time::timeout(START_WITHIN, listening(&mut lines)).await {
+    let url = match tokio::time::timeout(START_TIMEOUT, listening(&mut lines)).await {
         Ok(Ok(Some(url))) => url,
         Ok(Ok(None)) => {
             let status = child.wait().await.context("waiting for the backend")?;
-            bail!("the backend {name} ended before it listened: {status}; see its messages above");
+            bail!("the backend {name} exited before it listened: {status}; its messages are above");
         }
         Ok(Err(error)) => return Err(error).context("reading the backend's stdout"),
-        Err(_) => bail!("the backend {name} did not print `listening http://…` within {START_WITHIN:?}"),
+        Err(_) => bail!("the backend {name} did not print `listening http://…` within {START_TIMEOUT:?}"),
     };
     info!(pid = child.id(), url, "the backend listens");
     tokio::spawn(async move {
-        // Its stdout stays open, and whatever it prints later is a log.
+        // Its stdout stays open; later lines are logs.
         while let Ok(Some(line)) = lines.next_line().await {
             eprintln!("{line}");
         }
@@ -131,6 +131,6 @@ async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result
 }
 
 fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("cannot find a free port")?;
     Ok(listener.local_addr()?.port())
 }

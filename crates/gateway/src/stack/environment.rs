@@ -1,4 +1,4 @@
-//! The environment of backend and function: what is inherited, and what is set because it is not.
+//! Environment of backend and function: inherited variables, and defaults for those not set.
 
 use std::{
     env,
@@ -14,9 +14,9 @@ use rand::RngExt as _;
 
 use crate::{config::Config, dynamodb::TABLE};
 
-/// Random bytes of a generated secret. Ours want at least 32.
+/// Random bytes of a generated secret. Function and backend require at least 32 characters.
 const SECRET_BYTES: usize = 36;
-/// Any of these says how tokens are verified; a generated secret must not get in between.
+/// Each of these configures how tokens are verified. If one is set, no JWT secret is generated.
 const VERIFICATION_KEYS: [&str; 5] =
     ["JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_PRIVATE_KEY", "JWKS_URL", "JWT_SECRET_ARN"];
 
@@ -29,7 +29,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// What both need to find each other, unless the environment says otherwise.
+    /// The variables that connect gateway, function and backend, unless the inherited environment sets them.
     pub(super) fn new(config: &Config, api: SocketAddr, dynamodb: SocketAddr) -> Self {
         let management = format!("http://{api}/{}", config.stage);
         let mut environment = Self { shared: Vec::new(), backend: Vec::new(), function: Vec::new() };
@@ -41,11 +41,15 @@ impl Environment {
             default(shared, "BRIDGE_SECRET", secret);
         }
         default(shared, "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", || management);
-        default(shared, "AWS_REGION", || config.region.clone());
+        // Set even if inherited, because `--region` decides. boto3 reads only the second name.
+        shared.push(("AWS_REGION".to_owned(), config.region.clone()));
+        function.push(("AWS_DEFAULT_REGION".to_owned(), config.region.clone()));
         default(shared, "AWS_EC2_METADATA_DISABLED", || "true".to_owned());
         if unset("AWS_PROFILE") && unset("AWS_ACCESS_KEY_ID") {
             default(shared, "AWS_ACCESS_KEY_ID", || "local".to_owned());
             default(shared, "AWS_SECRET_ACCESS_KEY", || "local".to_owned());
+            // On AWS a function has its role's credentials, which are temporary and include a token.
+            default(function, "AWS_SESSION_TOKEN", || "local".to_owned());
         }
         default(backend, "ADMIN_TOKEN", secret);
         default(backend, "DEV_SESSIONS", || "true".to_owned());
@@ -56,18 +60,18 @@ impl Environment {
         environment
     }
 
-    /// Where the backend will listen: its own port and the origins its page has.
+    /// Sets the backend's port, and with it the origins of its page.
     pub(super) fn backend_port(&mut self, port: u16) {
         self.backend.retain(|(name, _)| name != "PORT");
         self.backend.push(("PORT".to_owned(), port.to_string()));
         self.shared.retain(|(name, _)| name != "ALLOWED_ORIGINS");
-        // The backend takes `FRONTEND_URL` as well, the function does not.
+        // The backend reads `FRONTEND_URL` too, the function does not.
         let origins = env::var("FRONTEND_URL").ok().filter(|url| !url.is_empty());
         let origins = origins.unwrap_or_else(|| format!("http://127.0.0.1:{port},http://localhost:{port}"));
         default(&mut self.shared, "ALLOWED_ORIGINS", || origins);
     }
 
-    /// Where the function finds the backend.
+    /// Sets the address at which the function reaches the backend.
     pub(super) fn backend_url(&mut self, url: &str) {
         default(&mut self.function, "BACKEND_URL", || url.to_owned());
     }
@@ -82,7 +86,7 @@ impl Environment {
         [self.shared.as_slice(), &self.function].concat()
     }
 
-    /// Pages that may use the control port.
+    /// Origins of pages that may use the control port.
     pub(super) fn origins(&self) -> Vec<String> {
         let set =
             self.shared.iter().find(|(name, _)| name == "ALLOWED_ORIGINS").map(|(_, value)| value.clone());
@@ -94,7 +98,7 @@ impl Environment {
             .collect()
     }
 
-    /// Writes the function's variables as `NAME=value` lines, for its owner alone: they hold secrets.
+    /// Writes the function's variables as `NAME=value` lines. Only the owner may read the file, as it holds secrets.
     pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;

@@ -1,6 +1,6 @@
-//! Starting and stopping everything in order: listeners, backend, function, gateway.
+//! Starts and stops everything in order: listeners, backend, function, gateway.
 //!
-//! All listeners are bound before anything is started, so that a taken port costs nothing and is told by one line.
+//! All listeners are bound before any process starts, so that a port in use gives a single error line.
 
 mod backend;
 mod environment;
@@ -27,12 +27,12 @@ use crate::{
 use backend::Backend;
 use environment::Environment;
 
-/// Connections that may wait to be accepted.
+/// Backlog of each listener.
 const BACKLOG: u32 = 4096;
-/// Time clients have to read their close frame when the gateway stops.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// Time for clients to receive their close frames when the gateway stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A running gateway with all it started.
+/// A running gateway and everything that it started.
 #[derive(Debug)]
 pub struct Stack {
     gateway: Arc<Gateway>,
@@ -51,7 +51,7 @@ struct Listeners {
 }
 
 impl Stack {
-    /// Starts everything and prints the addresses on stdout, one a line, `ready` last.
+    /// Starts everything and prints the addresses on stdout, one per line, then `ready`.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         descriptors::raise_limit();
         config.faults.validate().map_err(anyhow::Error::msg)?;
@@ -136,7 +136,7 @@ impl Stack {
         Ok(Self { gateway, backend, backend_restart: config.backend_restart, tasks, stop })
     }
 
-    /// Runs until `signal`; tells when the backend ends by itself, and starts it again if that was asked for.
+    /// Runs until `signal`. Reports an exit of the backend, and restarts it if configured.
     pub async fn run(&mut self, signal: impl Future<Output = ()>) {
         let mut signal = std::pin::pin!(signal);
         loop {
@@ -145,7 +145,7 @@ impl Stack {
                 () = &mut signal => return,
                 status = backend.wait() => status,
             };
-            error!(status, "the backend ended by itself");
+            error!(status, "the backend exited");
             if !self.backend_restart {
                 self.backend = None;
                 continue;
@@ -153,24 +153,24 @@ impl Stack {
             tokio::select! {
                 () = &mut signal => return,
                 restarted = backend.restart() => if let Err(error) = restarted {
-                    error!("the backend does not start again: {error:#}");
+                    error!("cannot restart the backend: {error:#}");
                     self.backend = None;
                 },
             }
         }
     }
 
-    /// Stops everything in order: the backend may say goodbye over connections that still work.
+    /// Stops everything in order: the backend first, while its clients are still connected.
     pub async fn stop(mut self) {
         if let Some(backend) = self.backend.take() {
             backend.stop().await;
         }
         self.gateway.connections.end_all(End::Close(1001, "Going away"));
         self.gateway.tasks.close();
-        let _late = tokio::time::timeout(FAREWELL, self.gateway.tasks.wait()).await;
+        let _late = tokio::time::timeout(CLOSE_TIMEOUT, self.gateway.tasks.wait()).await;
         self.stop.cancel();
         self.tasks.close();
-        // Waits for the function's processes to be gone.
+        // Waits until the function's processes have exited.
         self.tasks.wait().await;
         info!("stopped");
     }
@@ -193,7 +193,7 @@ fn bind_all(config: &Config) -> anyhow::Result<Listeners> {
         })
         .collect::<anyhow::Result<_>>()?;
     if config.backend.is_some() && config.backend_port != 0 {
-        // Found out here and not by the backend, which would be started in vain.
+        // Checked here, before the backend is started in vain.
         drop(bind(SocketAddr::from(([127, 0, 0, 1], config.backend_port)), "--backend-port")?);
     }
     Ok(Listeners {
@@ -224,35 +224,14 @@ fn pool_settings(config: &Config, environment: &Environment) -> anyhow::Result<P
         bail!("{}: no such file (--function)", program.display());
     }
     let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let memory = config.lambda.function_memory;
-    let mut variables = environment.function();
-    variables.extend(lambda_variables(&name, memory));
     Ok(PoolSettings {
         program: absolute(&program),
         name,
         region: config.region.clone(),
-        environment: variables,
+        environment: environment.function(),
         timeout: config.lambda.function_timeout,
-        memory: memory * 1024 * 1024,
+        memory: config.lambda.function_memory * 1024 * 1024,
     })
-}
-
-/// The environment Lambda gives every function (Developer Guide, *configuration-envvars-runtime*).
-fn lambda_variables(name: &str, memory: u64) -> Vec<(String, String)> {
-    let memory = memory.to_string();
-    let group = format!("/aws/lambda/{name}");
-    [
-        ("AWS_LAMBDA_FUNCTION_NAME", name),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_LOG_GROUP_NAME", &group),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"),
-        ("AWS_EXECUTION_ENV", "AWS_Lambda_provided.al2023"),
-        ("_HANDLER", "bootstrap"),
-        ("TZ", ":UTC"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into()
 }
 
 fn absolute(path: &Path) -> std::path::PathBuf {

@@ -1,7 +1,7 @@
-//! The opening handshake: it waits for `$connect`, whose status passes through.
+//! The opening handshake: it waits for `$connect` and passes its status through.
 //!
-//! Sources: apigateway-websocket.md, section 2. Unconfirmed there and decided here: the function throttled → 500;
-//! a path below the stage, or a slash behind it → 403; a refusal has no body.
+//! Source: README.md, section 2. Choices where AWS's behaviour is unconfirmed: a throttled function gives 500, a path
+//! below the stage or a slash after it gives 403, and a refusal has no body.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -21,7 +21,7 @@ use url::form_urlencoded;
 use super::{connection::Connection, head::Head, socket::Socket};
 use crate::{
     clock,
-    event::{self, Client, Pairs},
+    event::{self, Pairs, Peer},
     function::FunctionError,
     gateway::Gateway,
     id::{self, ConnectionId},
@@ -30,21 +30,21 @@ use crate::{
 
 /// Longest request target (quotas: "WebSocket URL 4,096 characters").
 const MAX_TARGET: usize = 4096;
-/// What tungstenite reads at once. Its default of 128 KiB would be allocated for every connection.
+/// Size of tungstenite's reads. Its default of 128 KiB would be allocated for every connection.
 const READ_BUFFER: usize = 4 * 1024;
-/// Small messages are gathered up to this size before they are written.
+/// Size up to which small messages are gathered before they are written.
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// Answers a handshake. `Some`: the 101 was written.
+/// Answers a handshake. Returns the connection if the 101 was written.
 pub(super) async fn accept(
     gateway: &Arc<Gateway>,
     mut socket: Socket,
     head: Head,
     rest: BytesMut,
-    peer: SocketAddr,
+    address: SocketAddr,
 ) -> Option<(WebSocketStream<Socket>, Arc<Connection>)> {
     let request_id = id::random_id();
-    let outcome = negotiate(gateway, &socket, &head, peer, &request_id).await;
+    let outcome = negotiate(gateway, &socket, &head, address, &request_id).await;
     let (connection, accept_key, subprotocol) = match outcome {
         Ok(accepted) => accepted,
         Err(status) => {
@@ -62,9 +62,9 @@ pub(super) async fn accept(
         response.push_str("\r\n");
     }
     response.push_str("\r\n");
-    // The id becomes known only now: a push before gets 410, one from here on waits until the 101 is out.
+    // From here on `@connections` knows the id. Until the 101 is written, a push waits.
     gateway.connections.insert(&connection);
-    // A client that is gone by now is found out when its socket is read; `$disconnect` follows then.
+    // If the client is gone, the first read fails, and `$disconnect` follows.
     if let Err(error) = write(&mut socket, response.as_bytes()).await {
         debug!(%error, "the client left during the handshake");
     }
@@ -84,7 +84,7 @@ async fn negotiate(
     gateway: &Arc<Gateway>,
     socket: &Socket,
     head: &Head,
-    peer: SocketAddr,
+    address: SocketAddr,
     request_id: &str,
 ) -> Result<Accepted, StatusCode> {
     let (path, query) = head.split_target();
@@ -106,16 +106,16 @@ async fn negotiate(
     if !gateway.rates.allow_connect() {
         return Err(StatusCode::TOO_MANY_REQUESTS);
     }
-    let client = Client {
-        source_ip: peer.ip().to_canonical().to_string(),
+    let peer = Peer {
+        source_ip: address.ip().to_canonical().to_string(),
         user_agent: head.header("user-agent").map(str::to_owned),
         domain_name: host.to_owned(),
     };
     let id = ConnectionId::random();
-    let connection = Arc::new(Connection::new(id, client, clock::now_ms(), gateway.limits.send_buffer));
+    let connection = Arc::new(Connection::new(id, peer, clock::now_ms(), gateway.limits.send_buffer));
     let subprotocol = if gateway.routes.has("$connect") {
         let query: Pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let headers = event_headers(head, &connection.client.source_ip);
+        let headers = event_headers(head, &connection.peer.source_ip);
         let event = event::connect(connection.origin(&gateway.api), request_id, &headers, &query);
         integrate(gateway, &connection, event).await?
     } else {
@@ -125,7 +125,7 @@ async fn negotiate(
     Ok((connection, derive_accept_key(key.as_bytes()), subprotocol))
 }
 
-/// Runs the `$connect` integration; the subprotocol is the function's choice alone.
+/// Runs the `$connect` integration and returns the subprotocol, which only the function chooses.
 async fn integrate(
     gateway: &Gateway,
     connection: &Connection,
@@ -152,7 +152,7 @@ async fn integrate(
     if !reply.accepts() {
         return Err(StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY));
     }
-    // A header value that would break the response apart is no subprotocol.
+    // A control character would split the response.
     match reply.subprotocol {
         Some(protocol) if protocol.bytes().any(|byte| byte.is_ascii_control()) => {
             Err(StatusCode::BAD_GATEWAY)
@@ -161,14 +161,14 @@ async fn integrate(
     }
 }
 
-/// The client's headers and those a load balancer adds, sorted by name as in the captures.
+/// The client's headers and those that a load balancer adds, sorted by name as in the captures.
 fn event_headers(head: &Head, source_ip: &str) -> Pairs {
-    // Developer Guide: these reach authorizers but not the `$connect` proxy event.
-    const LEFT_OUT: [&str; 4] = ["connection", "upgrade", "content-length", "x-forwarded-for"];
+    // Developer Guide: authorizers get these, the `$connect` proxy event does not.
+    const OMITTED: [&str; 4] = ["connection", "upgrade", "content-length", "x-forwarded-for"];
     let mut headers: Pairs = head
         .headers
         .iter()
-        .filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name.eq_ignore_ascii_case(left_out)))
+        .filter(|(name, _)| !OMITTED.iter().any(|omitted| name.eq_ignore_ascii_case(omitted)))
         .cloned()
         .collect();
     let forwarded = match head.header("x-forwarded-for") {
@@ -194,7 +194,7 @@ async fn refuse(socket: &mut Socket, status: StatusCode, request_id: &str) {
         "HTTP/1.1 {} {reason}\r\nContent-Length: 0\r\nx-amzn-RequestId: {request_id}\r\nConnection: close\r\n\r\n",
         status.as_u16()
     );
-    super::listener::answer_and_close(socket, response.as_bytes()).await;
+    socket.respond_and_close(response.as_bytes()).await;
 }
 
 async fn write(socket: &mut Socket, bytes: &[u8]) -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! The head of the first request on a connection, parsed by hand: events show header names in their original case.
+//! The head of a connection's first request. hyper would lose the case of header names, which events preserve.
 
 use std::{io, time::Duration};
 
@@ -9,30 +9,30 @@ use crate::event::Pairs;
 
 /// Largest head, bytes. API Gateway: 10,240 for all headers (quotas) and 4,096 characters of URL.
 const MAX_HEAD: usize = 16 * 1024;
-/// Most headers; the bound on bytes allows no more that make sense.
+/// Most headers.
 const MAX_HEADERS: usize = 96;
 
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) method: String,
-    /// Path and query as sent.
+    /// Path and query, as sent.
     pub(super) target: String,
     pub(super) headers: Pairs,
-    /// Bytes the head took of what was read.
+    /// Length of the head, bytes.
     pub(super) length: usize,
 }
 
-/// Why there is no head.
+/// Why reading the head failed.
 #[derive(Debug)]
 pub(super) enum HeadError {
-    /// The client went away.
+    /// The client disconnected.
     Gone,
-    /// The client sent nothing, or half of it, for too long.
+    /// The head was not complete in time.
     TimedOut,
-    /// It is larger than allowed.
+    /// The head is too large.
     TooLarge,
-    /// It is not HTTP/1.
+    /// The head is not HTTP/1.
     Malformed,
 }
 
@@ -43,16 +43,16 @@ impl From<io::Error> for HeadError {
 }
 
 impl Head {
-    /// Reads a head; what was read beyond it stays in the buffer, behind it.
+    /// Reads a head. It stays in the buffer, followed by whatever was read beyond it.
     pub(super) async fn read<S>(
         socket: &mut S,
         buffer: &mut BytesMut,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Self, HeadError>
     where
         S: AsyncRead + Unpin,
     {
-        tokio::time::timeout(within, async {
+        tokio::time::timeout(timeout, async {
             loop {
                 buffer.reserve(1024);
                 if socket.read_buf(buffer).await? == 0 {
@@ -92,7 +92,7 @@ impl Head {
         }))
     }
 
-    /// The first value of a header, its name in any case.
+    /// The first value of a header, whose name is case-insensitive.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -100,13 +100,13 @@ impl Head {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Whether a comma-separated header holds a token, in any case.
+    /// Whether a comma-separated header contains a token. Case-insensitive.
     pub(super) fn has_token(&self, name: &str, token: &str) -> bool {
         let values = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         values.flat_map(|(_, value)| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
     }
 
-    /// Whether the client wants a WebSocket.
+    /// Whether this is a WebSocket handshake.
     pub(super) fn is_upgrade(&self) -> bool {
         self.method == "GET"
             && self.has_token("upgrade", "websocket")

@@ -1,17 +1,15 @@
-//! Accepting connections and finding out what each wants: a WebSocket, `@connections`, or nothing sensible.
+//! Accepts TCP connections and tells WebSocket handshakes from requests for `@connections`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::{
-    connection, handshake,
+    connection::Connection,
+    driver, handshake,
     head::{Head, HeadError},
     socket::{Prefixed, Socket},
 };
@@ -19,8 +17,6 @@ use crate::{gateway::Gateway, http1, management};
 
 /// First byte of a TLS connection: a handshake record (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// What is read and thrown away of a client that was refused, so that the answer is not lost to a reset.
-const DRAIN: (Duration, usize) = (Duration::from_secs(5), 1024 * 1024);
 
 /// Serves the API on a listener until dropped.
 pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, tls: Option<TlsAcceptor>) {
@@ -28,16 +24,16 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, tls: Option<Tls
         let (stream, peer) = http1::accept(&listener).await;
         let (gateway, tls) = (Arc::clone(&gateway), tls.clone());
         tokio::spawn(async move {
-            // The handshake's state is large and short-lived; an idle connection shall not carry it.
+            // The handshake's future is large and short-lived; boxed, it takes no memory of idle connections.
             let opened = Box::pin(open(&gateway, stream, peer, tls)).await;
             if let Some((stream, connection)) = opened {
-                connection::run(&gateway, stream, connection).await;
+                driver::run(&gateway, stream, connection).await;
             }
         });
     }
 }
 
-type Opened = (tokio_tungstenite::WebSocketStream<Socket>, Arc<connection::Connection>);
+type Opened = (tokio_tungstenite::WebSocketStream<Socket>, Arc<Connection>);
 
 async fn open(
     gateway: &Arc<Gateway>,
@@ -45,13 +41,13 @@ async fn open(
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
 ) -> Option<Opened> {
-    let within = gateway.limits.head_timeout;
+    let timeout = gateway.limits.head_timeout;
     let mut socket = match tls {
-        Some(acceptor) if starts_with_tls(&stream, within).await => {
-            match tokio::time::timeout(within, acceptor.accept(stream)).await.ok()? {
+        Some(acceptor) if starts_with_tls(&stream, timeout).await => {
+            match tokio::time::timeout(timeout, acceptor.accept(stream)).await.ok()? {
                 Ok(stream) => Socket::Tls(Box::new(stream)),
                 Err(error) => {
-                    debug!(%peer, %error, "TLS handshake");
+                    debug!(%peer, %error, "TLS handshake failed");
                     return None;
                 }
             }
@@ -59,10 +55,10 @@ async fn open(
         _ => Socket::Plain(stream),
     };
     let mut buffer = BytesMut::new();
-    let head = match Head::read(&mut socket, &mut buffer, within).await {
+    let head = match Head::read(&mut socket, &mut buffer, timeout).await {
         Ok(head) => head,
         Err(error) => {
-            debug!(%peer, ?error, "no request");
+            debug!(%peer, ?error, "cannot read a request");
             let status = match error {
                 HeadError::Gone => return None,
                 HeadError::TimedOut => "408 Request Timeout",
@@ -70,7 +66,7 @@ async fn open(
                 HeadError::Malformed => "400 Bad Request",
             };
             let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            answer_and_close(&mut socket, response.as_bytes()).await;
+            socket.respond_and_close(response.as_bytes()).await;
             return None;
         }
     };
@@ -88,34 +84,8 @@ async fn open(
     None
 }
 
-async fn starts_with_tls(stream: &TcpStream, within: Duration) -> bool {
+async fn starts_with_tls(stream: &TcpStream, timeout: Duration) -> bool {
     let mut first = [0];
-    let peeked = tokio::time::timeout(within, stream.peek(&mut first)).await;
+    let peeked = tokio::time::timeout(timeout, stream.peek(&mut first)).await;
     matches!(peeked, Ok(Ok(1))) && first == [TLS_HANDSHAKE]
-}
-
-/// Writes a last answer and waits until the client has closed.
-pub(super) async fn answer_and_close(socket: &mut Socket, response: &[u8]) {
-    let (within, most) = DRAIN;
-    let closing = async {
-        socket.write_all(response).await?;
-        drain(socket, most).await
-    };
-    if let Ok(Err(error)) = tokio::time::timeout(within, closing).await {
-        debug!(%error, "closing a connection");
-    }
-}
-
-/// Closes the sending half and reads, up to a bound, until the client closed too.
-pub(super) async fn drain(socket: &mut Socket, most: usize) -> std::io::Result<()> {
-    socket.shutdown().await?;
-    let mut buffer = [0; 1024];
-    let mut read = 0;
-    while read < most {
-        match socket.read(&mut buffer).await? {
-            0 => break,
-            length => read += length,
-        }
-    }
-    Ok(())
 }

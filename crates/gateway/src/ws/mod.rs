@@ -1,6 +1,9 @@
-//! The WebSocket API: listening, the handshake, and what a connection does until it ends.
+//! The WebSocket API: listener, handshake, and each connection until it ends.
+//!
+//! `listener` uses `handshake` and `driver`; both use `connection`, `outbox` and `socket`, which use none of them.
 
 mod connection;
+mod driver;
 mod handshake;
 mod head;
 mod listener;
@@ -10,5 +13,5 @@ mod socket;
 
 pub use connection::Connection;
 pub use listener::serve;
-pub use outbox::{End, Refused};
+pub use outbox::{End, SendError};
 pub use registry::Registry;

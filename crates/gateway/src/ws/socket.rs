@@ -1,4 +1,4 @@
-//! A TCP connection, with or without TLS, and one whose first bytes were read already.
+//! A TCP connection, with or without TLS; and one with bytes put back in front.
 
 use std::{
     io,
@@ -10,11 +10,15 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
+
+/// How long, and for how many bytes, a refused client is read after the response. Closing at once would reset the
+/// connection, and the client would lose the response.
+const DRAIN: (Duration, usize) = (Duration::from_secs(5), 1024 * 1024);
 
 /// A connection to a client.
 #[derive(Debug)]
@@ -24,15 +28,41 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Makes dropping this socket reset the connection, as a network failure would.
+    /// Makes dropping the socket reset the connection, as a network failure would.
     pub(super) fn reset_on_drop(&self) {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
         };
         if let Err(error) = SockRef::from(tcp).set_linger(Some(Duration::ZERO)) {
-            debug!(%error, "setting SO_LINGER");
+            debug!(%error, "cannot set SO_LINGER");
         }
+    }
+
+    /// Writes a last response and waits until the client has closed.
+    pub(super) async fn respond_and_close(&mut self, response: &[u8]) {
+        let (timeout, max_bytes) = DRAIN;
+        let closing = async {
+            self.write_all(response).await?;
+            self.drain(max_bytes).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(timeout, closing).await {
+            debug!(%error, "cannot close a connection");
+        }
+    }
+
+    /// Closes the sending half, then reads and discards until the client has closed too.
+    pub(super) async fn drain(&mut self, max_bytes: usize) -> io::Result<()> {
+        self.shutdown().await?;
+        let mut buffer = [0; 1024];
+        let mut read = 0;
+        while read < max_bytes {
+            match self.read(&mut buffer).await? {
+                0 => break,
+                length => read += length,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -90,7 +120,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A socket that yields some bytes before its own.
+/// A socket that yields `prefix` before its own bytes.
 #[derive(Debug)]
 pub(super) struct Prefixed {
     pub(super) prefix: BytesMut,

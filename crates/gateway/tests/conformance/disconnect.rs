@@ -1,4 +1,4 @@
-//! Closing, and what `$disconnect` is told (section 6).
+//! Closing, and the contents of `$disconnect` events (section 6).
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
@@ -22,7 +22,7 @@ fn frame(code: u16, reason: &str) -> CloseFrame {
 }
 
 #[tokio::test]
-async fn a_close_of_the_client_is_told_with_its_code_and_answered() {
+async fn a_client_close_is_reported_with_its_code_and_answered() {
     let stack = Stack::scripted().start().await;
     for (index, (close, code, reason)) in [
         (None, 1005, "Client-side close frame status not set"),
@@ -43,7 +43,7 @@ async fn a_close_of_the_client_is_told_with_its_code_and_answered() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_told_as_1006() {
+async fn a_lost_connection_is_reported_as_1006() {
     let stack = Stack::scripted().start().await;
     drop(stack.connect().await);
     assert_eq!(told(&stack, 0).await.0, 1006);
@@ -56,7 +56,7 @@ async fn delete_closes_with_1000_and_disconnect_runs() {
     let mut client = stack.connect().await;
     let id = stack.events()[0]["requestContext"]["connectionId"].as_str().unwrap().to_owned();
     let url = stack.connection_url(&id);
-    // What was posted before is delivered before.
+    // Messages posted before the DELETE arrive before the close frame.
     assert_eq!(http("POST", &url, &[], "last words").await.status, 200);
     assert_eq!(http("DELETE", &url, &[], "").await.status, 204);
     assert_eq!(client.text().await, "last words");
@@ -78,7 +78,7 @@ async fn disconnect_can_be_lost() {
 }
 
 #[tokio::test]
-async fn a_stopping_gateway_says_goodbye() {
+async fn a_stopping_gateway_sends_close_frames() {
     let mut stack = Stack::scripted().start().await;
     let mut client = Client::connect(&stack.websocket).await;
     let stopped = tokio::task::spawn_blocking(move || stack.stop(rustix::process::Signal::TERM));

@@ -2,7 +2,7 @@
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use serde_json::{Value, json};
-use shellbridge_gateway::event::{self, Api, Client as Who, Origin, Pairs};
+use shellbridge_gateway::event::{self, Api, Origin, Pairs, Peer};
 
 use crate::support::{Client, Stack};
 
@@ -10,7 +10,7 @@ fn fixture(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Replaces the two times that are always now.
+/// Replaces the two times that are always the present.
 fn at(event: &[u8], golden: &Value) -> Value {
     let mut event: Value = serde_json::from_slice(event).unwrap();
     for name in ["requestTime", "requestTimeEpoch"] {
@@ -20,18 +20,18 @@ fn at(event: &[u8], golden: &Value) -> Value {
     event
 }
 
-fn captured(user_agent: Option<&str>) -> (Api, Who) {
+fn captured(user_agent: Option<&str>) -> (Api, Peer) {
     let api = Api { id: "abcd123".into(), stage: "production".into() };
-    let client = Who {
+    let peer = Peer {
         source_ip: "192.0.2.1".into(),
         user_agent: user_agent.map(str::to_owned),
         domain_name: "abcd123.execute-api.us-east-1.amazonaws.com".into(),
     };
-    (api, client)
+    (api, peer)
 }
 
-fn origin((api, client): &(Api, Who)) -> Origin<'_> {
-    Origin { api, client, connection_id: "PJqB0fHsqRcCHlw=", connected_at: 1_701_245_041_796 }
+fn origin((api, peer): &(Api, Peer)) -> Origin<'_> {
+    Origin { api, peer, connection_id: "PJqB0fHsqRcCHlw=", connected_at: 1_701_245_041_796 }
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn disconnect_is_as_captured() {
     assert_eq!(parsed.request_context.disconnect_reason.as_deref(), Some(reason));
 }
 
-/// Keys of an object and of the objects in it.
+/// Keys of an object and of its nested objects.
 fn shape(value: &Value, path: &str, keys: &mut Vec<String>) {
     for (name, value) in value.as_object().into_iter().flatten() {
         keys.push(format!("{path}{name}"));

@@ -1,4 +1,4 @@
-//! Misbehaviour on request.
+//! Injected faults.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ fn connection_url(stack: &Stack) -> String {
 }
 
 #[tokio::test]
-async fn dropped_events_are_never_invoked_and_nobody_is_told() {
+async fn dropped_events_are_never_invoked_nor_reported() {
     let stack = Stack::scripted().flag("--drop", "1").start().await;
     let mut client = stack.connect().await;
     client.send("lost").await;
@@ -38,7 +38,7 @@ async fn repeated_events_come_twice_with_the_same_ids() {
 }
 
 #[tokio::test]
-async fn a_share_is_a_share_and_the_seed_repeats_it() {
+async fn shares_are_met_and_reproduced_by_the_seed() {
     let mut runs = Vec::new();
     for seed in ["5", "5", "6"] {
         let stack = Stack::scripted().flag("--seed", seed).flag("--drop", "0.5").start().await;
@@ -100,7 +100,7 @@ async fn pushes_fail_in_turn_without_delivery() {
         statuses.push(http("POST", &url, &[], "lost").await.status);
     }
     assert_eq!(statuses, [429, 500, 410, 429, 500, 410]);
-    // GET and DELETE stay as they are.
+    // GET and DELETE are not affected.
     assert_eq!(http("GET", &url, &[], "").await.status, 200);
     stack.faults(json!({ "pushFail": 0 })).await;
     assert_eq!(http("POST", &url, &[], "first").await.status, 200);
@@ -109,7 +109,7 @@ async fn pushes_fail_in_turn_without_delivery() {
 }
 
 #[tokio::test]
-async fn failing_pushes_may_be_delivered_all_the_same() {
+async fn failing_pushes_may_be_delivered_anyway() {
     let stack = Stack::scripted().start().await;
     let mut client = stack.connect().await;
     let url = connection_url(&stack);
@@ -122,7 +122,7 @@ async fn failing_pushes_may_be_delivered_all_the_same() {
 async fn connections_are_cut_at_their_age_cleanly_or_by_reset() {
     let stack = Stack::scripted().start().await;
     let mut open = stack.connect().await;
-    // Also what is open already.
+    // Open connections too.
     stack.faults(json!({ "cutEveryMs": 200 })).await;
     assert_eq!(open.closed().await, (1001, "Going away".to_owned()));
     stack.faults(json!({ "cutAbruptly": true })).await;
@@ -136,7 +136,7 @@ async fn connections_are_cut_at_their_age_cleanly_or_by_reset() {
 }
 
 #[tokio::test]
-async fn connections_are_cut_after_so_many_messages() {
+async fn connections_are_cut_after_a_number_of_messages() {
     let stack = Stack::scripted().flag("--cut-every-frames", "6").start().await;
     let mut client = stack.connect().await;
     let mut echoed = 0;
@@ -151,12 +151,12 @@ async fn connections_are_cut_after_so_many_messages() {
             other => panic!("{other:?}"),
         }
     }
-    // Three there and three back.
+    // Three in each direction.
     assert_eq!(echoed, 3);
 }
 
 #[tokio::test]
-async fn function_processes_are_killed_in_mid_invocation() {
+async fn function_processes_are_killed_during_invocations() {
     let stack = Stack::scripted().flag("--kill-function-every-ms", "100").start().await;
     let mut client = Client::connect(&stack.websocket).await;
     let (mut answered, mut failed, mut pids) = (0, 0, BTreeMap::new());

@@ -1,14 +1,15 @@
-//! The function service: Runtime API for real processes, and Invoke endpoints elsewhere.
+//! The function service: real processes with the Runtime API, and Invoke endpoints.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use http::Response;
 use serde_json::{Value, json};
 use shellbridge_gateway::clock::now_ms;
 
-use crate::support::{Client, Refusal, Stack, example, until};
+use crate::support::{Client, Invoke, Refusal, Stack, example, function_error, until};
 
 #[tokio::test]
 async fn the_deadline_is_true() {
@@ -52,9 +53,9 @@ async fn waiting_in_the_queue_counts_against_the_integration_timeout() {
     let given_up = json!({ "do": "pid", "n": 1 });
     waiting.send_json(&given_up).await;
     assert!(waiting.text().await.contains("Internal server error"));
-    // What nobody waits for any more is not handed out later.
+    // What has timed out in the queue is not invoked later.
     assert!(busy.text().await.contains("Internal server error"));
-    // The queue is in order: had it been kept, it would be handed out before one that is answered.
+    // The queue is in order: had the event stayed in it, it would be invoked before this one.
     let later = json!({ "do": "pid", "n": 2 });
     for tries in 0.. {
         waiting.send_json(&later).await;
@@ -90,7 +91,7 @@ async fn the_queue_is_bounded_and_beyond_it_events_are_throttled() {
 }
 
 #[tokio::test]
-async fn a_crashed_process_is_started_again() {
+async fn a_crashed_process_is_restarted() {
     let stack = Stack::scripted().flag("--concurrency", "1").start().await;
     let mut client = stack.connect().await;
     let mut pids = BTreeSet::new();
@@ -134,7 +135,7 @@ async fn a_process_over_its_memory_is_killed() {
     let mut client = stack.connect().await;
     client.send_json(&json!({ "do": "memory" })).await;
     assert!(client.text().await.contains("Internal server error"));
-    until("the message", || async { stack.log().contains("over its memory").then_some(()) }).await;
+    until("the message", || async { stack.log().contains("over its memory limit").then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -146,62 +147,91 @@ async fn a_function_that_does_not_start_is_502_at_once() {
     assert!(began.elapsed() < Duration::from_secs(10));
 }
 
+/// The environment that a function process sees.
+async fn environment(stack: &Stack) -> BTreeMap<String, String> {
+    let mut client = stack.connect().await;
+    client.send_json(&json!({ "do": "environment" })).await;
+    serde_json::from_str(&client.text().await).unwrap()
+}
+
 #[tokio::test]
 async fn the_function_has_lambdas_environment() {
-    let stack = Stack::scripted().env("AWS_ACCESS_KEY_ID", "given").start().await;
-    let mut client = stack.connect().await;
+    let stack = Stack::scripted()
+        .flag("--region", "eu-west-1")
+        .env("AWS_ACCESS_KEY_ID", "given")
+        .env("LANG", "de_DE.UTF-8")
+        // Reserved on AWS, where a function's configuration cannot set them.
+        .env("AWS_DEFAULT_REGION", "us-west-2")
+        .env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13")
+        .env("TZ", "Europe/Zurich")
+        .env("LAMBDA_TASK_ROOT", "/elsewhere")
+        .start()
+        .await;
+    let found = environment(&stack).await;
+    let function = example("scripted_function");
+    let task_root = function.parent().unwrap().to_str().unwrap();
     for (name, value) in [
+        ("_HANDLER", "bootstrap"),
+        ("AWS_DEFAULT_REGION", "eu-west-1"),
+        ("AWS_REGION", "eu-west-1"),
         ("AWS_LAMBDA_FUNCTION_NAME", "scripted_function"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/scripted_function"),
+        ("LAMBDA_TASK_ROOT", task_root),
+        ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
+        ("TZ", ":UTC"),
+        ("LANG", "de_DE.UTF-8"),
+        ("PATH", std::env::var("PATH").unwrap().as_str()),
         ("TABLE_NAME", "WebSocketConnections"),
         ("AWS_ENDPOINT_URL_DYNAMODB", stack.dynamodb.as_str()),
         ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", stack.management.as_str()),
         ("AWS_ACCESS_KEY_ID", "given"),
+        // Not a variable; the function reports it with them.
+        ("working directory", task_root),
     ] {
-        client.send_json(&json!({ "do": "env", "name": name })).await;
-        assert_eq!(client.text().await, value, "{name}");
+        assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
     }
-    client.send_json(&json!({ "do": "env", "name": "BRIDGE_SECRET" })).await;
-    assert!(client.text().await.len() >= 32);
-}
-
-/// An Invoke endpoint as `cargo lambda watch` has one.
-async fn invoke_endpoint() -> String {
-    use http_body_util::{BodyExt as _, Full};
-    use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service_fn(|request: Request<Incoming>| async {
-                assert_eq!(request.uri().path(), "/2015-03-31/functions/f/invocations");
-                let event = request.into_body().collect().await.unwrap().to_bytes();
-                let event: Value = serde_json::from_slice(&event).unwrap();
-                let body = event["body"].as_str().unwrap_or_default();
-                let answer = match body {
-                    "unhandled" => Response::builder()
-                        .header("X-Amz-Function-Error", "Unhandled")
-                        .body(json!({ "errorMessage": "x" }).to_string()),
-                    "status" => {
-                        Response::builder().status(500).body(json!({ "statusCode": 200 }).to_string())
-                    }
-                    _ => Response::builder().body(json!({ "statusCode": 200, "body": body }).to_string()),
-                };
-                Ok::<_, std::convert::Infallible>(answer.unwrap().map(Full::<bytes::Bytes>::from))
-            });
-            tokio::spawn(
-                http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service),
-            );
-        }
-    });
-    format!("http://{address}/2015-03-31/functions/f/invocations")
+    assert!(found["BRIDGE_SECRET"].len() >= 32);
+    // A date, then `[$LATEST]` and 32 hexadecimal digits.
+    let (date, id) = found["AWS_LAMBDA_LOG_STREAM_NAME"].split_once("/[$LATEST]").unwrap();
+    assert_eq!((date.len(), id.len()), (10, 32));
+    // Only managed runtimes have it.
+    assert!(!found.contains_key("AWS_EXECUTION_ENV"));
+    // The runtime client sets `_X_AMZN_TRACE_ID`, from the header of each event.
+    assert!(found["_X_AMZN_TRACE_ID"].starts_with("Root=1-"));
 }
 
 #[tokio::test]
-async fn an_invoke_endpoint_serves_as_well() {
-    let url = invoke_endpoint().await;
+async fn a_function_without_given_credentials_has_temporary_ones() {
+    let mut builder = Stack::scripted();
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_PROFILE"] {
+        builder = builder.env(name, "");
+    }
+    let found = environment(&builder.env("_HANDLER", "function.handler").start().await).await;
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        assert_eq!(found[name], "local", "{name}");
+    }
+    // The handler is a setting of the function.
+    assert_eq!(found["_HANDLER"], "function.handler");
+}
+
+#[tokio::test]
+async fn an_invoke_endpoint_works_too() {
+    let endpoint = Invoke::bind().await;
+    let url = endpoint.url();
+    endpoint.serve(|event| async move {
+        let event: Value = serde_json::from_slice(&event).unwrap();
+        let body = event["body"].as_str().unwrap_or_default();
+        let answer = json!({ "statusCode": 200, "body": body }).to_string();
+        match body {
+            "unhandled" => function_error("x"),
+            // As `cargo lambda watch` reports it.
+            "status" => Response::builder().status(500).body(answer.into()).unwrap(),
+            _ => Response::new(answer.into()),
+        }
+    });
     let stack = Stack::empty().flag("--lambda-url", url).flag("--route-responses", "$default").start().await;
     let mut client = stack.connect().await;
     client.send("hello").await;

@@ -54,7 +54,7 @@ async fn the_functions_own_timeout_is_502() {
 async fn a_subprotocol_is_only_the_functions_choice() {
     let stack = Stack::scripted().start().await;
     let offer = [("Sec-WebSocket-Protocol", "shellbridge.v1, bearer.x")];
-    // Without an answer the client would fail the handshake itself, so this one offers nothing.
+    // This client offers nothing: one whose offer is not answered fails the handshake itself.
     let silent = Client::connect(&stack.websocket).await;
     assert!(!silent.headers.contains_key("sec-websocket-protocol"));
     let url = format!("{}?protocol=shellbridge.v1", stack.websocket);
@@ -67,7 +67,7 @@ async fn a_subprotocol_is_only_the_functions_choice() {
             .or(connect["headers"]["sec-websocket-protocol"].as_str()),
         Some("shellbridge.v1, bearer.x")
     );
-    // Nothing is chosen for the client when the function does not.
+    // Without the function's choice there is none.
     let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");
     let request = crate::wrong_use::handshake(host, "/prod", "Sec-WebSocket-Protocol: shellbridge.v1\r\n");
     let answer = crate::wrong_use::exchange(host, request.as_bytes()).await;
@@ -83,7 +83,7 @@ async fn the_id_is_unknown_to_connections_before_the_101() {
     let mut client = stack.connect_with("do=push&text=early").await;
     let noted = stack.until_event("the push", |event| event.get("pushed").is_some()).await;
     assert_eq!(noted["pushed"], 410);
-    // The same push works as soon as the handshake is over.
+    // The same push works after the handshake.
     client.send_json(&json!({ "do": "push", "text": "now" })).await;
     assert_eq!(client.text().await, "now");
     assert_eq!(client.text().await, "200");
@@ -136,7 +136,7 @@ async fn a_rejected_connect_has_no_disconnect() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_connect_is_told_to_disconnect() {
+async fn a_client_that_leaves_during_connect_gets_a_disconnect_event() {
     use tokio::io::AsyncWriteExt as _;
     let stack = Stack::scripted().start().await;
     let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");

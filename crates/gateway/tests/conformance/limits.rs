@@ -92,7 +92,7 @@ async fn protocol_pings_are_answered_and_are_no_activity() {
     let stack = Stack::scripted().flag("--idle-timeout", "0.6").start().await;
     let mut client = stack.connect().await;
     let began = Instant::now();
-    // Pings go on until the gateway closes; only so many fit into the idle time.
+    // Pings until the gateway closes. Were they activity, it would not.
     for count in 0..200_u8 {
         client.message(Message::Ping(vec![count].into())).await;
         match client.next().await {
@@ -111,7 +111,7 @@ async fn protocol_pings_are_answered_and_are_no_activity() {
 }
 
 #[tokio::test]
-async fn messages_either_way_are_activity() {
+async fn messages_in_either_direction_are_activity() {
     let stack = Stack::scripted().flag("--idle-timeout", "0.6").start().await;
     let (mut sender, mut receiver) = (stack.connect().await, stack.connect().await);
     let id = stack.events()[1]["requestContext"]["connectionId"].as_str().unwrap().to_owned();
@@ -164,9 +164,9 @@ async fn messages_over_the_rate_get_an_error_frame() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_gets_429_for_its_pushes_and_nobody_else() {
+async fn only_pushes_to_a_slow_reader_get_429() {
     let stack = Stack::scripted().flag("--request-rate", "0").start().await;
-    // It never reads; the kernel's buffers fill, then the gateway's.
+    // It never reads, so the kernel's buffers fill, then the gateway's.
     let _slow = stack.connect().await;
     let mut other = stack.connect().await;
     let id =
@@ -185,7 +185,7 @@ async fn a_slow_reader_gets_429_for_its_pushes_and_nobody_else() {
     assert_eq!(refused.status, 429);
     assert_eq!(http("POST", &stack.connection_url(&id(1)), &[], "fine").await.status, 200);
     assert_eq!(other.text().await, "fine");
-    // Closing it does not wait for it for ever either.
+    // Closing it has a timeout too.
     assert_eq!(http("DELETE", &slow_url, &[], "").await.status, 204);
     stack.until_state("the slow one gone", |state| state["connections"] == 1).await;
     assert_eq!(stack.state().await["pushes"], json!({ "200": pushed + 1, "429": 1 }));

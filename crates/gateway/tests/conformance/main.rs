@@ -1,7 +1,7 @@
-//! What API Gateway does, shown on real sockets with a real function. One module a section of
-//! apigateway-websocket.md; `shellbridge_gateway::conformance` has the table.
+//! API Gateway's behaviour on real sockets with a real function. Sections are those of README.md; its section 12 says
+//! which test shows what.
 
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![expect(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,6 +16,7 @@ mod handshake;
 mod limits;
 mod management;
 mod routing;
+mod sdks;
 mod starting;
 mod tls;
 mod wrong_use;

@@ -8,9 +8,12 @@ use aws_sdk_apigatewaymanagement::{
 };
 use serde_json::json;
 
-use crate::support::{Client, Stack, http};
+use crate::{
+    sdks::sdk,
+    support::{Client, Stack, http},
+};
 
-fn sdk(stack: &Stack) -> Sdk {
+fn rust_sdk(stack: &Stack) -> Sdk {
     let config = aws_sdk_apigatewaymanagement::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
@@ -25,14 +28,14 @@ fn id(stack: &Stack) -> String {
     stack.events()[0]["requestContext"]["connectionId"].as_str().unwrap().to_owned()
 }
 
-/// Well-formed, and never given out.
+/// A well-formed id of no connection.
 const UNKNOWN: &str = "PJqB0fHsqRcCHlw=";
 
 #[tokio::test]
 async fn the_rust_sdk_posts_gets_and_deletes() {
     let stack = Stack::scripted().start().await;
     let mut client = Client::try_connect(&stack.websocket, &[("User-Agent", "a browser")]).await.unwrap();
-    let (sdk, id) = (sdk(&stack), id(&stack));
+    let (sdk, id) = (rust_sdk(&stack), id(&stack));
     sdk.post_to_connection().connection_id(&id).data(Blob::new("hällo")).send().await.unwrap();
     assert_eq!(client.text().await, "hällo");
     sdk.post_to_connection().connection_id(&id).data(Blob::new("")).send().await.unwrap();
@@ -52,7 +55,7 @@ async fn the_rust_sdk_posts_gets_and_deletes() {
 async fn the_rust_sdk_understands_every_error() {
     let stack = Stack::scripted().flag("--request-burst", "6").flag("--request-rate", "1").start().await;
     let _client = stack.connect().await;
-    let (sdk, id) = (sdk(&stack), id(&stack));
+    let (sdk, id) = (rust_sdk(&stack), id(&stack));
     let post = |id: &str, data: Blob| sdk.post_to_connection().connection_id(id).data(data).send();
     let gone = post(UNKNOWN, Blob::new("x")).await.unwrap_err();
     assert!(gone.as_service_error().unwrap().is_gone_exception(), "{gone:?}");
@@ -78,22 +81,6 @@ async fn the_rust_sdk_understands_every_error() {
     );
 }
 
-const BOTO3: &str = "crates/gateway/tests/conformance/boto3.sh";
-
-/// `$PYTHON`, or the one that `boto3.sh` made, or the system's.
-fn python() -> std::path::PathBuf {
-    let made = std::path::Path::new(env!("CARGO_BIN_EXE_gateway"))
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("boto3/bin/python");
-    match std::env::var_os("PYTHON") {
-        Some(python) => python.into(),
-        None if made.is_file() => made,
-        None => "python3".into(),
-    }
-}
-
 #[tokio::test]
 async fn boto3_agrees() {
     let stack = Stack::scripted().start().await;
@@ -101,16 +88,13 @@ async fn boto3_agrees() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/management.py");
     let (management, id) = (stack.management.clone(), id(&stack));
     let run = tokio::task::spawn_blocking(move || {
-        let output = std::process::Command::new(python()).args([script, &management, &id, UNKNOWN]).output();
-        output.unwrap_or_else(|error| panic!("no Python 3 ({error}): run {BOTO3}, or set PYTHON"))
+        std::process::Command::new(sdk("python/bin/python"))
+            .args([script, &management, &id, UNKNOWN])
+            .output()
+            .unwrap()
     });
     let output = run.await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        !said.contains("No module named 'boto3'"),
-        "boto3 is missing: run {BOTO3}, or set PYTHON to one that has it"
-    );
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(client.text().await, "hällo");
     assert_eq!(client.closed().await.0, 1000);
 }

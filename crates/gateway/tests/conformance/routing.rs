@@ -1,4 +1,4 @@
-//! Routing and what comes back (section 3).
+//! Routing and route responses (section 3).
 
 use serde_json::{Value, json};
 use shellbridge_gateway::id::ConnectionId;
@@ -60,7 +60,7 @@ async fn no_route_is_a_forbidden_frame_and_the_socket_stays() {
 
 #[tokio::test]
 async fn a_failing_integration_is_an_error_frame_and_the_socket_stays() {
-    // One way and two-way alike.
+    // On one-way and two-way routes.
     for builder in [Stack::scripted(), Stack::scripted().flag("--route-responses", "other")] {
         let stack = builder.flag("--integration-timeout", "1").start().await;
         let mut client = stack.connect().await;
@@ -76,7 +76,7 @@ async fn a_failing_integration_is_an_error_frame_and_the_socket_stays() {
 }
 
 #[tokio::test]
-async fn a_one_way_route_says_nothing_whatever_it_returned() {
+async fn a_one_way_route_is_silent_at_any_status() {
     let stack = Stack::with_function(&crate::support::example("scripted_function")).start().await;
     let mut client = stack.connect().await;
     let id = stack.events()[0]["requestContext"]["connectionId"].as_str().unwrap().to_owned();

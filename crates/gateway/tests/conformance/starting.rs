@@ -1,4 +1,4 @@
-//! Starting and stopping everything: what `make run` and the end-to-end tests rely on.
+//! Starting and stopping, on which `make run` and the end-to-end tests rely.
 
 use std::{net::TcpListener, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
@@ -6,9 +6,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Stack, example, until};
+use crate::support::{Stack, example, until, without_capabilities, wrapped};
 
-/// A backend as a shell script. `tell` is run before it says where it listens, `then` after.
+/// A backend as a shell script. Runs `tell` before it prints its address, and `then` after.
 fn backend(directory: &TempDir, tell: &str, then: &str) -> PathBuf {
     let path = directory.path().join("backend");
     let script = format!("#!/bin/bash\n{tell}\necho \"listening http://127.0.0.1:$PORT\"\n{then}\n");
@@ -111,13 +111,13 @@ async fn a_signal_stops_everything_and_leaves_no_process() {
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_come_up_is_told() {
+async fn a_backend_that_does_not_start_is_reported() {
     let directory = TempDir::new().unwrap();
     let program = backend(&directory, "echo no secret >&2; exit 4", "");
     let (status, said) = Stack::scripted().flag("--backend", &program).flag("--backend-port", "0").fails();
     assert_eq!(status.code(), Some(1));
     assert!(
-        said.contains("no secret") && said.contains("ended before it listened: exit status: 4"),
+        said.contains("no secret") && said.contains("exited before it listened: exit status: 4"),
         "{said}"
     );
     let (status, said) = Stack::scripted().flag("--backend", "/nonexistent/backend").fails();
@@ -126,7 +126,7 @@ async fn a_backend_that_does_not_come_up_is_told() {
 }
 
 #[tokio::test]
-async fn a_backend_that_ends_is_told_and_restarted_only_if_asked() {
+async fn a_backend_that_exits_is_reported_and_restarted_only_if_configured() {
     let directory = TempDir::new().unwrap();
     let program = backend(
         &directory,
@@ -137,8 +137,7 @@ async fn a_backend_that_ends_is_told_and_restarted_only_if_asked() {
         || std::fs::read_to_string(directory.path().join("starts")).unwrap_or_default().lines().count();
     let stack = Stack::scripted().flag("--backend", &program).start().await;
     std::fs::write(directory.path().join("end"), "").unwrap();
-    until("the message", || async { stack.log().contains("the backend ended by itself").then_some(()) })
-        .await;
+    until("the message", || async { stack.log().contains("the backend exited").then_some(()) }).await;
     stack.connect().await.send("the gateway goes on").await;
     assert_eq!(starts(), 1);
     drop(stack);
@@ -147,8 +146,7 @@ async fn a_backend_that_ends_is_told_and_restarted_only_if_asked() {
     let stack = Stack::scripted().flag("--backend", &program).flag("--backend-restart", "").start().await;
     std::fs::write(directory.path().join("end"), "").unwrap();
     until("a restart", || async { (starts() >= 3).then_some(()) }).await;
-    until("the message", || async { stack.log().contains("the backend ended by itself").then_some(()) })
-        .await;
+    until("the message", || async { stack.log().contains("the backend exited").then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -181,7 +179,7 @@ async fn the_functions_environment_can_be_written_for_others() {
 }
 
 #[tokio::test]
-async fn too_few_descriptors_are_told_and_survived() {
+async fn too_few_descriptors_are_reported_and_survived() {
     let stack = Stack::scripted().descriptors(100).start().await;
     assert!(stack.log().contains("cannot raise the limit on open descriptors"), "{}", stack.log());
     let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");
@@ -195,7 +193,7 @@ async fn too_few_descriptors_are_told_and_survived() {
 }
 
 #[tokio::test]
-async fn a_gateway_stops_with_its_parent_if_asked() {
+async fn a_gateway_stops_with_its_parent_if_configured() {
     let directory = TempDir::new().unwrap();
     let script = "\"$0\" --listen 127.0.0.1:0 --control 127.0.0.1:0 --function \"$1\" --stop-with-parent > out 2> log &
         echo $!
@@ -209,4 +207,23 @@ async fn a_gateway_stops_with_its_parent_if_asked() {
     let pid = String::from_utf8(shell.stdout).unwrap().trim().to_owned();
     pid.parse::<u32>().unwrap();
     until("its end", || async { (!alive(&pid)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn regression_other_processes_cannot_read_the_gateways_environment() {
+    let secret = "gateway-needle-gateway-needle-gateway";
+    let stack = Stack::scripted().without_capabilities().env("JWT_SECRET", secret).start().await;
+    // The reader runs as the same user, as does a shell under `make run`.
+    let read = |pid: &str| {
+        let mut cat = wrapped(&without_capabilities(), "cat");
+        let output = cat.arg(format!("/proc/{pid}/environ")).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut client = stack.connect().await;
+    client.send_json(&json!({ "do": "pid" })).await;
+    let (found, _) = read(&client.text().await);
+    assert!(found.contains(secret), "the scripted function hides nothing, so the reader works");
+    let (found, error) = read(&stack.pid().to_string());
+    assert!(found.is_empty(), "{found}");
+    assert!(error.contains("Permission denied"), "{error}");
 }

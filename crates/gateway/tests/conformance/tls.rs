@@ -17,7 +17,7 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::support::{Client, Stack, http};
 
-/// Trusts any certificate: there is nobody to vouch for one made a moment ago.
+/// Trusts any certificate, as the gateway's is self-signed.
 #[derive(Debug)]
 struct TrustAny;
 
@@ -82,7 +82,7 @@ async fn wss_works_and_management_stays_plain() {
     let id = stack.events()[0]["requestContext"]["connectionId"].as_str().unwrap().to_owned();
     assert_eq!(http("POST", &stack.connection_url(&id), &[], "pushed").await.status, 200);
     assert_eq!(client.next().await.unwrap().unwrap(), Message::text("pushed"));
-    // AWS has no ws://.
+    // AWS does not serve ws://.
     let refused =
         Client::try_connect(&stack.websocket.replace("wss://", "ws://"), &[]).await.expect_err("a refusal");
     assert_eq!(refused.status, 400);

@@ -1,4 +1,4 @@
-//! Wrong use gets a clear answer and harms nobody.
+//! Invalid use gets a clear error and does no harm.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use tokio::{
 
 use crate::support::{Client, DEADLINE, Refusal, Stack, http};
 
-/// A handshake by hand.
+/// The request of a handshake.
 pub fn handshake(host: &str, target: &str, more: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
     )
 }
 
-/// A connection by hand.
+/// A raw TCP connection.
 #[derive(Debug)]
 pub struct Raw(pub TcpStream);
 
@@ -107,7 +107,7 @@ async fn garbage_is_400_and_the_gateway_lives() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_handshake_is_told_so() {
+async fn a_request_other_than_a_handshake_gets_426_or_403() {
     let stack = Stack::scripted().start().await;
     assert_eq!(http("GET", &stack.management, &[], "").await.status, 426);
     let base = stack.management.trim_end_matches("/prod");
@@ -124,7 +124,7 @@ async fn a_request_that_is_no_handshake_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_half_open_socket_is_given_up() {
+async fn a_half_open_socket_is_closed() {
     let stack = Stack::scripted().flag("--head-timeout", "0.3").start().await;
     let host = host(&stack);
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! A WebSocket client whose every wait has a deadline.
+//! A WebSocket client with a timeout on every wait.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, or tells the status it was refused with.
+    /// Connects, or returns the refusal.
     pub async fn try_connect(url: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
@@ -60,7 +60,7 @@ impl Client {
         tokio::time::timeout(DEADLINE, self.stream.send(message)).await.expect("sent in time").unwrap();
     }
 
-    /// The next thing that comes; `Err`: the connection broke.
+    /// The next message. `Err`: the connection broke.
     pub async fn next(&mut self) -> Result<Option<Message>, Error> {
         tokio::time::timeout(DEADLINE, self.stream.next()).await.expect("a message in time").transpose()
     }

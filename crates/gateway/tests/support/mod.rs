@@ -1,21 +1,15 @@
-//! Shared by the integration tests: a running stack of real processes, and a WebSocket client with deadlines.
+//! Shared by the integration tests: a stack of real processes, and a WebSocket client with timeouts.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+// `allow` and not `expect`: which of these apply differs between the test binaries.
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 mod client;
+mod invoke;
 mod stack;
 
 pub use client::{Client, Refusal};
-pub use stack::{Stack, StackBuilder, example, sibling};
+pub use invoke::{Invoke, function_error};
+pub use stack::{Stack, StackBuilder, example, sibling, without_capabilities, wrapped};
 
 use std::time::Duration;
 
@@ -24,10 +18,10 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
 
-/// Longest time a test waits for something that is to happen.
+/// Timeout of each wait.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An answer to [`http`].
+/// The response to [`http`].
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -41,7 +35,7 @@ impl Answer {
     }
 }
 
-/// One HTTP request on a connection of its own.
+/// One HTTP request on its own connection.
 pub async fn http(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
     let mut request = Request::builder().method(method).uri(url);
     for (name, value) in headers {
@@ -60,7 +54,7 @@ pub async fn http(method: &str, url: &str, headers: &[(&str, &str)], body: impl 
     tokio::time::timeout(DEADLINE, exchange).await.unwrap()
 }
 
-/// Looks again and again until `look` finds something.
+/// Calls `look` until it returns something.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let looking = async {
         loop {

@@ -1,4 +1,4 @@
-//! A `gateway` process with whatever it starts, on free ports, gone when dropped.
+//! A `gateway` process with everything it starts, on free ports, stopped when dropped.
 
 use std::{
     ffi::OsString,
@@ -15,16 +15,16 @@ use tempfile::TempDir;
 
 use super::{Client, http, until};
 
-/// Time until everything is up: debug builds on a busy machine.
+/// Start timeout, for debug builds on a busy machine.
 const START_WITHIN: Duration = Duration::from_mins(1);
 /// The gateway gives the backend 25 s to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
-/// Free ports, unless a test says otherwise.
+/// Defaults of the tests: free ports.
 const DEFAULTS: [(&str, &str); 3] =
     [("--listen", "127.0.0.1:0"), ("--control", "127.0.0.1:0"), ("--backend-port", "0")];
 
-/// A binary of the workspace that lies beside `gateway`, such as `backend` or `websocket-handler`.
+/// A binary of the workspace in the directory of `gateway`, such as `backend` or `websocket-handler`.
 pub fn sibling(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_gateway")).with_file_name(name);
     assert!(path.is_file(), "{} is missing: `cargo build` it first", path.display());
@@ -38,12 +38,27 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
+/// A command that runs another one without capabilities; nothing for users that have none.
+pub fn without_capabilities() -> Vec<String> {
+    let root = rustix::process::geteuid().is_root();
+    if root { vec!["setpriv".to_owned(), "--bounding-set=-all".to_owned()] } else { Vec::new() }
+}
+
+/// A program, run by a wrapper if there is one.
+pub fn wrapped(wrapper: &[String], program: &str) -> Command {
+    let Some((first, rest)) = wrapper.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 /// What to start.
 #[derive(Debug)]
 pub struct StackBuilder {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
-    descriptors: Option<u32>,
+    /// A command that runs the gateway, such as `setpriv`.
+    wrapper: Vec<String>,
 }
 
 /// A running gateway.
@@ -82,7 +97,14 @@ impl StackBuilder {
 
     /// A hard limit on the gateway's open descriptors.
     pub fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+        let script = "ulimit -n \"$0\"; exec \"$@\"";
+        self.wrapper = ["sh", "-c", script, &limit.to_string()].map(str::to_owned).into();
+        self
+    }
+
+    /// Runs the gateway without capabilities, as for any user but root.
+    pub fn without_capabilities(mut self) -> Self {
+        self.wrapper = without_capabilities();
         self
     }
 
@@ -91,15 +113,7 @@ impl StackBuilder {
     }
 
     fn command(&self, directory: &Path) -> Command {
-        let gateway = env!("CARGO_BIN_EXE_gateway");
-        let mut command = match self.descriptors {
-            None => Command::new(gateway),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), gateway]);
-                shell
-            }
-        };
+        let mut command = wrapped(&self.wrapper, env!("CARGO_BIN_EXE_gateway"));
         command
             .args(
                 DEFAULTS.iter().filter(|(name, _)| !self.has(name)).flat_map(|(name, value)| [*name, *value]),
@@ -114,7 +128,7 @@ impl StackBuilder {
         command
     }
 
-    /// Runs a gateway that is not to come up; returns how it ended and what it said.
+    /// Runs a gateway that fails to start; returns its exit status and stderr.
     pub fn fails(self) -> (ExitStatus, String) {
         let directory = TempDir::new().unwrap();
         let mut child = self.command(directory.path()).spawn().unwrap();
@@ -180,7 +194,7 @@ impl StackBuilder {
 }
 
 impl Stack {
-    /// A stack around the scripted function, with its answers going back to the client.
+    /// A stack with the scripted function, whose response the client gets.
     pub fn scripted() -> StackBuilder {
         Self::with_function(&example("scripted_function")).flag("--route-responses", "$default")
     }
@@ -193,14 +207,14 @@ impl Stack {
         Self::with_function(&function).flag("--backend", sibling("backend"))
     }
 
-    /// A stack around a function.
+    /// A stack with a function.
     pub fn with_function(program: &Path) -> StackBuilder {
         Self::empty().flag("--function", program)
     }
 
-    /// A stack around nothing yet.
+    /// A stack without a function.
     pub fn empty() -> StackBuilder {
-        StackBuilder { arguments: Vec::new(), environment: Vec::new(), descriptors: None }
+        StackBuilder { arguments: Vec::new(), environment: Vec::new(), wrapper: Vec::new() }
     }
 
     /// Connects to the stage.
@@ -218,7 +232,7 @@ impl Stack {
         http("GET", &format!("{}__state", self.control), &[], "").await.json()
     }
 
-    /// Waits until the state is as wanted.
+    /// Waits for a state.
     pub async fn until_state(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         until(what, || async { Some(self.state().await).filter(&wanted) }).await
     }
@@ -235,7 +249,7 @@ impl Stack {
         format!("{}/@connections/{}", self.management, id.replace('=', "%3D"))
     }
 
-    /// Events the scripted function got so far, and what else it noted.
+    /// Events that the scripted function received so far, and its other notes.
     pub fn events(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.directory.path().join("events")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -255,12 +269,12 @@ impl Stack {
         .await
     }
 
-    /// What the gateway and its processes wrote to stderr so far.
+    /// The stderr of the gateway and its processes so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// A directory of this stack's own.
+    /// A directory of this stack.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -270,7 +284,7 @@ impl Stack {
         self.child.id()
     }
 
-    /// Asks the gateway to stop and waits.
+    /// Signals the gateway and waits for its exit.
     pub fn stop(&mut self, signal: Signal) -> ExitStatus {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();

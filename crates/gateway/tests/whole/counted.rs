@@ -1,4 +1,4 @@
-//! What a frame costs, by the counts of those that were asked.
+//! The requests that one frame causes, as counted by the services that serve them.
 
 use serde_json::json;
 
@@ -19,8 +19,8 @@ async fn a_frame_is_one_call_of_the_backend_and_one_push_and_no_read() {
         client.send(r#"{"type":"ping"}"#).await;
         assert_eq!(client.json().await["type"], "pong");
     }
-    // A push is counted when it is answered, which may be after the client has it. `connected` was one, too, after
-    // others that came before the handshake was over (410).
+    // A push is counted with its response, possibly after the client has received it. `connected` is a push too, and
+    // may have been retried, as pushes before the end of the handshake get 410.
     let pushes = FRAMES + 1;
     let state = until("all pushes", || async {
         let state = stack.state().await;
@@ -30,7 +30,7 @@ async fn a_frame_is_one_call_of_the_backend_and_one_push_and_no_read() {
     assert_eq!(state["pushes"]["200"], pushes);
     assert_eq!(state["invocations"]["$default"], FRAMES);
     assert_eq!(state["backendCalls"], json!({ "/api/ws/connect": 1, "/api/ws/message": FRAMES }));
-    // Since it was written, the process has the record.
+    // The process cached the record when it wrote it.
     assert_eq!(state["dynamodb"], json!({ "PutItem": 1 }));
     session.end().await;
 }

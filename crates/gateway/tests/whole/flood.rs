@@ -1,4 +1,4 @@
-//! Output without end: the shell is held, memory stays, Ctrl-C gets through, and one who is slow stops nobody.
+//! Endless output: the shell is throttled, memory stays bounded, Ctrl-C works, and a slow viewer slows no one else.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn resident(pid: u32) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// How long `yes` runs: a minute in a soak.
+/// Run time of `yes`: a minute in a soak.
 fn long() -> Duration {
     Duration::from_secs(if std::env::var_os("SOAK").is_some() { 60 } else { 5 })
 }
@@ -27,7 +27,7 @@ async fn yes_runs_without_the_backend_growing_and_ctrl_c_stops_it() {
     let mut terminal = Terminal::new(&stack, &session, "flooded");
     terminal.run("PS1=''; echo re''ady", "ready").await;
     terminal.client.write(b"yes\n");
-    // The first megabytes fill what is kept.
+    // The first megabytes fill the buffers.
     let mut seen = 0;
     let mut drain = |terminal: &mut Terminal| {
         seen += terminal.output.len();
@@ -54,14 +54,14 @@ async fn yes_runs_without_the_backend_growing_and_ctrl_c_stops_it() {
     println!(
         "{seen} bytes of yes, backend grew by {grown} bytes, Ctrl-C after {took:?} and {rest} more bytes"
     );
-    // What was under way when it was pressed, and what the terminal itself held: no more.
+    // Only what was in flight or in the terminal when Ctrl-C was sent.
     assert!(rest < 512 * 1024, "{rest} bytes came after Ctrl-C");
     // The page's own test has the 300 ms of a release build; this one is for machines that do many things at once.
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]
-async fn a_slow_viewer_stops_nobody_and_gets_a_gap_and_a_right_screen() {
+async fn a_slow_viewer_slows_no_one_and_gets_a_gap_and_a_correct_screen() {
     let stack = Stack::whole().start().await;
     let session = Session::new(&stack).await;
     let mut fast = Terminal::new(&stack, &session, "fast");
@@ -69,7 +69,7 @@ async fn a_slow_viewer_stops_nobody_and_gets_a_gap_and_a_right_screen() {
     slow.run("PS1='$ '; echo sl''ow", "slow").await;
     fast.run("echo fa''st", "fast").await;
     let before = slow.client.output_offset();
-    // The slow one is connected, and reads nothing from here on.
+    // The slow viewer stays connected and reads nothing from here on.
     fast.client.write(b"seq 1 400000; printf '\\033[2J\\033[3;5Hmid\\033[31mdle'; echo en''d\n");
     fast.drive(Duration::from_mins(1), |fast| {
         String::from_utf8_lossy(&fast.output[fast.output.len().saturating_sub(4096)..]).contains("end")

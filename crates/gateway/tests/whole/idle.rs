@@ -1,4 +1,4 @@
-//! API Gateway's idle limit, ten minutes there and two seconds here.
+//! API Gateway's idle limit: ten minutes on AWS, two seconds in this test.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::{
 };
 
 const LIMIT: Duration = Duration::from_secs(2);
-/// Five pings in the limit: a machine that does many things at once may be late with one.
+/// Five pings within the limit, so that a busy machine may delay one.
 const PING_EVERY: Duration = Duration::from_millis(400);
 
 #[tokio::test]
-async fn one_that_pings_outlives_the_limit_and_one_that_does_not_is_cut_and_resumed() {
+async fn pings_keep_a_connection_open_and_a_silent_one_is_cut_and_resumed() {
     let stack = Stack::whole().flag("--idle-timeout", LIMIT.as_secs().to_string()).start().await;
     tokio::join!(pings(&stack), is_cut(&stack));
 }
@@ -31,11 +31,11 @@ async fn pings(stack: &Stack) {
         client.send(r#"{"type":"ping"}"#).await;
         assert_eq!(client.json().await["type"], "pong");
     }
-    // Nothing but the pings held it.
+    // Only the pings kept it open.
     assert_eq!(client.closed().await, (1001, "Going away".to_owned()));
 }
 
-/// Is silent while its shell is, is cut, and finds what was written and typed meanwhile, each byte once.
+/// Stays silent, is cut, and afterwards receives the bytes written and typed meanwhile, each once.
 async fn is_cut(stack: &Stack) {
     let session = Session::with(stack, serde_json::json!({"shell": "/bin/sh"})).await;
     let mut terminal = Terminal::new(stack, &session, "idle");

@@ -1,4 +1,4 @@
-//! Users' tokens verified with a JWK set, which function and backend each fetch for themselves.
+//! User tokens verified with a JWK set, which function and backend fetch independently.
 
 use std::{
     convert::Infallible,
@@ -45,7 +45,7 @@ impl Signer {
     }
 }
 
-/// Where the set is.
+/// Serves the set.
 struct Source {
     url: String,
     set: Arc<Mutex<Value>>,
@@ -87,9 +87,9 @@ fn set(signers: &[&Signer]) -> Value {
 }
 
 #[tokio::test]
-async fn a_key_of_the_set_opens_a_new_one_is_found_by_one_more_fetch_and_others_are_refused() {
+async fn keys_of_the_set_are_accepted_and_a_new_key_takes_one_more_fetch() {
     let (first, second) = (Signer::new("first"), Signer::new("second"));
-    // One that says it is the first, and one whose name is in no set.
+    // A forged token with the first key's id, and one with an unknown id.
     let strangers = [Signer::new("first"), Signer::new("stranger")];
     let source = Source::start(set(&[&first])).await;
     let stack = Stack::whole()

@@ -1,4 +1,4 @@
-//! Nothing is left behind, and nothing is given away.
+//! Sessions leave no resources behind, and shells find no secrets.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ fn descriptors(pid: u32) -> (usize, usize) {
     (sockets.len(), others.len())
 }
 
-/// Living and dead children.
+/// Children, zombies included.
 fn children(pid: u32) -> BTreeSet<u32> {
     let all = std::fs::read_dir("/proc")
         .unwrap()
@@ -42,13 +42,13 @@ fn children(pid: u32) -> BTreeSet<u32> {
     .collect()
 }
 
-/// What a shell said of its jobs: `pid 123.`
+/// Process ids that a shell printed as `pid 123.`
 fn pids(output: &[u8]) -> Vec<u32> {
     let text = String::from_utf8_lossy(output).into_owned();
     text.split("pid ").skip(1).filter_map(|rest| rest.split('.').next()?.parse().ok()).collect()
 }
 
-/// Whether a process runs; a dead one that init has not reaped does not.
+/// Whether a process runs. Zombies do not.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
@@ -63,7 +63,7 @@ fn temporary_files() -> usize {
 async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
     let stack = Stack::whole().start().await;
     let pid = backend(&stack).await;
-    // What is made once and kept, such as connections to the gateway, is made by the first.
+    // The first session creates what is kept, such as connections to the gateway.
     let first = Session::new(&stack).await;
     Terminal::new(&stack, &first, "first").run("echo fi''rst", "first").await;
     first.end().await;
@@ -77,7 +77,7 @@ async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
             sessions.push(Session::new(&stack).await);
         }
         if round % 5 == 0 {
-            // One of them works, and leaves something running behind its back.
+            // One session leaves processes in the background.
             let mut terminal = Terminal::new(&stack, &sessions[0], "worker");
             let line = "sleep 1000 & echo p''id $!. ; nohup sleep 1000 >/dev/null 2>&1 & echo p''id $!. ; echo wo''rks";
             terminal.run(line, "works").await;
@@ -91,7 +91,7 @@ async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
     let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
     assert!(alive.is_empty(), "left running: {alive:?}");
     assert_eq!(children(pid), before.1);
-    // Idle connections to the gateway are pooled, so many as were ever used at once: a few, not one a session.
+    // The pool keeps as many connections to the gateway as were ever used at once: a few, not one per session.
     let (sockets, others) = before.0;
     until("descriptors as before", || async {
         let now = descriptors(pid);
@@ -113,7 +113,7 @@ async fn no_secret_is_found_from_inside_a_shell() {
     let session = Session::with(&stack, json!({"shell": "/bin/sh", "env": {"LAB": "one"}})).await;
     let mut terminal = Terminal::new(&stack, &session, "curious");
     let from = terminal.output.len();
-    // This test's own process has them in no variable, only in its memory.
+    // The test process itself has the secrets in memory only, not in its environment.
     terminal
         .run(
             "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | grep -ac nee''dle; echo loo''ked",
@@ -131,5 +131,5 @@ async fn no_secret_is_found_from_inside_a_shell() {
     let allowed = ["HOME", "LAB", "LANG", "OLDPWD", "PATH", "PS", "PWD", "SHELL", "SHLVL", "TERM", "USER"];
     assert!(names.iter().all(|name| allowed.contains(&name.as_str())), "{names:?}");
     let count = said.lines().rev().find_map(|line| line.trim().parse::<u32>().ok());
-    assert_eq!(count, Some(0), "a secret stands in some process's environment: {said}");
+    assert_eq!(count, Some(0), "a process's environment contains a secret: {said}");
 }

@@ -1,5 +1,5 @@
-//! The whole way, through the three real programs: browser's side, gateway, function, backend, shell.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+//! End-to-end tests with the three real programs: client, gateway, function, backend, shell.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../support/mod.rs"]
 mod support;

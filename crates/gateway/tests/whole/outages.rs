@@ -1,4 +1,4 @@
-//! The backend stopped, hung, slow and mad: said in time, and over as soon as it is back.
+//! Outages of the backend: reported in time, and over as soon as it is back.
 
 use std::{future::pending, net::SocketAddr, time::Duration};
 
@@ -15,27 +15,27 @@ use super::{
     terminal::Session,
 };
 
-/// Frames fail this fast where nothing is to be waited for, and work again this fast.
+/// Time for a frame to fail without a timeout, and to work again.
 const AT_ONCE: Duration = Duration::from_secs(2);
 const WORKS_AGAIN: Duration = Duration::from_secs(1);
-/// The function waits 10 s for the backend. What is left is for the frame to reach the client.
+/// The function waits 10 s for the backend; the rest is for the error frame to reach the client.
 const IN_TIME: std::ops::Range<Duration> = Duration::from_secs(9)..Duration::from_secs(14);
-/// Just longer than that.
+/// Just longer than the function waits.
 const SLOW: Duration = Duration::from_millis(10_500);
 
-/// What becomes of a connection to the backend.
+/// What happens to a connection to the backend.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
     Works,
-    /// It is taken, and nothing ever said.
+    /// Accepted, and never answered.
     Hangs,
-    /// The answer takes [`SLOW`].
+    /// Answered after [`SLOW`].
     IsSlow,
-    /// It is not HTTP.
+    /// Answered with something other than HTTP.
     IsGarbage,
 }
 
-/// What stands before the backend, as a load balancer would.
+/// A proxy in front of the backend, such as a load balancer.
 struct Door {
     address: SocketAddr,
     open: Option<JoinHandle<()>>,
@@ -47,7 +47,7 @@ impl Door {
         Self { address: listener.local_addr().unwrap(), open: None }
     }
 
-    /// Nothing listens any more, and no connection is left.
+    /// Stops listening and closes all connections.
     async fn shut(&mut self) {
         if let Some(open) = self.open.take() {
             open.abort();
@@ -55,7 +55,7 @@ impl Door {
         }
     }
 
-    /// Connections from now on have these fates in turn; those from before end.
+    /// Gives new connections these fates in turn, and closes the existing ones.
     async fn leads_to(&mut self, backend: SocketAddr, fates: &'static [Fate]) {
         self.shut().await;
         let listener = TcpListener::bind(self.address).await.unwrap();
@@ -63,7 +63,7 @@ impl Door {
             let mut connections = JoinSet::new();
             for fate in fates.iter().cycle() {
                 let (client, _) = listener.accept().await.unwrap();
-                // How a connection ends is no matter of this test.
+                // This test does not depend on how a connection ends.
                 connections.spawn(async move { drop(pass(client, backend, *fate).await) });
             }
         }));
@@ -92,7 +92,7 @@ async fn pass(mut client: TcpStream, backend: SocketAddr, fate: Fate) -> std::io
     }
 }
 
-/// Pings, and gives the answer and how long it took.
+/// Pings; returns the response and the time it took.
 async fn ping(client: &mut Client) -> (Value, Duration) {
     let asked = Instant::now();
     client.send(r#"{"type":"ping","id":"p1"}"#).await;
@@ -104,8 +104,8 @@ fn assert_error(answer: &Value, code: &str) {
     assert_eq!((&answer["retryable"], &answer["ref"]), (&true.into(), &"p1".into()), "{answer}");
 }
 
-/// The backend has just come back. Each process of the function has a circuit breaker of its own, so one that works
-/// does not say that all do: after the time allowed, every frame does.
+/// Checks recovery. Each process of the function has its own circuit breaker, so one success is not enough: after the
+/// allowed time, every frame must succeed.
 async fn assert_works_again(one: &mut Client, other: &mut Client) {
     let back = Instant::now();
     while back.elapsed() < WORKS_AGAIN {
@@ -118,7 +118,7 @@ async fn assert_works_again(one: &mut Client, other: &mut Client) {
 }
 
 #[tokio::test]
-async fn a_backend_stopped_hung_slow_or_mad_is_said_in_time_and_works_again_within_1_s_of_its_return() {
+async fn backend_outages_are_reported_promptly_and_recover_within_one_second() {
     let mut door = Door::new().await;
     let stack = Stack::whole().env("BACKEND_URL", &format!("http://{}", door.address)).start().await;
     let page: url::Url = stack.page.clone().unwrap().parse().unwrap();
@@ -134,7 +134,7 @@ async fn a_backend_stopped_hung_slow_or_mad_is_said_in_time_and_works_again_with
     let [one, other] = clients.as_mut_slice() else { unreachable!() };
 
     door.shut().await;
-    // Often enough for every process of the function to have opened its circuit.
+    // Often enough for every process of the function to open its circuit breaker.
     for _ in 0..20 {
         let (answer, took) = ping(one).await;
         assert_error(&answer, "BACKEND_UNAVAILABLE");

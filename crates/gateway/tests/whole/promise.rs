@@ -1,7 +1,7 @@
-//! Not one byte lost, doubled or out of order: the promise, kept through real processes by a gateway that
-//! reorders, repeats, drops, fails and cuts.
+//! No byte is lost, duplicated or reordered, through real processes and a gateway that reorders, repeats, drops,
+//! fails and cuts.
 //!
-//! `SOAK=10` does it at the full size of the issue times ten, and prints what happened.
+//! `SOAK=10` runs ten times the full size and prints statistics.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use super::{
     terminal::{Session, Terminal},
 };
 
-/// Keystrokes and bytes of output of one run: a tenth of the full size, or so many times it.
+/// Keystrokes and bytes of output of one run: a tenth of the full size, or `SOAK` times the full size.
 fn size() -> (usize, usize) {
     let full = (20_000, 50_000_000);
     match std::env::var("SOAK").ok().and_then(|times| times.parse::<usize>().ok()) {
@@ -24,12 +24,12 @@ fn size() -> (usize, usize) {
     }
 }
 
-/// Longest time of one run: far more than it takes, far less than forever.
+/// Timeout of one run, far above its usual time.
 fn patience() -> Duration {
     Duration::from_mins(if std::env::var_os("SOAK").is_some() { 120 } else { 5 })
 }
 
-/// The weather of the issue.
+/// The faults in force during a run.
 fn bad_weather(seed: u64) -> Value {
     json!({
         "seed": seed, "reorder": 0.10, "repeat": 0.05, "drop": 0.02, "pushFail": 0.05,
@@ -37,7 +37,7 @@ fn bad_weather(seed: u64) -> Value {
     })
 }
 
-/// Bytes that a seed repeats and no compressor or terminal likes.
+/// Reproducible bytes that are hard on compressors and terminals.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -47,7 +47,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
         state ^= state << 17;
         state
     };
-    // Mostly text, as terminals have it, with raw bytes in between.
+    // Mostly text, as in terminals, with raw bytes in between.
     (0..len)
         .map(|_| {
             let [a, b, ..] = next().to_le_bytes();
@@ -62,7 +62,7 @@ fn written(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Types every key in a frame of its own and has them echoed; then has a file shown while typing goes on.
+/// Types each key in its own frame and checks the echo; then prints a file while typing goes on.
 async fn script(stack: &Stack, seed: u64) -> Terminal {
     let (keys, bytes) = size();
     let session = Session::with(stack, json!({"shell": "/bin/sh"})).await;
@@ -71,10 +71,10 @@ async fn script(stack: &Stack, seed: u64) -> Terminal {
     let shown = noise(seed, bytes);
     let file = written(directory, "shown", &shown);
     let second = directory.join("typed");
-    // Raw: every byte is passed on as it is, both ways.
+    // Raw mode passes every byte through unchanged in both directions.
     terminal.run("stty raw -echo; printf 'ra''w'", "raw").await;
 
-    // The program is there, and not the shell any more, once it has said so.
+    // Its output shows that the program runs in the shell's place.
     let typed = noise(seed + 1, keys);
     terminal.run(&format!("printf 'fir''st'; head -c {keys}"), "first").await;
     let from = terminal.output.len();

@@ -1,4 +1,4 @@
-//! A terminal over the whole stack: the reference client on a real socket that is made anew whenever it breaks.
+//! A terminal over the whole stack: the reference client on a real socket, which reconnects whenever it breaks.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::support::{self, Stack, http};
 
-/// A session made at `/api/dev/sessions`.
+/// A session created with `/api/dev/sessions`.
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) token: String,
@@ -29,7 +29,7 @@ impl Session {
     }
 
     pub(crate) async fn with(stack: &Stack, mut body: Value) -> Self {
-        // A home without anybody's start-up files: what they do is not what is tested.
+        // An empty home, so that no user's start-up files affect the test.
         body["env"]["HOME"] = stack.directory().to_str().unwrap().into();
         let page = stack.page.clone().unwrap();
         let answer = http("POST", &format!("{page}api/dev/sessions"), &[], body.to_string()).await;
@@ -47,7 +47,7 @@ impl Session {
         format!("Bearer {}", self.token)
     }
 
-    /// Ends it; the answer comes when nothing of it is left.
+    /// Ends the session; the response comes once nothing of it is left.
     pub(crate) async fn end(&self) {
         let url = format!("{}api/sessions/{}", self.page, self.id);
         let answer = http("DELETE", &url, &[("authorization", &self.bearer())], "").await;
@@ -55,34 +55,34 @@ impl Session {
     }
 }
 
-/// Keys typed in one go, and ahead of their acknowledgement: a quick typist's, many times over.
+/// Keys typed at once and ahead of their acknowledgement: far more than a fast typist's.
 const KEYS_AT_ONCE: usize = 10;
 const KEYS_AHEAD: usize = 500;
 
-/// A client that is connected again after every cut.
+/// A client that reconnects after every cut.
 pub(crate) struct Terminal {
     url: String,
     pub(crate) client: Client,
     socket: Option<support::Client>,
-    /// Typed from here, each byte in a frame of its own.
+    /// Bytes left to type, each in its own frame.
     pub(crate) keys: VecDeque<u8>,
     started: Instant,
     pub(crate) cuts: u64,
-    /// Codes of the close frames that came.
+    /// Codes of the close frames received.
     pub(crate) closed: Vec<u16>,
     pub(crate) refusals: u64,
     pub(crate) largest: usize,
     pub(crate) output: Vec<u8>,
     pub(crate) snapshots: Vec<Vec<u8>>,
-    /// Output bytes that snapshots stand for.
+    /// Output bytes replaced by snapshots.
     pub(crate) gap: u64,
-    /// Where in `output` the newest snapshot belongs.
+    /// Position of the newest snapshot in `output`.
     pub(crate) after_snapshot: usize,
     pub(crate) others: Vec<ServerFrame>,
 }
 
 impl Terminal {
-    /// Not connected until it is driven. `name` makes its client id.
+    /// A client that connects once it is driven. Its client id is derived from `name`.
     pub(crate) fn new(stack: &Stack, session: &Session, name: &str) -> Self {
         Self {
             url: format!("{}?{}", stack.websocket, session.query()),
@@ -102,7 +102,7 @@ impl Terminal {
         }
     }
 
-    /// Connects, talks and connects again until `done`, which may also type.
+    /// Runs, reconnecting as needed, until `done`, which may also type.
     pub(crate) async fn drive(&mut self, within: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let until = Instant::now() + within;
         while !done(self) {
@@ -118,7 +118,7 @@ impl Terminal {
         }
     }
 
-    /// Types a line of shell and waits for it to say `said`.
+    /// Types a command line and waits for the output `said`.
     pub(crate) async fn run(&mut self, line: &str, said: &str) {
         self.client.write(line.as_bytes());
         self.client.write(b"\n");
@@ -129,7 +129,7 @@ impl Terminal {
         .await;
     }
 
-    /// Breaks the connection without a word.
+    /// Drops the connection without a close frame.
     pub(crate) fn drop_connection(&mut self) {
         self.socket = None;
         self.client.disconnected();
@@ -147,7 +147,7 @@ impl Terminal {
                     self.client.connected(self.started.elapsed());
                 }
                 Err(refusal) => {
-                    // A killed function or a cut in mid-handshake: a browser would try again too.
+                    // A killed function or a cut during the handshake; a browser would retry too.
                     assert!(refusal.status >= 500, "{refusal:?}");
                     self.refusals += 1;
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -174,7 +174,7 @@ impl Terminal {
         }
         broken |= socket.stream.flush().await.is_err();
         let due = self.client.deadline().map_or(until, |due| self.started + due).min(until);
-        // Wakes in any case, so that `done` may look at the clock or type.
+        // Also wakes regularly, so that `done` can check the time or type.
         let due = due.min(Instant::now() + Duration::from_millis(10));
         let message = tokio::select! {
             message = socket.stream.next(), if !broken => Some(message),
@@ -196,7 +196,7 @@ impl Terminal {
 
     fn receive(&mut self, text: &str) {
         if text.starts_with(r#"{"message": "Internal server error""#) {
-            // API Gateway's own word for an invocation that failed: what was in it is sent again.
+            // API Gateway's error frame for a failed invocation; its contents are sent again.
             self.refusals += 1;
             return;
         }

@@ -1,4 +1,4 @@
-//! Wrong input gets a clear answer and loses nothing.
+//! Invalid input gets a clear error and loses nothing.
 
 use serde_json::{Value, json};
 use shellbridge_protocol::bridge::{BridgeKeys, CONNECTION_ID_HEADER, MESSAGE_PATH};
@@ -11,7 +11,7 @@ use super::{
 const BRIDGE_SECRET: &str = "bridge-bridge-bridge-bridge-bridge";
 const JWT_SECRET: &str = "secret-secret-secret-secret-secret";
 
-/// Reads frames until one is of this type.
+/// Reads frames up to the first of this type.
 pub(crate) async fn frame(client: &mut Client, kind: &str) -> Value {
     loop {
         let frame = client.json().await;
@@ -36,7 +36,7 @@ pub(crate) fn now() -> i64 {
 }
 
 #[tokio::test]
-async fn frames_that_are_none_are_answered_and_the_connection_stays() {
+async fn invalid_frames_get_an_error_and_the_connection_stays() {
     let stack = stack().await;
     let session = Session::new(&stack).await;
     let mut client = stack.connect_with(&session.query()).await;
@@ -109,7 +109,7 @@ async fn a_handshake_is_refused_with_the_cause_s_status() {
 }
 
 #[tokio::test]
-async fn only_the_lambda_s_own_requests_are_taken_each_once_and_within_the_limit() {
+async fn only_requests_signed_by_the_lambda_are_accepted_once_and_in_size() {
     let stack = stack().await;
     let session = Session::new(&stack).await;
     let page = stack.page.clone().unwrap();
@@ -156,7 +156,7 @@ fn ping_for(body: &str, session: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_down_is_said_and_the_connection_stays() {
+async fn an_unavailable_backend_is_reported_and_the_connection_stays() {
     let stack = stack().await;
     let session = Session::new(&stack).await;
     let mut client = stack.connect_with(&session.query()).await;
@@ -164,7 +164,7 @@ async fn a_backend_that_is_down_is_said_and_the_connection_stays() {
     let backend = super::leaks::backend(&stack).await;
     let pid = rustix::process::Pid::from_raw(backend.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    // Twice: the connection is there after the first.
+    // Twice, to show that the first left the connection open.
     for _ in 0..2 {
         client.send(r#"{"type":"ping"}"#).await;
         let error = frame(&mut client, "error").await;
@@ -202,7 +202,7 @@ async fn commands_run_apart_from_the_shell_and_long_ones_are_answered_by_push() 
 }
 
 #[tokio::test]
-async fn two_viewers_see_the_same_and_one_that_may_only_watch_cannot_type() {
+async fn two_viewers_see_the_same_and_a_view_only_one_cannot_type() {
     let stack = stack().await;
     let session = Session::new(&stack).await;
     let url = format!("{}api/sessions/{}/share", stack.page.clone().unwrap(), session.id);
