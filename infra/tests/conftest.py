@@ -50,6 +50,12 @@ EVERYTHING = {
 }
 
 
+# A key of one's own decrypts nothing but what the two services for secrets hand out.
+VIA_SECRETS = {
+    "StringEquals": {"kms:ViaService": ["ssm.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"]}
+}
+
+
 def source(name: str) -> dict[str, Any]:
     """A template as it is written, in its long form."""
     return long(load(TEMPLATES[name].read_text()))

@@ -6,9 +6,10 @@ import json
 import re
 
 import pytest
-from conftest import BRIDGE, INFRA, JWT
+from conftest import BRIDGE, INFRA, JWT, VIA_SECRETS
 from evaluate import Evaluation
 from samtags import load, long
+from test_template import of_type, statements
 
 NAMES = ("backend-ecs-service", "backend-ecs-express", "backend-apprunner")
 CONFIG = (INFRA.parent / "crates/backend/src/config.rs").read_text()
@@ -37,6 +38,10 @@ def made(name, **more):
     template = long(load((INFRA / f"{name}.yaml").read_text()))
     network = NETWORK if name == "backend-ecs-service" else {}
     return Evaluation(template, {**COMMON, **network, **more})
+
+
+def roles(stack):
+    return of_type(stack.section("Resources"), "AWS::IAM::Role").values()
 
 
 def container(stack):
@@ -86,9 +91,7 @@ def test_no_iam_with_existing_roles(name):
 
 
 def test_it_may_push_to_its_own_stage_only(name):
-    resources = made(name).section("Resources")
-    roles = [item["Properties"] for item in resources.values() if item["Type"] == "AWS::IAM::Role"]
-    parts = [part for role in roles for policy in role.get("Policies", []) for part in policy["PolicyDocument"]["Statement"]]
+    parts = [part for role in roles(made(name)) for part in statements(role)]
     push = [part for part in parts if part["Action"] == "execute-api:ManageConnections"]
     arn = "arn:aws:execute-api:us-east-1:123456789012:api0000001/prod"
     assert [part["Resource"] for part in push] == [[f"{arn}/{verb}/@connections/*" for verb in ("POST", "GET", "DELETE")]]
@@ -97,6 +100,13 @@ def test_it_may_push_to_its_own_stage_only(name):
             assert part["Action"] == "ecr:GetAuthorizationToken"
         if re.match("ssm|secretsmanager", str(part["Action"])):
             assert part["Resource"] == [BRIDGE, JWT]
+
+
+def test_a_key_of_ones_own_decrypts_secrets_alone(name):
+    key = "arn:aws:kms:us-east-1:123456789012:key/k"
+    parts = [part for role in roles(made(name, SecretsKmsKeyArn=key)) for part in statements(role)]
+    (part,) = (part for part in parts if part["Action"] == "kms:Decrypt")
+    assert part["Resource"] == key and part["Condition"] == VIA_SECRETS
 
 
 def test_one_instance_and_a_health_check(name):
@@ -116,11 +126,94 @@ def test_one_instance_and_a_health_check(name):
         assert (scaling["MinSize"], scaling["MaxSize"]) == ("1", "1")
 
 
+def test_the_service_is_reached_through_its_load_balancer_alone():
+    resources = made("backend-ecs-service", ClientCidr="192.0.2.0/24").section("Resources")
+    groups = of_type(resources, "AWS::EC2::SecurityGroup")
+    rules = {name: [opened(rule) for rule in group["SecurityGroupIngress"]] for name, group in groups.items()}
+    assert rules == {
+        "LoadBalancerSecurityGroup": [("tcp", 443, 443, "192.0.2.0/24")],
+        "TaskSecurityGroup": [("tcp", 3001, 3001, "<LoadBalancerSecurityGroup>")],
+    }
+    assert not of_type(resources, "AWS::EC2::SecurityGroupIngress")
+    (egress,) = of_type(resources, "AWS::EC2::SecurityGroupEgress").values()
+    assert egress["GroupId"] == "<LoadBalancerSecurityGroup>" and opened(egress) == ("tcp", 3001, 3001, "<TaskSecurityGroup>")
+    (service,) = of_type(resources, "AWS::ECS::Service").values()
+    network = service["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert network["SecurityGroups"] == ["<TaskSecurityGroup>"]
+    (target,) = service["LoadBalancers"]
+    assert target == {"ContainerName": "backend", "ContainerPort": 3001, "TargetGroupArn": "<TargetGroup>"}
+
+
+def opened(rule):
+    sources = ("CidrIp", "CidrIpv6", "SourceSecurityGroupId", "SourcePrefixListId", "DestinationSecurityGroupId")
+    (source,) = (rule[name] for name in sources if name in rule)
+    return rule["IpProtocol"], rule["FromPort"], rule["ToPort"], source
+
+
+def test_the_service_waits_for_the_listener():
+    """ECS refuses a service whose target group no load balancer has yet; nothing in the service refers to the listener."""
+    resources = made("backend-ecs-service").section("Resources")
+    assert resources["Service"]["DependsOn"] == "Listener"
+    listener = resources["Listener"]["Properties"]
+    assert listener["DefaultActions"] == [{"Type": "forward", "TargetGroupArn": "<TargetGroup>"}]
+    assert (listener["Port"], listener["Protocol"]) == (443, "HTTPS")
+
+
+def test_a_stopping_task_may_end_its_sessions():
+    (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
+    (container,) = definition["ContainerDefinitions"]
+    sources = "".join(path.read_text() for path in (INFRA.parent / "crates/backend/src").rglob("*.rs"))
+    shutdown = int(re.search(r"const SHUTDOWN: Duration = Duration::from_secs\((\d+)\);", sources)[1])
+    assert container["StopTimeout"] > shutdown, "ECS would kill it while it ends sessions"
+
+
+@pytest.mark.parametrize("name", ["backend-ecs-service", "backend-ecs-express"])
+def test_the_log_goes_where_its_role_may_write(name):
+    stack = made(name)
+    resources = stack.section("Resources")
+    if name == "backend-ecs-service":
+        (definition,) = of_type(resources, "AWS::ECS::TaskDefinition").values()
+        (container,) = definition["ContainerDefinitions"]
+        group = container["LogConfiguration"]["Options"]["awslogs-group"]
+    else:
+        (service,) = of_type(resources, "AWS::ECS::ExpressGatewayService").values()
+        group = service["PrimaryContainer"]["AwsLogsConfiguration"]["LogGroup"]
+    assert group == "<LogGroup>"
+    assert stack.section("Outputs")["LogGroupName"]["Value"] == group
+    (part,) = (part for role in roles(stack) for part in statements(role) if part["Sid"] == "Log")
+    assert part["Resource"] == "<LogGroup.Arn>"
+    (log,) = of_type(resources, "AWS::Logs::LogGroup").values()
+    assert log == {"LogGroupName": "/shellbridge/shellbridge", "RetentionInDays": "30"}
+
+
+def test_a_push_to_the_registry_deploys_nothing():
+    (service,) = of_type(made("backend-apprunner").section("Resources"), "AWS::AppRunner::Service").values()
+    assert service["SourceConfiguration"]["AutoDeploymentsEnabled"] is False
+
+
 @pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])
 def test_the_address_of_ecs_express_has_its_scheme_once(endpoint):
     template = long(load((INFRA / "backend-ecs-express.yaml").read_text()))
     outputs = Evaluation(template, COMMON, {"Service.Endpoint": endpoint}).section("Outputs")
     assert outputs["Endpoint"]["Value"] == "https://x.ecs.us-east-1.on.aws"
+
+
+def stages():
+    """The stages of the Containerfile by name, each as its instructions, continued lines joined."""
+    text = re.sub(r"(?m)^#.*\n", "", (INFRA / "Containerfile").read_text()).replace("\\\n", " ")
+    parts = [part.strip().splitlines() for part in re.split(r"(?m)^FROM ", text)[1:]]
+    return {part[0].split(" AS ")[1]: part[1:] for part in parts}
+
+
+def test_the_image_has_the_page():
+    """A release build embeds the page, so it must be there before cargo runs; where it is not, the build still passes."""
+    page, build = stages()["page"], stages()["build"]
+    assert "WORKDIR /src/crates/web" in page and page[-1] == "RUN npm run build"
+    assert "WORKDIR /src" in build and '#[folder = "dist"]' in (INFRA.parent / "crates/web/src/lib.rs").read_text()
+    compiles = next(index for index, line in enumerate(build) if "cargo build --release" in line)
+    copied = build.index("COPY --from=page /src/crates/web/dist crates/web/dist")
+    assert build.index("COPY crates crates") < copied < compiles
+    assert "COPY --from=build /out/backend /usr/local/bin/" in stages()["backend"]
 
 
 def test_the_image_is_not_roots_and_is_the_stacks():
