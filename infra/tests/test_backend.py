@@ -9,7 +9,7 @@ import pytest
 from conftest import BRIDGE, INFRA, JWT, VIA_SECRETS
 from evaluate import Evaluation
 from samtags import load, long
-from test_template import of_type, statements
+from test_template import of_type, statements, watched
 
 NAMES = ("backend-ecs-service", "backend-ecs-express", "backend-apprunner")
 CONFIG = (INFRA.parent / "crates/backend/src/config.rs").read_text()
@@ -116,6 +116,7 @@ def test_one_instance_and_a_health_check(name):
     if name == "backend-ecs-service":
         service = resources["AWS::ECS::Service"]
         assert service["DesiredCount"] == 1
+        assert service["AvailabilityZoneRebalancing"] == "DISABLED", "it would move the one task, and end all sessions"
         deployment = service["DeploymentConfiguration"]
         assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == (0, 100)
     elif name == "backend-ecs-express":
@@ -184,6 +185,43 @@ def test_the_log_goes_where_its_role_may_write(name):
     assert part["Resource"] == "<LogGroup.Arn>"
     (log,) = of_type(resources, "AWS::Logs::LogGroup").values()
     assert log == {"LogGroupName": "/shellbridge/shellbridge", "RetentionInDays": "30"}
+
+
+ALARM = "AWS::CloudWatch::Alarm"
+TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
+
+
+@pytest.mark.parametrize("name", ["backend-ecs-service", "backend-ecs-express"])
+def test_no_running_task_is_an_alarm(name):
+    alarm = alarms(name)["NoTaskAlarm"]
+    cluster, service = ("<Cluster>", "<Service.Name>") if name == "backend-ecs-service" else ("default", "shellbridge")
+    dimensions = {"ClusterName": cluster, "ServiceName": service}
+    assert watched(alarm) == [("AWS/ECS", "CPUUtilization", dimensions, "SampleCount")]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    # ECS reports nothing of a service without running tasks (its Developer Guide, "Amazon ECS CloudWatch metrics").
+    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["Period"] * alarm["EvaluationPeriods"] == 300
+
+
+def test_an_unhealthy_target_is_an_alarm():
+    alarm = alarms("backend-ecs-service")["UnhealthyTargetAlarm"]
+    dimensions = {"LoadBalancer": "<LoadBalancer.LoadBalancerFullName>", "TargetGroup": "<TargetGroup.TargetGroupFullName>"}
+    assert watched(alarm) == [("AWS/ApplicationELB", "UnHealthyHostCount", dimensions, "Maximum")]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanOrEqualToThreshold", 1)
+    assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def alarms(name):
+    """All of a template's, told to say so to a topic, and to none unless told."""
+    assert not any("AlarmActions" in alarm for alarm in of_type(made(name).section("Resources"), ALARM).values())
+    found = of_type(made(name, AlarmTopicArn=TOPIC).section("Resources"), ALARM)
+    assert all(alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC] for alarm in found.values())
+    return found
+
+
+def test_the_cluster_has_no_paid_metrics():
+    (cluster,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::Cluster").values()
+    assert cluster["ClusterSettings"] == [{"Name": "containerInsights", "Value": "disabled"}]
 
 
 def test_a_push_to_the_registry_deploys_nothing():

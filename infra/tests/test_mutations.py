@@ -26,7 +26,7 @@ def alarms():
 
 
 def throttles():
-    test_template.test_the_stage_is_throttled("template")
+    test_template.test_the_stage_is_throttled_and_has_no_paid_metrics("template")
 
 
 def keys_of(name):
@@ -35,6 +35,10 @@ def keys_of(name):
 
 def log_of(name):
     return lambda: test_backend.test_the_log_goes_where_its_role_may_write(name.removesuffix(".yaml"))
+
+
+def no_task(name):
+    return lambda: test_backend.test_no_running_task_is_an_alarm(name.removesuffix(".yaml"))
 
 
 network = test_backend.test_the_service_is_reached_through_its_load_balancer_alone
@@ -105,6 +109,29 @@ MUTATIONS = {
     "log of Express removed": (
         EXPRESS, "        AwsLogsConfiguration:\n          LogGroup: !Ref LogGroup\n          LogStreamPrefix: backend\n", "",
         log_of(EXPRESS),
+    ),
+    "detailed metrics": (TEMPLATE, "DetailedMetricsEnabled: false", "DetailedMetricsEnabled: true", throttles),
+    "Container Insights": (
+        SERVICE, "containerInsights, Value: disabled", "containerInsights, Value: enabled",
+        test_backend.test_the_cluster_has_no_paid_metrics,
+    ),
+    "zones rebalanced": (
+        SERVICE, "      AvailabilityZoneRebalancing: DISABLED\n", "",
+        lambda: test_backend.test_one_instance_and_a_health_check("backend-ecs-service"),
+    ),
+    "no task, of another cluster": (
+        SERVICE, "{ Name: ClusterName, Value: !Ref Cluster }", "{ Name: ClusterName, Value: default }", no_task(SERVICE),
+    ),
+    "no task, and missing data is well": (
+        SERVICE, "TreatMissingData: breaching", "TreatMissingData: notBreaching", no_task(SERVICE),
+    ),
+    "no task, of another service of Express": (
+        EXPRESS, "{ Name: ServiceName, Value: !Ref AWS::StackName }", "{ Name: ServiceName, Value: backend }",
+        no_task(EXPRESS),
+    ),
+    "unhealthy targets of any group": (
+        SERVICE, "        - { Name: TargetGroup, Value: !GetAtt TargetGroup.TargetGroupFullName }\n", "",
+        test_backend.test_an_unhealthy_target_is_an_alarm,
     ),
     "App Runner deploys by itself": (
         APP_RUNNER, "AutoDeploymentsEnabled: false", "AutoDeploymentsEnabled: true",

@@ -171,12 +171,13 @@ def test_logs_end_and_hold_no_query_string(name):
     }
 
 
-def test_the_stage_is_throttled(name):
+def test_the_stage_is_throttled_and_has_no_paid_metrics(name):
     for given, rate, burst in (({}, "2000", "1000"), ({"ThrottleRate": "7", "ThrottleBurst": "5"}, "7", "5")):
         resources = made(name, **required(name), **given).section("Resources")
         (stage,) = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
         settings = stage["DefaultRouteSettings"]
         assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (rate, burst)
+        assert settings["DetailedMetricsEnabled"] is False, "paid for, and read by nothing"
 
 
 def test_no_access_logs_unless_asked_for():
