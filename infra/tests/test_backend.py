@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import yaml
 from conftest import BRIDGE, INFRA, JWT, VIA_SECRETS
 from evaluate import Evaluation
 from samtags import load, long
@@ -252,6 +253,22 @@ def test_the_image_has_the_page():
     copied = build.index("COPY --from=page /src/crates/web/dist crates/web/dist")
     assert build.index("COPY crates crates") < copied < compiles
     assert "COPY --from=build /out/backend /usr/local/bin/" in stages()["backend"]
+
+
+def test_the_image_starts_the_program_itself():
+    """An init in front would hold the secrets in its environment, where its user may read them."""
+    for stage, program in (("stack", "gateway"), ("backend", "backend")):
+        (entry,) = (line.removeprefix("ENTRYPOINT ") for line in stages()[stage] if line.startswith("ENTRYPOINT "))
+        assert json.loads(entry)[0] == program, stage
+
+
+def test_the_platform_starts_no_init_either():
+    (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
+    (container,) = definition["ContainerDefinitions"]
+    assert not container.get("LinuxParameters", {}).get("InitProcessEnabled")
+    assert not container.get("EntryPoint") and not container.get("Command")
+    for name, service in yaml.safe_load((INFRA / "compose.yaml").read_text())["services"].items():
+        assert not {"init", "entrypoint"} & set(service), name
 
 
 def test_the_image_is_not_roots_and_is_the_stacks():

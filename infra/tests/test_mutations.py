@@ -140,6 +140,22 @@ MUTATIONS = {
     "App Runner deploys by default": (
         APP_RUNNER, "        AutoDeploymentsEnabled: false\n", "", test_backend.test_a_push_to_the_registry_deploys_nothing,
     ),
+    "an init by ECS": (
+        SERVICE, "StopTimeout: 30", "StopTimeout: 30\n          LinuxParameters: { InitProcessEnabled: true }",
+        test_backend.test_the_platform_starts_no_init_either,
+    ),
+    "an init by Docker": (
+        "compose.yaml", "    image: shellbridge-backend\n", "    image: shellbridge-backend\n    init: true\n",
+        test_backend.test_the_platform_starts_no_init_either,
+    ),
+    "an init in the image": (
+        CONTAINERFILE, 'ENTRYPOINT ["backend"]', 'ENTRYPOINT ["tini", "--", "backend"]',
+        test_backend.test_the_image_starts_the_program_itself,
+    ),
+    "a shell in front of the stand-in": (
+        CONTAINERFILE, 'ENTRYPOINT ["gateway", ', 'ENTRYPOINT ["sh", "-c", "gateway", ',
+        test_backend.test_the_image_starts_the_program_itself,
+    ),
     "page not copied": (
         CONTAINERFILE, "COPY --from=page /src/crates/web/dist crates/web/dist\n", "",
         test_backend.test_the_image_has_the_page,
