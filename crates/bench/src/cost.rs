@@ -388,16 +388,13 @@ fn print(costs: &[Cost]) {
     println!("What is metered: here | in the original design\n");
     let head = ["", "messages", "calls", "reads", "log kB", "out kB"];
     let other = ["| messages", "calls", "reads", "log kB", "out kB"];
-    print_table(&[&head[..], &other].concat().iter().map(ToString::to_string).collect::<Vec<_>>(), &used);
+    print_table(&owned(&[&head, &other]), &used);
 
     println!("\nMillionths of a dollar by service: here | in the original design\n");
     let head = ["", "API Gateway", "Lambda", "DynamoDB", "logs", "balancer", "out", "all"];
     let other = ["| API Gateway", "Lambda", "DynamoDB", "logs", "balancer", "out", "all"];
     let ratios = ["ratio", "but out", "target"];
-    print_table(
-        &[&head[..], &other, &ratios].concat().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        &paid,
-    );
+    print_table(&owned(&[&head, &other, &ratios]), &paid);
 
     println!("\n{}", formula());
     println!(
@@ -415,6 +412,10 @@ fn print(costs: &[Cost]) {
         "the original has the function's architecture and log lines of ours; targets are of all but the bytes out, which are \
          the shell's own"
     );
+}
+
+fn owned(heads: &[&[&str]]) -> Vec<String> {
+    heads.concat().into_iter().map(str::to_owned).collect()
 }
 
 fn metered(usage: &Usage) -> [String; 5] {
