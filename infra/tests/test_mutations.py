@@ -88,8 +88,8 @@ MUTATIONS = {
         SERVICE, "SourceSecurityGroupId: !Ref LoadBalancerSecurityGroup", "CidrIp: 0.0.0.0/0", network,
     ),
     "task security group with a second rule": (
-        SERVICE, "      # Users' shells are behind it too",
-        "        - { Description: x, IpProtocol: tcp, FromPort: 22, ToPort: 22, CidrIp: 0.0.0.0/0 }\n      # Users'", network,
+        SERVICE, "      # Also applies to users' shells",
+        "        - { Description: x, IpProtocol: tcp, FromPort: 22, ToPort: 22, CidrIp: 0.0.0.0/0 }\n      # Also", network,
     ),
     "task security group with more ports": (
         SERVICE, "FromPort: 3001\n          ToPort: 3001", "FromPort: 0\n          ToPort: 3001", network,

@@ -325,8 +325,8 @@ def test_the_dead_backend_alarm_knows_every_failure():
         ({"JwksUrl": "https://id.example.org/jwks"}, "exactly one"),
         ({"JwtSecretArn": ""}, "exactly one"),
         ({"JwtSecretArn": BRIDGE}, "must differ"),
-        ({"CustomDomainName": "ws.example.org"}, "needs CertificateArn"),
-        ({"DefaultEndpoint": "disabled"}, "there must be a CustomDomainName"),
+        ({"CustomDomainName": "ws.example.org"}, "requires CertificateArn"),
+        ({"DefaultEndpoint": "disabled"}, "requires CustomDomainName"),
     ],
 )
 def test_rules(name, more, complaint):
