@@ -13,6 +13,9 @@ PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin websocket-
 # Deploying: which sections of samconfig.toml count (`default` is the dev stack, or `prod`), and what they say.
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
+# Always by its absolute path: by itself SAM reads and saves samconfig.toml beside the template it is given.
+OF_API = --config-file '$(CURDIR)/samconfig.toml' --config-env $(ENVIRONMENT)
+OF_BACKEND = $(OF_API)-backend
 STACK := $(VENV)/bin/python infra/stack.py
 saved = $(shell [ ! -x $(VENV)/bin/sam ] || $(STACK) saved $(1) $(2))
 ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
@@ -112,7 +115,7 @@ soak: page ## Test the main promise at SOAK=10 times its size: 200,000 keys and 
 
 function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function for deployment with `sam build` (ARCH=x86_64 for Intel).
 	@! command -v rustup >/dev/null || rustup -q target add $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
-	$(SAM) build --config-env $(ENVIRONMENT) --parameter-overrides Architecture=$(ARCH)
+	$(SAM) build $(OF_API) --parameter-overrides Architecture=$(ARCH)
 
 test-function: ## Test that build on this machine, with recorded events and under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
@@ -124,21 +127,21 @@ test-function: ## Test that build on this machine, with recorded events and unde
 	cargo test --workspace --test whole every_byte_arrives_once | some
 
 deploy: function ## Deploy API, function and table; asks for everything the first time. ENVIRONMENT=prod for the other stack.
-	$(SAM) deploy --config-env $(ENVIRONMENT) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
+	$(SAM) deploy $(OF_API) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
 
 deploy-backend: $(VENV)/bin/sam ## Deploy the backend's image. The first time BACKEND=ecs-service, ecs-express or apprunner.
-	$(SAM) list stack-outputs --config-env $(ENVIRONMENT) --output json | $(STACK) backend $(ENVIRONMENT) $(BACKEND)
-	$(SAM) deploy --config-env $(ENVIRONMENT)-backend $(if $(call saved,$(ENVIRONMENT)-backend,Image),,--guided)
+	$(SAM) list stack-outputs $(OF_API) --output json | $(STACK) backend $(ENVIRONMENT) $(BACKEND)
+	$(SAM) deploy $(OF_BACKEND) $(if $(call saved,$(ENVIRONMENT)-backend,Image),,--guided)
 
 url: $(VENV)/bin/sam ## Say what clients connect to.
-	@$(SAM) list stack-outputs --config-env $(ENVIRONMENT) --output json | $(STACK) output WebSocketUrl
+	@$(SAM) list stack-outputs $(OF_API) --output json | $(STACK) output WebSocketUrl
 
 logs: $(VENV)/bin/sam ## Follow the function's log.
-	$(SAM) logs --config-env $(ENVIRONMENT)
+	$(SAM) logs $(OF_API)
 
 destroy: $(VENV)/bin/sam ## Delete both stacks, after asking. The table stays.
-	$(SAM) delete --config-env $(ENVIRONMENT)-backend
-	$(SAM) delete --config-env $(ENVIRONMENT)
+	$(SAM) delete $(OF_BACKEND)
+	$(SAM) delete $(OF_API)
 
 bundle: bucket function ## For the console: function.zip, to be put into BUCKET, and the templates that take it from there.
 	$(STACK) bundle $(BUCKET)

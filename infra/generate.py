@@ -1,10 +1,9 @@
-"""Makes of the templates what follows from them: `python infra/generate.py`; `--check` only says whether it is current.
+"""Generates files derived from the templates: `python infra/generate.py`; `--check` only reports whether they are current.
 
-- template-existing-role.yaml has no IAM resource at all, for accounts whose policies refuse a template for
-  mentioning one.
-- template-long-form.yaml has plain ApiGatewayV2 resources, for regions whose SAM transform does not know
-  AWS::Serverless::WebSocketApi yet.
-- iam/*.json are the policies of the roles in the templates, for an admin who makes the roles by hand.
+- template-existing-role.yaml has no IAM resources, for accounts whose policies reject templates that mention any.
+- template-long-form.yaml has plain ApiGatewayV2 resources, for regions whose SAM transform lacks
+  AWS::Serverless::WebSocketApi.
+- iam/*.json are the policies of the roles in the templates, for administrators who create the roles by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SOURCE = INFRA.parent / "template.yaml"
 
 
 def walk(value: Any):
-    """Every part of `value`."""
+    """Yields `value` and everything in it."""
     yield value
     inner = value.value if isinstance(value, Tag) else value
     if isinstance(value, Tag):
@@ -37,7 +36,7 @@ def walk(value: Any):
 
 
 def decide(value: Any, known: dict[str, bool]) -> Any:
-    """`value` with the conditions in `known` decided."""
+    """Returns `value` with the conditions in `known` resolved."""
     if isinstance(value, Tag):
         if value.name == "If" and value.value[0] in known:
             return decide(value.value[1 if known[value.value[0]] else 2], known)
@@ -50,7 +49,7 @@ def decide(value: Any, known: dict[str, bool]) -> Any:
 
 
 def names_in(value: Any, tags: set[str]) -> set[str]:
-    """What short tags named `tags` refer to."""
+    """Returns the names that short tags named `tags` refer to."""
     found = set()
     for part in walk(value):
         if isinstance(part, Tag) and part.name in tags:
@@ -63,9 +62,9 @@ def names_in(value: Any, tags: set[str]) -> set[str]:
 
 
 def existing_role(template: dict[str, Any]) -> dict[str, Any]:
-    """Without anything that the role would be made of."""
+    """Returns the template without IAM resources and what depends on them."""
     roles = {name for name, resource in template["Resources"].items() if resource["Type"].startswith("AWS::IAM::")}
-    # What else exists only together with a role.
+    # Resources that exist only together with a role.
     gone = {"CreateRole", *(template["Resources"][name]["Condition"] for name in roles)}
     resources = {
         name: resource for name, resource in template["Resources"].items() if resource.get("Condition") not in gone
@@ -74,19 +73,19 @@ def existing_role(template: dict[str, Any]) -> dict[str, Any]:
     result["Description"] += " - with an existing role"
     role = result["Parameters"]["ExistingRoleArn"]
     del role["Default"]
-    role["Description"] = "Role for the function (infra/iam/function-policy.json)"
+    role["Description"] = "Existing role for the function (infra/iam/function-policy.json)"
     role["AllowedPattern"] = role["AllowedPattern"].replace("^(", "^").replace(")?$", "$")
     role["ConstraintDescription"] = "must be the ARN of a role"
     logs = result["Parameters"]["AccessLogs"]
     logs["AllowedValues"] = [value for value in logs["AllowedValues"] if value != "enabled-with-account-role"]
-    logs["Description"] = "Enabled needs a CloudWatch role in the region's API Gateway settings"
+    logs["Description"] = "Enabled requires a CloudWatch role in the region's API Gateway settings"
     result["Conditions"] = {name: value for name, value in result["Conditions"].items() if name not in gone}
     prune(result)
     return result
 
 
 def prune(template: dict[str, Any]) -> None:
-    """Drops conditions and parameters that nothing asks for any more."""
+    """Drops unused conditions and parameters."""
     conditions = template["Conditions"]
     while True:
         used = names_in(template, {"If", "Condition"})
@@ -106,7 +105,7 @@ def prune(template: dict[str, Any]) -> None:
 
 
 def long_form(template: dict[str, Any]) -> dict[str, Any]:
-    """With the WebSocket API spelt out; the function stays SAM's, so that `sam build` builds it."""
+    """Returns the template with the WebSocket API spelt out. The function stays SAM's, so that `sam build` builds it."""
     (name,) = (n for n, r in template["Resources"].items() if r["Type"] == "AWS::Serverless::WebSocketApi")
     api = template["Resources"][name]["Properties"]
     resources: dict[str, Any] = {}
@@ -181,7 +180,7 @@ def long_form(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def rename(value: Any, old: str, new: str) -> Any:
-    """`value` with references to `old` made to `new`."""
+    """Returns `value` with references to `old` renamed to `new`."""
     if isinstance(value, Tag):
         return Tag(value.name, new if value.name == "Ref" and value.value == old else rename(value.value, old, new))
     if isinstance(value, dict):
@@ -192,7 +191,7 @@ def rename(value: Any, old: str, new: str) -> Any:
 
 
 def moved(template: dict[str, Any]) -> dict[str, Any]:
-    """With the paths that are right one directory further down."""
+    """Adjusts relative paths for a template in a subdirectory."""
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = f"../{resource['Properties']['CodeUri']}"
@@ -202,7 +201,7 @@ def moved(template: dict[str, Any]) -> dict[str, Any]:
     return template
 
 
-# Role by role: the template, the role in it, the files, and what else a policy may need by its condition.
+# Template, role in it, name of its files, and optional statements by their condition.
 ROLES = [
     ("../template.yaml", "HandlerRole", "function", {"HasSecretsKey": "kms", "InVpc": "vpc"}),
     ("../template.yaml", "AccountRole", "account-logs", {}),
@@ -212,9 +211,9 @@ ROLES = [
     ("backend-apprunner.yaml", "InstanceRole", "backend-apprunner", {"HasSecretsKey": "kms"}),
     ("backend-apprunner.yaml", "AccessRole", "backend-apprunner-access", {}),
 ]
-# Conditions that policies are written for: an admin leaves out what is not used.
+# Conditions assumed to hold in the policies: administrators leave out what they do not use.
 ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken"}
-# What is written in place of what CloudFormation fills in; iam/fill.py puts values there.
+# Placeholders for what CloudFormation would fill in; iam/fill.py replaces them.
 PLACES = {
     "AWS::AccountId": "${ACCOUNT_ID}",
     "AWS::Partition": "${PARTITION}",
@@ -236,7 +235,7 @@ PLACES = {
 
 
 class _Assuming(Evaluation):
-    """Takes the conditions in `true` to hold, and no others."""
+    """Evaluates exactly the conditions in `true` as true."""
 
     true: frozenset[str]
 
@@ -245,7 +244,7 @@ class _Assuming(Evaluation):
 
 
 def policies() -> dict[Path, str]:
-    """The text of each file in iam/ that a role is made from."""
+    """Returns the text of each generated file in iam/."""
     texts = {}
     for path, role, name, optional in ROLES:
         template = long(load((INFRA / path).read_text()))
@@ -270,11 +269,11 @@ def policies() -> dict[Path, str]:
 
 
 def generated() -> dict[Path, str]:
-    """The text of each generated file."""
+    """Returns the text of each generated file."""
     texts = {}
     for path, make in (("template-existing-role.yaml", existing_role), ("template-long-form.yaml", long_form)):
         text = dump(short(moved(make(load(SOURCE.read_text())))))
-        texts[INFRA / path] = f"# Made of ../template.yaml by generate.py, where its comments are. Not to be edited.\n{text}"
+        texts[INFRA / path] = f"# Generated from ../template.yaml by generate.py. Do not edit; comments are in the source.\n{text}"
     return texts | policies()
 
 

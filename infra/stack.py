@@ -32,7 +32,7 @@ OF_OUTPUTS = {
 # Parameters that both have. Roles are not among them.
 SHARED = (
     "JwtSecretArn", "JwtPublicKey", "JwksUrl", "JwtIssuer", "JwtAudience", "SecretsKmsKeyArn", "PermissionsBoundaryArn",
-    "LogRetentionDays",
+    "LogRetentionDays", "AlarmTopicArn",
 )
 
 

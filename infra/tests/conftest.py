@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
@@ -48,6 +50,12 @@ EVERYTHING = {
 }
 
 
+# A key of one's own decrypts nothing but what the two services for secrets hand out.
+VIA_SECRETS = {
+    "StringEquals": {"kms:ViaService": ["ssm.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"]}
+}
+
+
 def source(name: str) -> dict[str, Any]:
     """A template as it is written, in its long form."""
     return long(load(TEMPLATES[name].read_text()))
@@ -77,6 +85,19 @@ def made(name: str, **parameters: Any) -> Evaluation:
 def name(request: pytest.FixtureRequest) -> str:
     """Each of the three forms of the API's template."""
     return request.param
+
+
+@pytest.fixture
+def client():
+    """Makes clients of a moto server of its own."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # moto keeps its state for the whole process.
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
+    session = boto3.Session("key", "secret", region_name="us-east-1")
+    yield lambda service: session.client(service, endpoint_url=f"http://{host}:{port}")
+    server.stop()
 
 
 def required(name: str) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import json
 import re
 
 import pytest
-from conftest import BRIDGE, INFRA, JWT
+import yaml
+from conftest import BRIDGE, INFRA, JWT, VIA_SECRETS
 from evaluate import Evaluation
 from samtags import load, long
+from test_template import of_type, statements, watched
 
 NAMES = ("backend-ecs-service", "backend-ecs-express", "backend-apprunner")
 CONFIG = (INFRA.parent / "crates/backend/src/config.rs").read_text()
@@ -37,6 +39,10 @@ def made(name, **more):
     template = long(load((INFRA / f"{name}.yaml").read_text()))
     network = NETWORK if name == "backend-ecs-service" else {}
     return Evaluation(template, {**COMMON, **network, **more})
+
+
+def roles(stack):
+    return of_type(stack.section("Resources"), "AWS::IAM::Role").values()
 
 
 def container(stack):
@@ -86,9 +92,7 @@ def test_no_iam_with_existing_roles(name):
 
 
 def test_it_may_push_to_its_own_stage_only(name):
-    resources = made(name).section("Resources")
-    roles = [item["Properties"] for item in resources.values() if item["Type"] == "AWS::IAM::Role"]
-    parts = [part for role in roles for policy in role.get("Policies", []) for part in policy["PolicyDocument"]["Statement"]]
+    parts = [part for role in roles(made(name)) for part in statements(role)]
     push = [part for part in parts if part["Action"] == "execute-api:ManageConnections"]
     arn = "arn:aws:execute-api:us-east-1:123456789012:api0000001/prod"
     assert [part["Resource"] for part in push] == [[f"{arn}/{verb}/@connections/*" for verb in ("POST", "GET", "DELETE")]]
@@ -99,6 +103,13 @@ def test_it_may_push_to_its_own_stage_only(name):
             assert part["Resource"] == [BRIDGE, JWT]
 
 
+def test_a_key_of_ones_own_decrypts_secrets_alone(name):
+    key = "arn:aws:kms:us-east-1:123456789012:key/k"
+    parts = [part for role in roles(made(name, SecretsKmsKeyArn=key)) for part in statements(role)]
+    (part,) = (part for part in parts if part["Action"] == "kms:Decrypt")
+    assert part["Resource"] == key and part["Condition"] == VIA_SECRETS
+
+
 def test_one_instance_and_a_health_check(name):
     text = json.dumps(made(name).section("Resources"))
     assert '"/health"' in text
@@ -106,6 +117,7 @@ def test_one_instance_and_a_health_check(name):
     if name == "backend-ecs-service":
         service = resources["AWS::ECS::Service"]
         assert service["DesiredCount"] == 1
+        assert service["AvailabilityZoneRebalancing"] == "DISABLED", "it would move the one task, and end all sessions"
         deployment = service["DeploymentConfiguration"]
         assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == (0, 100)
     elif name == "backend-ecs-express":
@@ -124,11 +136,147 @@ def test_the_load_balancer_gives_idle_connections_up_before_the_backend_does():
     assert int(idle) < int(kept)
 
 
+def test_the_service_is_reached_through_its_load_balancer_alone():
+    resources = made("backend-ecs-service", ClientCidr="192.0.2.0/24").section("Resources")
+    groups = of_type(resources, "AWS::EC2::SecurityGroup")
+    rules = {name: [opened(rule) for rule in group["SecurityGroupIngress"]] for name, group in groups.items()}
+    assert rules == {
+        "LoadBalancerSecurityGroup": [("tcp", 443, 443, "192.0.2.0/24")],
+        "TaskSecurityGroup": [("tcp", 3001, 3001, "<LoadBalancerSecurityGroup>")],
+    }
+    assert not of_type(resources, "AWS::EC2::SecurityGroupIngress")
+    (egress,) = of_type(resources, "AWS::EC2::SecurityGroupEgress").values()
+    assert egress["GroupId"] == "<LoadBalancerSecurityGroup>" and opened(egress) == ("tcp", 3001, 3001, "<TaskSecurityGroup>")
+    (service,) = of_type(resources, "AWS::ECS::Service").values()
+    network = service["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert network["SecurityGroups"] == ["<TaskSecurityGroup>"]
+    (target,) = service["LoadBalancers"]
+    assert target == {"ContainerName": "backend", "ContainerPort": 3001, "TargetGroupArn": "<TargetGroup>"}
+
+
+def opened(rule):
+    sources = ("CidrIp", "CidrIpv6", "SourceSecurityGroupId", "SourcePrefixListId", "DestinationSecurityGroupId")
+    (source,) = (rule[name] for name in sources if name in rule)
+    return rule["IpProtocol"], rule["FromPort"], rule["ToPort"], source
+
+
+def test_the_service_waits_for_the_listener():
+    """ECS refuses a service whose target group no load balancer has yet; nothing in the service refers to the listener."""
+    resources = made("backend-ecs-service").section("Resources")
+    assert resources["Service"]["DependsOn"] == "Listener"
+    listener = resources["Listener"]["Properties"]
+    assert listener["DefaultActions"] == [{"Type": "forward", "TargetGroupArn": "<TargetGroup>"}]
+    assert (listener["Port"], listener["Protocol"]) == (443, "HTTPS")
+
+
+def test_a_stopping_task_may_end_its_sessions():
+    (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
+    (container,) = definition["ContainerDefinitions"]
+    sources = "".join(path.read_text() for path in (INFRA.parent / "crates/backend/src").rglob("*.rs"))
+    shutdown = int(re.search(r"const SHUTDOWN: Duration = Duration::from_secs\((\d+)\);", sources)[1])
+    assert container["StopTimeout"] > shutdown, "ECS would kill it while it ends sessions"
+
+
+@pytest.mark.parametrize("name", ["backend-ecs-service", "backend-ecs-express"])
+def test_the_log_goes_where_its_role_may_write(name):
+    stack = made(name)
+    resources = stack.section("Resources")
+    if name == "backend-ecs-service":
+        (definition,) = of_type(resources, "AWS::ECS::TaskDefinition").values()
+        (container,) = definition["ContainerDefinitions"]
+        group = container["LogConfiguration"]["Options"]["awslogs-group"]
+    else:
+        (service,) = of_type(resources, "AWS::ECS::ExpressGatewayService").values()
+        group = service["PrimaryContainer"]["AwsLogsConfiguration"]["LogGroup"]
+    assert group == "<LogGroup>"
+    assert stack.section("Outputs")["LogGroupName"]["Value"] == group
+    (part,) = (part for role in roles(stack) for part in statements(role) if part["Sid"] == "Log")
+    assert part["Resource"] == "<LogGroup.Arn>"
+    (log,) = of_type(resources, "AWS::Logs::LogGroup").values()
+    assert log == {"LogGroupName": "/shellbridge/shellbridge", "RetentionInDays": "30"}
+
+
+ALARM = "AWS::CloudWatch::Alarm"
+TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
+
+
+@pytest.mark.parametrize("name", ["backend-ecs-service", "backend-ecs-express"])
+def test_no_running_task_is_an_alarm(name):
+    alarm = alarms(name)["NoTaskAlarm"]
+    cluster, service = ("<Cluster>", "<Service.Name>") if name == "backend-ecs-service" else ("default", "shellbridge")
+    dimensions = {"ClusterName": cluster, "ServiceName": service}
+    assert watched(alarm) == [("AWS/ECS", "CPUUtilization", dimensions, "SampleCount")]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    # ECS reports nothing of a service without running tasks (its Developer Guide, "Amazon ECS CloudWatch metrics").
+    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["Period"] * alarm["EvaluationPeriods"] == 300
+
+
+def test_an_unhealthy_target_is_an_alarm():
+    alarm = alarms("backend-ecs-service")["UnhealthyTargetAlarm"]
+    dimensions = {"LoadBalancer": "<LoadBalancer.LoadBalancerFullName>", "TargetGroup": "<TargetGroup.TargetGroupFullName>"}
+    assert watched(alarm) == [("AWS/ApplicationELB", "UnHealthyHostCount", dimensions, "Maximum")]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanOrEqualToThreshold", 1)
+    assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def alarms(name):
+    """All of a template's, told to say so to a topic, and to none unless told."""
+    assert not any("AlarmActions" in alarm for alarm in of_type(made(name).section("Resources"), ALARM).values())
+    found = of_type(made(name, AlarmTopicArn=TOPIC).section("Resources"), ALARM)
+    assert all(alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC] for alarm in found.values())
+    return found
+
+
+def test_the_cluster_has_no_paid_metrics():
+    (cluster,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::Cluster").values()
+    assert cluster["ClusterSettings"] == [{"Name": "containerInsights", "Value": "disabled"}]
+
+
+def test_a_push_to_the_registry_deploys_nothing():
+    (service,) = of_type(made("backend-apprunner").section("Resources"), "AWS::AppRunner::Service").values()
+    assert service["SourceConfiguration"]["AutoDeploymentsEnabled"] is False
+
+
 @pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])
 def test_the_address_of_ecs_express_has_its_scheme_once(endpoint):
     template = long(load((INFRA / "backend-ecs-express.yaml").read_text()))
     outputs = Evaluation(template, COMMON, {"Service.Endpoint": endpoint}).section("Outputs")
     assert outputs["Endpoint"]["Value"] == "https://x.ecs.us-east-1.on.aws"
+
+
+def stages():
+    """The stages of the Containerfile by name, each as its instructions, continued lines joined."""
+    text = re.sub(r"(?m)^#.*\n", "", (INFRA / "Containerfile").read_text()).replace("\\\n", " ")
+    parts = [part.strip().splitlines() for part in re.split(r"(?m)^FROM ", text)[1:]]
+    return {part[0].split(" AS ")[1]: part[1:] for part in parts}
+
+
+def test_the_image_has_the_page():
+    """A release build embeds the page, so it must be there before cargo runs; where it is not, the build still passes."""
+    page, build = stages()["page"], stages()["build"]
+    assert "WORKDIR /src/crates/web" in page and page[-1] == "RUN npm run build"
+    assert "WORKDIR /src" in build and '#[folder = "dist"]' in (INFRA.parent / "crates/web/src/lib.rs").read_text()
+    compiles = next(index for index, line in enumerate(build) if "cargo build --release" in line)
+    copied = build.index("COPY --from=page /src/crates/web/dist crates/web/dist")
+    assert build.index("COPY crates crates") < copied < compiles
+    assert "COPY --from=build /out/backend /usr/local/bin/" in stages()["backend"]
+
+
+def test_the_image_starts_the_program_itself():
+    """An init in front would hold the secrets in its environment, where its user may read them."""
+    for stage, program in (("stack", "gateway"), ("backend", "backend")):
+        (entry,) = (line.removeprefix("ENTRYPOINT ") for line in stages()[stage] if line.startswith("ENTRYPOINT "))
+        assert json.loads(entry)[0] == program, stage
+
+
+def test_the_platform_starts_no_init_either():
+    (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
+    (container,) = definition["ContainerDefinitions"]
+    assert not container.get("LinuxParameters", {}).get("InitProcessEnabled")
+    assert not container.get("EntryPoint") and not container.get("Command")
+    for name, service in yaml.safe_load((INFRA / "compose.yaml").read_text())["services"].items():
+        assert not {"init", "entrypoint"} & set(service), name
 
 
 def test_the_image_is_not_roots_and_is_the_stacks():

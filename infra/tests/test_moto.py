@@ -9,31 +9,16 @@ from __future__ import annotations
 import io
 import json
 import re
-import urllib.request
 import zipfile
 
-import boto3
 import pytest
 from conftest import GIVEN, INFRA, ROLE, required, translated
 from evaluate import Evaluation
 from moto.cloudformation.parsing import resource_class_from_type
-from moto.server import ThreadedMotoServer
 
 # Nothing here makes these; moto also passes over the TTL, encryption and recovery of a table, and serves no WebSocket.
 NOT_MADE = {"AWS::CloudWatch::Alarm", "AWS::Logs::MetricFilter"}
 BY_CALLS = {f"AWS::ApiGatewayV2::{kind}" for kind in ("Api", "Integration", "Route", "Stage")}
-
-
-@pytest.fixture
-def client():
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    # moto keeps what it has for the whole process.
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
-    session = boto3.Session("key", "secret", region_name="us-east-1")
-    yield lambda service: session.client(service, endpoint_url=f"http://{host}:{port}")
-    server.stop()
 
 
 def camel(properties, shape):

@@ -7,7 +7,7 @@ import re
 
 import generate
 import pytest
-from conftest import BRIDGE, EVERYTHING, GIVEN, JWT, ROLE, TEMPLATES, made, required, source, translated
+from conftest import BRIDGE, EVERYTHING, GIVEN, JWT, ROLE, TEMPLATES, VIA_SECRETS, made, required, source, translated
 
 ROUTES = {"$connect", "$disconnect", "$default"}
 ARN = "arn:aws:execute-api:us-east-1:123456789012:api0000001/prod"
@@ -83,6 +83,7 @@ def test_further_rights_only_when_asked_for():
     assert all(role["PermissionsBoundary"] == EVERYTHING["PermissionsBoundaryArn"] for role in roles.values())
     by_sid = {part["Sid"]: part for part in statements(roles["HandlerRole"])}
     assert by_sid["SecretsKey"]["Resource"] == EVERYTHING["SecretsKmsKeyArn"]
+    assert by_sid["SecretsKey"]["Condition"] == VIA_SECRETS
     assert {sid for sid, part in by_sid.items() if "*" in listed(part["Resource"])} == {
         "NetworkInterfaces",
         "NotByTheFunctionItself",
@@ -170,6 +171,15 @@ def test_logs_end_and_hold_no_query_string(name):
     }
 
 
+def test_the_stage_is_throttled_and_has_no_paid_metrics(name):
+    for given, rate, burst in (({}, "2000", "1000"), ({"ThrottleRate": "7", "ThrottleBurst": "5"}, "7", "5")):
+        resources = made(name, **required(name), **given).section("Resources")
+        (stage,) = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
+        settings = stage["DefaultRouteSettings"]
+        assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (rate, burst)
+        assert settings["DetailedMetricsEnabled"] is False, "paid for, and read by nothing"
+
+
 def test_no_access_logs_unless_asked_for():
     """API Gateway refuses the stage where the account has no CloudWatch role."""
     resources = made("template", **GIVEN).section("Resources")
@@ -237,34 +247,65 @@ def test_outputs_say_what_the_backend_must_be_told(name):
     assert outputs["BackendPushResource"]["Value"].startswith(ARN)
 
 
+FUNCTION = {"FunctionName": "<Handler>"}
+STAGE = {"ApiId": "api0000001", "Stage": "prod"}
+OWN = "Shellbridge/shellbridge"
+# What each alarm watches, by namespace, metric, dimensions and statistic: a wrong one is never in alarm.
+ALARMS = {
+    "ServerErrorAlarm": [
+        (OWN, "Refusals", {"Route": "$connect"}, "Sum"),
+        ("AWS/ApiGateway", "IntegrationError", STAGE, "Sum"),
+        ("AWS/ApiGateway", "ExecutionError", STAGE, "Sum"),
+    ],
+    "HandlerErrorAlarm": [("AWS/Lambda", "Errors", FUNCTION, "Sum")],
+    "ThrottleAlarm": [("AWS/Lambda", "Throttles", FUNCTION, "Sum")],
+    "LatencyAlarm": [("AWS/Lambda", "Duration", FUNCTION, "p99")],
+    "RefusedConnectAlarm": [(OWN, "Refusals", {"Route": "$connect"}, "Sum")],
+    "DeadBackendAlarm": [(OWN, "BackendFailures", {}, "Sum")],
+}
+
+
+def watched(alarm):
+    """The metrics that an alarm is about, in its own or in `Metrics`."""
+    parts = [part["MetricStat"] for part in alarm.get("Metrics", []) if "MetricStat" in part]
+    found = [(part["Metric"], part["Stat"]) for part in parts]
+    found = found or [(alarm, alarm.get("Statistic", alarm.get("ExtendedStatistic")))]
+    return [
+        (metric["Namespace"], metric["MetricName"], dimensions(metric), statistic) for metric, statistic in found
+    ]
+
+
+def dimensions(metric):
+    return {item["Name"]: item["Value"] for item in metric.get("Dimensions", [])}
+
+
 def test_alarms_and_dashboard(name):
     parameters = required(name) | {"AlarmTopicArn": EVERYTHING["AlarmTopicArn"]}
     resources = made(name, **parameters).section("Resources")
     alarms = of_type(resources, "AWS::CloudWatch::Alarm")
-    assert set(alarms) == {
-        "ServerErrorAlarm", "HandlerErrorAlarm", "ThrottleAlarm", "LatencyAlarm", "RefusedConnectAlarm", "DeadBackendAlarm",
-    }
+    assert {key: watched(alarm) for key, alarm in alarms.items()} == ALARMS
     for alarm in alarms.values():
-        assert alarm["AlarmActions"] == [EVERYTHING["AlarmTopicArn"]] and alarm["AlarmDescription"]
+        assert alarm["AlarmActions"] == alarm["OKActions"] == [EVERYTHING["AlarmTopicArn"]] and alarm["AlarmDescription"]
+        assert alarm["TreatMissingData"] == "notBreaching", "nothing is counted while nobody types"
+        assert alarm["ComparisonOperator"].startswith("GreaterThan")
     (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard").values()
     assert len(json.loads(dashboard["DashboardBody"])["widgets"]) == 9
     # Every metric of ours is looked for where this stack's function writes it, and by a name that it writes.
     (function,) = of_type(resources, "AWS::Lambda::Function").values()
     namespace = function["Environment"]["Variables"]["METRICS_NAMESPACE"]
-    assert namespace == "Shellbridge/shellbridge"
-    ours = [alarm for alarm in alarms.values() if alarm.get("Namespace", "").startswith("Shellbridge")]
-    assert {alarm["Namespace"] for alarm in ours} == {namespace} and len(ours) == 2
+    assert namespace == OWN
+    (filtered,) = of_type(resources, "AWS::Logs::MetricFilter").values()
+    (transformation,) = filtered["MetricTransformations"]
+    assert filtered["LogGroupName"] == "<HandlerLogGroup>" and transformation["MetricValue"] == "1"
+    assert (transformation["MetricNamespace"], transformation["MetricName"]) == ALARMS["DeadBackendAlarm"][0][:2]
     assert set(re.findall(r'"(Shellbridge[^"]*)"', dashboard["DashboardBody"])) == {namespace}
     metrics = (TEMPLATES["template"].parent / "crates/lambda/src/metrics.rs").read_text()
     for metric in ["Refusals", "BackendMs", "PushMs", "Frames", "BytesIn", "BytesOut"]:
         field = re.sub("(?<=[a-z])(?=[A-Z])", "_", metric).lower()
         assert f'"{metric}"' in dashboard["DashboardBody"]
         assert re.search(rf"\b({field}:|{metric}\()", metrics), metric
-    assert alarms["RefusedConnectAlarm"]["MetricName"] == "Refusals"
     errors = {metric["Id"]: metric for metric in alarms["ServerErrorAlarm"]["Metrics"]}
     assert errors["errors"]["Expression"].endswith("- FILL(refusals, 0)")
-    assert errors["refusals"]["MetricStat"]["Metric"]["MetricName"] == "Refusals"
-    assert alarms["RefusedConnectAlarm"]["Dimensions"] == [{"Name": "Route", "Value": "$connect"}]
 
 
 def test_the_dead_backend_alarm_knows_every_failure():
@@ -284,8 +325,8 @@ def test_the_dead_backend_alarm_knows_every_failure():
         ({"JwksUrl": "https://id.example.org/jwks"}, "exactly one"),
         ({"JwtSecretArn": ""}, "exactly one"),
         ({"JwtSecretArn": BRIDGE}, "must differ"),
-        ({"CustomDomainName": "ws.example.org"}, "needs CertificateArn"),
-        ({"DefaultEndpoint": "disabled"}, "there must be a CustomDomainName"),
+        ({"CustomDomainName": "ws.example.org"}, "requires CertificateArn"),
+        ({"DefaultEndpoint": "disabled"}, "requires CustomDomainName"),
     ],
 )
 def test_rules(name, more, complaint):

@@ -7,6 +7,7 @@
 //! a frame waits on AWS besides (`price.rs`) it waits here, on that clock.
 
 mod line;
+mod month;
 mod price;
 
 use std::{fmt::Write as _, path::Path, time::Duration};
@@ -91,7 +92,7 @@ impl Activity {
         }
     }
 
-    /// The share of the original's dollars that it may cost (issue 8).
+    /// The share of the original's dollars that it may cost (issue 8), bytes out apart.
     const fn target(self) -> Option<f64> {
         match self {
             Self::Typing | Self::Idle => Some(0.8),
@@ -204,7 +205,7 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
     let waits = Duration::from_secs_f64(price::FRAME_WAITS_MS / 1e3) / SPEED;
     stack.set_faults(&json!({ "delayMs": u64::try_from(waits.as_millis())? })).await?;
     let target = Target::local(&stack)?;
-    let before = look(&stack).await?;
+    let before = look(&stack, 0).await?;
     let session = target.session(SHELL).await?;
     let mut through = Line::through(&session).await?;
     let mut bare = Line::bare(SHELL, home)?;
@@ -217,33 +218,34 @@ pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
                 // Whatever the shell says first is nobody's.
                 settle(&mut through).await?;
                 settle(&mut bare).await?;
-                last = look(&stack).await?;
+                last = look(&stack, through.received()).await?;
             }
             Activity::Idle => {
                 // What the function still gathered is not of this.
                 through.speed(1);
                 through.ping(0, PING_APART).await?;
-                last = look(&stack).await?;
+                last = look(&stack, through.received()).await?;
             }
             _ => {}
         }
         activity.play(&mut through, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
-        let now = look(&stack).await?;
+        let now = look(&stack, through.received()).await?;
         let counted = now.since(&last, activity);
         last = now;
-        let chunks = bare.chunks();
+        let (chunks, output) = (bare.chunks(), bare.received());
         let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
-        let chunks = bare.chunks() - chunks;
-        let original = Usage::original(frames, chunks, activity.minutes());
+        let (chunks, output) = (bare.chunks() - chunks, bare.received() - output);
         let ours = |times| Usage::ours(&counted.times(times), activity.minutes());
         let (ours, in_hour) = match activity {
             // Where something happens every few minutes, clients ping as often as the original's.
             Activity::Idle => (ours(PINGS), ours(ORIGINAL_PINGS)),
             _ => (ours(1), ours(1)),
         };
+        let original = Usage::original(frames, chunks, output, in_hour.log, activity.minutes());
         costs.push(Cost { activity, ours, in_hour, original });
     }
     print(&costs);
+    month::print();
     Ok(())
 }
 
@@ -291,6 +293,7 @@ struct Look {
     writes: u64,
     log: u64,
     log_lines: u64,
+    out: u64,
 }
 
 impl Look {
@@ -306,15 +309,17 @@ impl Look {
             writes: self.writes - before.writes,
             log: log * log_lines / played.max(1),
             log_lines,
+            out: self.out - before.out,
         }
     }
 }
 
-async fn look(stack: &Stack) -> anyhow::Result<Look> {
-    at_rest(async || look_once(stack).await).await
+/// Once nothing happens any more. `out` are the bytes that the client has received, which nobody else counts.
+async fn look(stack: &Stack, out: u64) -> anyhow::Result<Look> {
+    at_rest(async || look_once(stack, out).await).await
 }
 
-async fn look_once(stack: &Stack) -> anyhow::Result<Look> {
+async fn look_once(stack: &Stack, out: u64) -> anyhow::Result<Look> {
     let state = stack.state().await?;
     let at = |path: &str| state.pointer(path).and_then(Value::as_u64).unwrap_or_default();
     let sum = |path: &str| {
@@ -332,6 +337,7 @@ async fn look_once(stack: &Stack) -> anyhow::Result<Look> {
         writes: at("/dynamodb/PutItem") + at("/dynamodb/DeleteItem"),
         log: lines().map(|line| line.len() as u64 + 1).sum(),
         log_lines: lines().count() as u64,
+        out,
     })
 }
 
@@ -356,58 +362,39 @@ struct Cost {
 }
 
 fn print(costs: &[Cost]) {
-    let micro = |dollars: f64| format!("{:.1}", dollars * 1e6);
     let mut hour = (Usage::default(), Usage::default());
-    let mut lines = Vec::new();
-    let mut line = |name: &str, target: Option<f64>, ours: &Usage, original: &Usage| {
-        let ratio = ours.dollars() / original.dollars();
+    let mut used = Vec::new();
+    let mut paid = Vec::new();
+    let mut add = |name: &str, target: Option<f64>, ours: &Usage, original: &Usage| {
+        used.push(
+            std::iter::once(name.to_owned()).chain([ours, original].into_iter().flat_map(metered)).collect(),
+        );
+        let but_out = ours.dollars_but_out() / original.dollars_but_out();
         let verdict = target.map_or(String::new(), |target| {
-            format!("≤ {target:.2} {}", if ratio <= target { "met" } else { "NOT MET" })
+            format!("≤ {target:.2} {}", if but_out <= target { "met" } else { "NOT MET" })
         });
-        let mut cells = vec![name.to_owned()];
-        for usage in [ours, original] {
-            cells.extend([usage.messages, usage.requests, usage.reads].map(|count| format!("{count:.0}")));
-            cells.push(format!("{:.0}", usage.log / 1e3));
-            cells.push(micro(usage.dollars()));
-        }
-        cells.extend([format!("{ratio:.2}"), verdict]);
-        lines.push(cells);
+        let ratios =
+            [format!("{:.2}", ours.dollars() / original.dollars()), format!("{but_out:.2}"), verdict];
+        let dollars = [ours, original].into_iter().flat_map(micro_dollars);
+        paid.push(std::iter::once(name.to_owned()).chain(dollars).chain(ratios).collect());
     };
     for Cost { activity, ours, in_hour, original } in costs {
-        line(activity.name(), activity.target(), ours, original);
+        add(activity.name(), activity.target(), ours, original);
         hour.0 += *in_hour;
         hour.1 += *original;
     }
-    line("session-hour", None, &hour.0, &hour.1);
-    let head = [
-        "",
-        "messages",
-        "calls",
-        "reads",
-        "log kB",
-        "µ$",
-        "| messages",
-        "calls",
-        "reads",
-        "log kB",
-        "µ$",
-        "ratio",
-        "target",
-    ];
-    println!("What is metered, and millionths of a dollar: here | in the original design\n");
-    print_table(&head.map(str::to_owned), &lines);
+    add("session-hour", None, &hour.0, &hour.1);
+
+    println!("What is metered: here | in the original design\n");
+    let head = ["", "messages", "calls", "reads", "log kB", "out kB"];
+    let other = ["| messages", "calls", "reads", "log kB", "out kB"];
+    print_table(&owned(&[&head, &other]), &used);
 
     println!("\nMillionths of a dollar by service: here | in the original design\n");
-    let head =
-        ["", "API Gateway", "Lambda", "DynamoDB", "logs", "| API Gateway", "Lambda", "DynamoDB", "logs"];
-    let by_service = |name: &str, ours: &Usage, original: &Usage| {
-        let cells = ours.by_service().into_iter().chain(original.by_service()).map(micro);
-        std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>()
-    };
-    let mut lines: Vec<_> =
-        costs.iter().map(|cost| by_service(cost.activity.name(), &cost.ours, &cost.original)).collect();
-    lines.push(by_service("session-hour", &hour.0, &hour.1));
-    print_table(&head.map(str::to_owned), &lines);
+    let head = ["", "API Gateway", "Lambda", "DynamoDB", "logs", "balancer", "out", "all"];
+    let other = ["| API Gateway", "Lambda", "DynamoDB", "logs", "balancer", "out", "all"];
+    let ratios = ["ratio", "but out", "target"];
+    print_table(&owned(&[&head, &other, &ratios]), &paid);
 
     println!("\n{}", formula());
     println!(
@@ -421,7 +408,23 @@ fn print(costs: &[Cost]) {
         "the idle line has {PINGS} pings here (one in 30 s, after five quiet minutes one in 60 s) and {ORIGINAL_PINGS} in the \
          original design; the session-hour, in which something happens every minute, {ORIGINAL_PINGS} in both"
     );
-    println!("not counted, as it is the same in both: the backend, and bytes out to the internet");
+    println!(
+        "the original has the function's architecture and log lines of ours; targets are of all but the bytes out, which are \
+         the shell's own"
+    );
+}
+
+fn owned(heads: &[&[&str]]) -> Vec<String> {
+    heads.concat().into_iter().map(str::to_owned).collect()
+}
+
+fn metered(usage: &Usage) -> [String; 5] {
+    [usage.messages, usage.requests, usage.reads, usage.log / 1e3, usage.out / 1e3]
+        .map(|count| format!("{count:.0}"))
+}
+
+fn micro_dollars(usage: &Usage) -> impl Iterator<Item = String> {
+    usage.by_service().into_iter().chain([usage.dollars()]).map(|dollars| format!("{:.1}", dollars * 1e6))
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub(super) struct Through {
     socket: Socket,
     clock: Clock,
     seen: Vec<u8>,
+    received: u64,
 }
 
 /// See [`Line::Bare`].
@@ -50,6 +51,7 @@ pub(super) struct Bare {
     clock: Clock,
     seen: Vec<u8>,
     chunks: u64,
+    received: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +76,7 @@ impl Line {
     pub(super) async fn through(session: &Session) -> anyhow::Result<Self> {
         let socket = Socket::connect(&session.url, session.insecure).await?;
         let client = Client::new("cost-cost-cost-cost", 80, 24);
-        let mut line = Through { client, socket, clock: Clock::start(), seen: Vec::new() };
+        let mut line = Through { client, socket, clock: Clock::start(), seen: Vec::new(), received: 0 };
         line.client.connected(line.clock.now());
         while !line.client.is_attached() {
             line.step(line.clock.now() + DEADLINE).await?;
@@ -94,7 +96,7 @@ impl Line {
             .kill_on_drop(true)
             .spawn(pts)?;
         let clock = Clock::start();
-        Ok(Self::Bare(Box::new(Bare { pty, _child: child, clock, seen: Vec::new(), chunks: 0 })))
+        Ok(Self::Bare(Box::new(Bare { pty, _child: child, clock, seen: Vec::new(), chunks: 0, received: 0 })))
     }
 
     /// From now on a second here is `speed` seconds of the person's.
@@ -111,6 +113,14 @@ impl Line {
         match self {
             Self::Through(_) => 0,
             Self::Bare(line) => line.chunks,
+        }
+    }
+
+    /// Bytes so far: of frames through the stack, of output from a PTY.
+    pub(super) fn received(&self) -> u64 {
+        match self {
+            Self::Through(line) => line.received,
+            Self::Bare(line) => line.received,
         }
     }
 
@@ -213,7 +223,9 @@ impl Through {
         let due = self.client.deadline().map_or(until, |due| due.min(until));
         let real = due.saturating_sub(self.clock.now()) / self.clock.speed;
         let Ok(text) = timeout(real, self.socket.text()).await else { return Ok(None) };
-        let event = self.client.receive(serde_json::from_str(&text?)?, self.clock.now());
+        let text = text?;
+        self.received += text.len() as u64;
+        let event = self.client.receive(serde_json::from_str(&text)?, self.clock.now());
         self.seen.extend(self.client.take_output());
         match event {
             Event::Other(ServerFrame::Error(error)) => bail!("{:?}: {}", error.code, error.message),
@@ -233,6 +245,7 @@ impl Bare {
         let Ok(read) = timeout(real, self.pty.read(&mut buffer)).await else { return Ok(()) };
         let read = read.context("the shell ended")?;
         self.chunks += 1;
+        self.received += read as u64;
         self.seen.extend(buffer.get(..read).unwrap_or_default());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What AWS charges, for what, and what two designs use of it. us-east-1, on demand, first tier, without the free tier.
 
-/// Date at which the prices below were looked up.
+/// Date at which the prices here and in `month.rs` were looked up: in stored copies of AWS's pages and, where those leave the
+/// figure to a script, in what others wrote of them in 2026. Not checked against a bill.
 pub(super) const PRICES_OF: &str = "us-east-1, on demand, first tier, as of November 2026";
 
 /// API Gateway, WebSocket: a message of up to 32 KiB, either way. <https://aws.amazon.com/api-gateway/pricing/>
@@ -11,14 +12,19 @@ const CONNECTION_MINUTE: f64 = 0.25 / 1e6;
 const REQUEST: f64 = 0.20 / 1e6;
 /// Lambda on arm64, which `template.yaml` asks for: a GB-second, billed in steps of 1 ms. Same page.
 const GB_SECOND_ARM: f64 = 0.000_013_333_4;
-/// Lambda on `x86_64`, which a function is made for unless it says otherwise. Same page.
-const GB_SECOND_X86: f64 = 0.000_016_666_7;
 /// `DynamoDB`: a read request unit, a consistent read of up to 4 KB. <https://aws.amazon.com/dynamodb/pricing/on-demand/>
 const READ_UNIT: f64 = 0.125 / 1e6;
 /// `DynamoDB`: a write request unit, up to 1 KB. Same page.
 const WRITE_UNIT: f64 = 0.625 / 1e6;
 /// `CloudWatch` Logs: a GB taken in, standard class, also from Lambda. <https://aws.amazon.com/cloudwatch/pricing/>
 const LOG_GB: f64 = 0.50;
+/// A GB from API Gateway out to the internet; the first 100 GB of an account's month are free.
+/// <https://aws.amazon.com/ec2/pricing/on-demand/>, "Data Transfer"
+const OUT_GB: f64 = 0.09;
+/// Application Load Balancer: an hour of one capacity unit, of which a GB is the dimension that counts here (25 new
+/// connections or 1,000 rules a second, or 3,000 connections at once, are far away).
+/// <https://aws.amazon.com/elasticloadbalancing/pricing/>
+const LCU_HOUR: f64 = 0.008;
 
 /// Memory of the function in GB: `MemorySize` of `template.yaml`.
 const OUR_MEMORY: f64 = 256.0 / 1024.0;
@@ -42,15 +48,12 @@ pub(super) const FRAME_WAITS_MS: f64 = NET_BACKEND_MS + NET_PUSH_MS;
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>)
 const ADDED_LOG: &str = r#","level":"INFO","timestamp":"2026-11-20T12:00:00.000Z""#;
 
-/// Bytes of `START`, `END` and `REPORT`, which Lambda writes for each invocation unless `LoggingConfig` says otherwise
-/// (<https://docs.aws.amazon.com/lambda/latest/operatorguide/log-structure.html>), and ours does: the three lines with a
-/// request id and figures of usual length. The original's own lines are not known, and count nothing.
-const PLATFORM_LOG: &str = concat!(
-    "START RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95 Version: $LATEST\n",
-    "END RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95\n",
-    "REPORT RequestId: 8f507cfc-0000-4697-b07a-ac58fc914c95\tDuration: 12.34 ms\tBilled Duration: 13 ms\t",
-    "Memory Size: 256 MB\tMax Memory Used: 24 MB\t\n",
-);
+/// Bytes of a frame's call of the backend, request and answer with their heads and TLS, through the load balancer: a guess
+/// on the high side, the same for both designs. Output passes it by, from the backend to `@connections`.
+const BALANCED: f64 = 2_000.0;
+/// Bytes around a chunk of output or an answer in the original: `{"type":"output","data":""}`, the least that a frame can
+/// have; what JSON must escape counts as it is.
+const ORIGINAL_ENVELOPE: f64 = 27.0;
 
 /// What an activity used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -69,6 +72,8 @@ pub(super) struct Usage {
     pub(super) writes: f64,
     /// Bytes of logs.
     pub(super) log: f64,
+    /// Bytes of messages to clients.
+    pub(super) out: f64,
 }
 
 /// What was counted of our own design.
@@ -90,6 +95,8 @@ pub(super) struct Counted {
     pub(super) log: u64,
     /// ... in so many lines.
     pub(super) log_lines: u64,
+    /// Bytes of the frames that the client received.
+    pub(super) out: u64,
 }
 
 impl Counted {
@@ -104,6 +111,7 @@ impl Counted {
             writes: self.writes * times,
             log: self.log * times,
             log_lines: self.log_lines * times,
+            out: self.out * times,
         }
     }
 }
@@ -125,38 +133,48 @@ impl Usage {
             // The index on `sessionId` is written with the table.
             writes: counted.writes as f64 * 2.0,
             log: (counted.log + counted.log_lines * ADDED_LOG.len() as u64) as f64,
+            out: counted.out as f64,
         }
     }
 
     /// Of the original design, in the words of issue 8: for each frame of the client one `DynamoDB` read, one backend
-    /// call and one push; a frame for each chunk of output.
-    pub(super) fn original(frames: u64, chunks: u64, minutes: f64) -> Self {
+    /// call and one push; a frame for each chunk of output. `output` are the bytes of all chunks. What does not belong to
+    /// the design is as here: the function on arm64, and `log`, the bytes that ours writes for the same work.
+    pub(super) fn original(frames: u64, chunks: u64, output: u64, log: f64, minutes: f64) -> Self {
         let (frames, chunks) = (frames as f64, chunks as f64);
         let took = (ORIGINAL_FRAME_MS + NET_BACKEND_MS + NET_PUSH_MS + NET_DYNAMODB_MS).ceil();
         Self {
             messages: 2.0 * frames + chunks,
             minutes,
             requests: frames,
-            compute: frames * took / 1e3 * ORIGINAL_MEMORY * GB_SECOND_X86,
+            compute: frames * took / 1e3 * ORIGINAL_MEMORY * GB_SECOND_ARM,
             reads: frames,
             writes: 0.0,
-            log: frames * PLATFORM_LOG.len() as f64,
+            log,
+            out: output as f64 + (frames + chunks) * ORIGINAL_ENVELOPE,
         }
     }
 
-    /// By service: API Gateway, Lambda, `DynamoDB`, logs.
-    pub(super) fn by_service(&self) -> [f64; 4] {
+    /// By service: API Gateway, Lambda, `DynamoDB`, logs, load balancer, bytes out.
+    pub(super) fn by_service(&self) -> [f64; 6] {
         [
             self.messages * MESSAGE + self.minutes * CONNECTION_MINUTE,
             self.requests * REQUEST + self.compute,
             self.reads * READ_UNIT + self.writes * WRITE_UNIT,
             self.log / 1e9 * LOG_GB,
+            self.requests * BALANCED / 1e9 * LCU_HOUR,
+            self.out / 1e9 * OUT_GB,
         ]
     }
 
     /// All of it.
     pub(super) fn dollars(&self) -> f64 {
         self.by_service().iter().sum()
+    }
+
+    /// All but the bytes out, of which most are the shell's own: what a design decides, and what targets are for.
+    pub(super) fn dollars_but_out(&self) -> f64 {
+        self.by_service().iter().take(5).sum()
     }
 }
 
@@ -169,6 +187,7 @@ impl std::ops::AddAssign for Usage {
         self.reads += other.reads;
         self.writes += other.writes;
         self.log += other.log;
+        self.out += other.out;
     }
 }
 
@@ -176,7 +195,8 @@ impl std::ops::AddAssign for Usage {
 pub(super) fn formula() -> String {
     format!(
         "dollars = messages × {:.2}/M + connection minutes × {:.2}/M + requests × {:.2}/M + GB-s × {GB_SECOND_ARM} \
-         + reads × {:.3}/M + writes × {:.3}/M + log GB × {LOG_GB:.2}\n({PRICES_OF}; waits on AWS beyond those measured \
+         + reads × {:.3}/M + writes × {:.3}/M + log GB × {LOG_GB:.2} + GB out × {OUT_GB:.2} + GB through the load balancer \
+         × {LCU_HOUR}\n({PRICES_OF}; waits on AWS beyond those measured \
          here: backend {NET_BACKEND_MS} ms, DynamoDB {NET_DYNAMODB_MS} ms, push {NET_PUSH_MS} ms)",
         MESSAGE * 1e6,
         CONNECTION_MINUTE * 1e6,
@@ -198,12 +218,23 @@ mod tests {
 
     #[test]
     fn an_idle_hour_of_the_original_is_its_pings_and_its_connection() {
-        let idle = Usage::original(120, 0, 60.0);
-        let [gateway, lambda, dynamodb, log] = idle.by_service();
+        let idle = Usage::original(120, 0, 0, 6_000.0, 60.0);
+        let [gateway, lambda, dynamodb, log, balancer, out] = idle.by_service();
         assert!(near(gateway, 240e-6 + 60.0 * 0.25e-6));
-        assert!(near(lambda, 120.0 * (0.2e-6 + 0.016 * 0.25 * GB_SECOND_X86)));
+        assert!(near(lambda, 120.0 * (0.2e-6 + 0.016 * 0.25 * 0.000_013_333_4)));
         assert!(near(dynamodb, 120.0 * 0.125e-6));
-        assert!(near(log, 120.0 * PLATFORM_LOG.len() as f64 * 0.5e-9));
+        assert!(near(log, 6_000.0 * 0.5e-9));
+        assert!(near(balancer, 120.0 * 2_000.0 * 0.008e-9));
+        assert!(near(out, 120.0 * 27.0 * 0.09e-9));
+    }
+
+    #[test]
+    fn a_gigabyte_of_output_is_paid_for_once_on_its_way_out() {
+        let counted = Counted { out: 1_000_000_000, ..Counted::default() };
+        let ours = Usage::ours(&counted, 0.0);
+        assert!(near(ours.dollars(), 0.09));
+        assert!(ours.dollars_but_out().abs() < 1e-12);
+        assert!(near(Usage::original(0, 1, 1_000_000_000, 0.0, 0.0).by_service()[5], 0.09));
     }
 
     #[test]
