@@ -1,4 +1,4 @@
-"""Works out what CloudFormation makes of a template: parameters, conditions and the functions used here."""
+"""Evaluates a template as CloudFormation would: parameters, conditions and the intrinsic functions used here."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Evaluation:
             raise KeyError(f"no such parameters: {sorted(unknown)}")
 
     def condition(self, name: str) -> bool:
-        """Whether a named condition holds."""
+        """Evaluates a named condition."""
         return self._holds(self.template["Conditions"][name])
 
     def rules(self) -> list[str]:
-        """What the template's rules say against the parameters."""
+        """Returns the descriptions of violated rules."""
         return [
             assertion["AssertDescription"]
             for rule in self.template.get("Rules", {}).values()
@@ -51,7 +51,7 @@ class Evaluation:
         ]
 
     def section(self, name: str) -> dict[str, Any]:
-        """`Resources` or `Outputs` as they are made: without those whose condition does not hold."""
+        """Returns `Resources` or `Outputs` evaluated, without those whose condition is false."""
         return {
             key: self.value({k: v for k, v in item.items() if k != "Condition"})
             for key, item in self.template[name].items()
@@ -59,7 +59,7 @@ class Evaluation:
         }
 
     def value(self, value: Any) -> Any:
-        """`value` with everything worked out."""
+        """Evaluates `value`."""
         result = self._value(value)
         return None if result is _GONE else result
 

@@ -1,18 +1,18 @@
 #!/bin/bash
-# Checks everything in template.yaml, samconfig.toml and infra/, offline and without credentials.
-# Usage: infra/lint.sh VENV, where VENV has what infra/requirements.txt lists.
+# Lints template.yaml, samconfig.toml and infra/, offline and without credentials.
+# Usage: infra/lint.sh VENV, a virtual environment with infra/requirements.txt installed.
 set -u
 usage="usage: infra/lint.sh VENV"
 bin=$(cd "${1:?$usage}/bin" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
-# Nothing of the caller's account: a finding must not depend on who looks.
+# Ignore the caller's AWS account: findings must not depend on it.
 unset AWS_PROFILE AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
 export AWS_DEFAULT_REGION=us-east-1 AWS_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 export SAM_CLI_TELEMETRY=0 SAM_CLI_CHECK_VERSION=0
 
 failed=0
-check() { # what, command…: one line if it passes, all it printed if it does not.
+check() { # what, command…: prints one line on success, the whole output on failure.
     local what=$1 output
     shift
     if output=$("$@" 2>&1); then

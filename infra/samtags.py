@@ -17,7 +17,7 @@ class Tag:
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves dates alone: `2012-10-17` is a version."""
+    """Does not parse dates: `2012-10-17` is a version."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -64,17 +64,17 @@ _Dumper.add_representer(str, _represent_str)
 
 
 def load(text: str) -> Any:
-    """The template in `text`, its short tags as `Tag`."""
+    """Parses a template, with short tags as `Tag`."""
     return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
 
 
 def dump(template: Any) -> str:
-    """The text of a template."""
+    """Formats a template."""
     return yaml.dump(template, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 def long(value: Any) -> Any:
-    """The same with the long forms that every tool understands (`{"Ref": …}`)."""
+    """Converts short tags to the long form that every tool understands (`{"Ref": …}`)."""
     if isinstance(value, Tag):
         inner = long(value.value)
         if value.name in ("Ref", "Condition"):
@@ -90,7 +90,7 @@ def long(value: Any) -> Any:
 
 
 def short(value: Any) -> Any:
-    """Undoes `long`."""
+    """Inverse of `long`."""
     if isinstance(value, dict):
         if len(value) == 1:
             ((key, inner),) = value.items()

@@ -1,4 +1,4 @@
-"""Scans the templates and the Containerfile with checkov and holds the findings against policy-exceptions.txt."""
+"""Scans the templates and the Containerfile with checkov and compares the findings with policy-exceptions.txt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TEMPLATES = [INFRA.parent / "template.yaml", *sorted(INFRA.glob("template-*.yaml
 
 
 def exceptions() -> dict[tuple[str, str], str]:
-    """Why a check may fail on a resource."""
+    """Returns the reason of each exception by check and resource."""
     lines = (INFRA / "policy-exceptions.txt").read_text().splitlines()
     fields = [line.split(maxsplit=2) for line in lines if line and not line.startswith("#")]
     return {(check, resource): why for check, resource, why in fields}
 
 
 def scan(framework: str, files: list[Path]) -> tuple[int, list[tuple[str, str, str, str]]]:
-    """How many checks passed, and file, check, resource and words of those that did not."""
+    """Returns the number of passed checks, and file, check, resource and name of each failed one."""
     command = [str(Path(sys.executable).parent / "checkov"), "--framework", framework, "--output", "json", "--quiet"]
     command += ["--skip-download", "--soft-fail", "--file", *map(str, files)]
     environment = {**os.environ, "BC_SKIP_MAPPING": "TRUE", "CHECKOV_RUN_SCA_PACKAGE_SCAN_V2": "false", "LOG_LEVEL": "ERROR"}
@@ -31,11 +31,11 @@ def scan(framework: str, files: list[Path]) -> tuple[int, list[tuple[str, str, s
     try:
         report = json.loads(run.stdout)
     except json.JSONDecodeError:
-        sys.exit(f"checkov gave no report:\n{run.stdout}{run.stderr}")
+        sys.exit(f"checkov produced no report:\n{run.stdout}{run.stderr}")
     report = report[0] if isinstance(report, list) else report
     summary = report["summary"]
     if summary["parsing_errors"] or not summary["passed"]:
-        sys.exit(f"checkov read nothing, or not all: {summary}")
+        sys.exit(f"checkov could not parse every file: {summary}")
     failed = report["results"]["failed_checks"]
     return summary["passed"], [
         (Path(item["file_path"]).name, item["check_id"], item["resource"], item["check_name"]) for item in failed
@@ -45,7 +45,7 @@ def scan(framework: str, files: list[Path]) -> tuple[int, list[tuple[str, str, s
 def main() -> int:
     passed, findings = scan("cloudformation", TEMPLATES)
     with tempfile.TemporaryDirectory() as directory:
-        # checkov knows the file by this name only.
+        # checkov recognises only this file name.
         containerfile = Path(directory) / "Dockerfile"
         shutil.copy(INFRA / "Containerfile", containerfile)
         more, further = scan("dockerfile", [containerfile])
@@ -59,7 +59,7 @@ def main() -> int:
             print(f"{file}: {check} {resource}: {words}")
     for check, resource in allowed.keys() - used:
         bad += 1
-        print(f"policy-exceptions.txt: nothing needs {check} {resource} any more")
+        print(f"policy-exceptions.txt: unused exception {check} {resource}")
     print(f"checkov: {passed + more} checks passed, {len(used)} exceptions, {bad} findings")
     return 1 if bad else 0
 

@@ -1,11 +1,11 @@
-"""What make asks about a deployment.
+"""Helpers of the Makefile for deployments.
 
-    stack.py saved ENV PARAMETER            its value as samconfig.toml has it, or nothing
-    stack.py output NAME < OUTPUTS          one output of a stack
-    stack.py backend ENV [KIND] < OUTPUTS   writes into samconfig.toml what the backend is to know of the API's stack
-    stack.py bundle BUCKET                  writes .aws-sam/bundle: what the console needs, with the code in that bucket
+    stack.py saved ENV PARAMETER            prints its value in samconfig.toml, if any
+    stack.py output NAME < OUTPUTS          prints one output of a stack
+    stack.py backend ENV [KIND] < OUTPUTS   copies outputs and parameters of the API's stack to the backend's in samconfig.toml
+    stack.py bundle BUCKET                  writes .aws-sam/bundle: code and templates for the console, with the code in BUCKET
 
-OUTPUTS is what `sam list stack-outputs --output json` prints.
+OUTPUTS is the output of `sam list stack-outputs --output json`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tomlkit
 from samtags import dump, load
 
 ROOT = Path(__file__).resolve().parents[1]
-# Parameter of the backend's templates: output of the API's stack.
+# Parameter of the backend's templates -> output of the API's stack.
 OF_OUTPUTS = {
     "ApiId": "ApiId",
     "StageName": "Stage",
@@ -29,7 +29,7 @@ OF_OUTPUTS = {
     "AllowedOrigins": "BackendAllowedOrigins",
     "BridgeSecretArn": "BackendBridgeSecretArn",
 }
-# Parameters that both have. Roles are not among them.
+# Parameters with the same value in both stacks. Roles differ.
 SHARED = (
     "JwtSecretArn", "JwtPublicKey", "JwksUrl", "JwtIssuer", "JwtAudience", "SecretsKmsKeyArn", "PermissionsBoundaryArn",
     "LogRetentionDays", "AlarmTopicArn",
@@ -37,26 +37,26 @@ SHARED = (
 
 
 def parameters(config: dict, environment: str) -> dict[str, str]:
-    """The parameters of an environment: a list as written by hand, or one line as `sam deploy --guided` writes it."""
+    """Returns the parameters of an environment, from a list written by hand or the line that `sam deploy --guided` saves."""
     overrides = config.get(environment, {}).get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
     pairs = shlex.split(overrides) if isinstance(overrides, str) else [shlex.split(pair)[0] for pair in overrides]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def line(values: dict[str, str]) -> str:
-    """Parameters as one line that SAM reads."""
+    """Formats parameters as the line that SAM reads."""
     return " ".join(f'{name}="{value}"' for name, value in values.items())
 
 
 def outputs(text: str) -> dict[str, str]:
-    """Outputs by name. SAM prints none when it fails, and has said why by then."""
+    """Returns outputs by name. SAM prints nothing on stdout if it failed, having reported the error."""
     if not text.strip():
         sys.exit(1)
     return {item["OutputKey"]: item["OutputValue"] for item in json.loads(text)}
 
 
-def tell_backend(config: dict, environment: str, kind: str | None, given: dict[str, str]) -> None:
-    """Fills in `ENV-backend`; what is there already and not the API's to say stays."""
+def configure_backend(config: dict, environment: str, kind: str | None, given: dict[str, str]) -> None:
+    """Fills in `ENV-backend` from the API's stack, keeping all other parameters."""
     section = config[f"{environment}-backend"]["deploy"]["parameters"]
     api = parameters(config, environment)
     values = parameters(config, f"{environment}-backend")
@@ -68,17 +68,17 @@ def tell_backend(config: dict, environment: str, kind: str | None, given: dict[s
 
 
 def bundle(bucket: str, build: Path, to: Path) -> None:
-    """The built function as a zip, and templates that take it from the bucket."""
+    """Writes the built function as a zip, and templates that load it from the bucket."""
     to.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(to / "function.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        # Deployed as it lies there: without the execute bit Lambda cannot start it.
+        # Lambda runs it as packed, so it needs the execute bit.
         entry = zipfile.ZipInfo("bootstrap")
         entry.external_attr = 0o755 << 16
         entry.compress_type = zipfile.ZIP_DEFLATED
         archive.writestr(entry, (build / "Handler" / "bootstrap").read_bytes())
     for source in (ROOT / "template.yaml", *sorted((ROOT / "infra").glob("template-*.yaml"))):
         template = load(source.read_text())
-        # Its paths are of no use there.
+        # Its paths do not exist in the bundle.
         del template["Metadata"]["AWS::ServerlessRepo::Application"]
         template["Resources"]["Handler"]["Properties"]["CodeUri"] = f"s3://{bucket}/function.zip"
         (to / source.name).write_text(dump(template))
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
             print(outputs(sys.stdin.read())[name])
         case ["backend", environment, *kind]:
             config = tomlkit.parse(path.read_text())
-            tell_backend(config, environment, *(kind or [None]), outputs(sys.stdin.read()))
+            configure_backend(config, environment, *(kind or [None]), outputs(sys.stdin.read()))
             path.write_text(tomlkit.dumps(config))
         case ["bundle", bucket]:
             bundle(bucket, Path(".aws-sam/build"), Path(".aws-sam/bundle"))

@@ -62,7 +62,7 @@ def container(stack):
     return found["Environment"], found["Secrets"]
 
 
-def test_secrets_come_by_arn_and_settings_are_known(name):
+def test_secrets_are_arns_and_settings_exist(name):
     environment, secrets = container(made(name))
     assert secrets == {"BRIDGE_SECRET": BRIDGE, "JWT_SECRET": JWT}
     assert environment["CALLBACK_URL"] == "https://api0000001.execute-api.us-east-1.amazonaws.com/prod"
@@ -91,7 +91,7 @@ def test_no_iam_with_existing_roles(name):
     assert "Role" not in json.dumps(resources).replace("RoleArn", "").replace("AccessRoleArn", "").replace("role", "")
 
 
-def test_it_may_push_to_its_own_stage_only(name):
+def test_the_role_pushes_to_its_own_stage_only(name):
     parts = [part for role in roles(made(name)) for part in statements(role)]
     push = [part for part in parts if part["Action"] == "execute-api:ManageConnections"]
     arn = "arn:aws:execute-api:us-east-1:123456789012:api0000001/prod"
@@ -239,7 +239,7 @@ def test_a_push_to_the_registry_deploys_nothing():
 
 
 @pytest.mark.parametrize("endpoint", ["x.ecs.us-east-1.on.aws", "https://x.ecs.us-east-1.on.aws"])
-def test_the_address_of_ecs_express_has_its_scheme_once(endpoint):
+def test_the_express_url_has_exactly_one_scheme(endpoint):
     template = long(load((INFRA / "backend-ecs-express.yaml").read_text()))
     outputs = Evaluation(template, COMMON, {"Service.Endpoint": endpoint}).section("Outputs")
     assert outputs["Endpoint"]["Value"] == "https://x.ecs.us-east-1.on.aws"
@@ -279,7 +279,7 @@ def test_the_platform_starts_no_init_either():
         assert not {"init", "entrypoint"} & set(service), name
 
 
-def test_the_image_is_not_roots_and_is_the_stacks():
+def test_the_image_runs_unprivileged_with_the_pinned_rust():
     text = (INFRA / "Containerfile").read_text()
     stages = re.split(r"(?m)^FROM ", text)[1:]
     for stage in stages[2:]:

@@ -29,7 +29,7 @@ ANSWERS = {
 
 @pytest.fixture
 def tree(tmp_path):
-    """What `make deploy-backend` needs of the working directory, and the tests' own virtual environment."""
+    """A copy of the files that `make deploy-backend` needs, with the tests' own virtual environment."""
     for name in ("Makefile", "samconfig.toml"):
         shutil.copy2(ROOT / name, tmp_path)
     shutil.copytree(INFRA, tmp_path / "infra", ignore=shutil.ignore_patterns("tests", "__pycache__"))
@@ -61,7 +61,8 @@ def make(tree, endpoint, *arguments, answers=""):
         "HOME": str(tree), "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "SAM_CLI_CHECK_VERSION": "0",
     }
-    command = ["make", "--no-print-directory", *arguments]
+    # The virtual environment is the one that runs this, however old its list of packages is.
+    command = ["make", "--no-print-directory", "--old-file=.venv/bin/sam", *arguments]
     return subprocess.run(
         command, cwd=tree, env=environment, input=answers, capture_output=True, text=True, check=False, timeout=300
     )
@@ -69,7 +70,7 @@ def make(tree, endpoint, *arguments, answers=""):
 
 @pytest.mark.parametrize("kind", ["ecs-service", "apprunner"])
 def test_regression_the_backends_answers_are_kept_in_the_one_samconfig(client, tree, kind):
-    """SAM saves the answers beside the template unless it is told where, and asked for all of them each time."""
+    """By default SAM saves the answers beside the template, where make does not look."""
     stacks_already_there(client)
     endpoint = client("sts").meta.endpoint_url
     backend = ["deploy-backend", f"BACKEND={kind}"]
@@ -88,7 +89,7 @@ def test_regression_the_backends_answers_are_kept_in_the_one_samconfig(client, t
     assert {name: saved[name] for name in expected} == expected
     assert saved["ApiId"] == GIVEN["ApiId"]
 
-    # From now on it asks for nothing: SAM finds stack, template and parameters in the same file.
+    # The next deployment is not guided: SAM finds stack, template and parameters in the same file.
     assert "--guided" not in make(tree, endpoint, "-n", *backend).stdout
     again = make(tree, endpoint, *backend, answers="n\n")
     said = again.stdout + again.stderr

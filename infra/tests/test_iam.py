@@ -81,7 +81,7 @@ def test_every_policy_can_be_filled(file):
     assert len(json.dumps(document)) < 6144, "more than a managed policy may have"
 
 
-def test_by_hand_is_what_the_template_makes():
+def test_the_written_policy_equals_the_templates():
     resources = made("template", **GIVEN).section("Resources")
     (policy,) = resources["HandlerRole"]["Properties"]["Policies"]
     written = json.dumps(policy["PolicyDocument"]["Statement"])
@@ -91,7 +91,7 @@ def test_by_hand_is_what_the_template_makes():
     assert json.loads(fill("function-policy.json", **VALUES).stdout)["Statement"] == json.loads(written)
 
 
-def test_what_is_empty_is_left_out_and_what_is_forgotten_is_said():
+def test_empty_values_are_omitted_and_missing_ones_are_errors():
     parts = json.loads(fill("function-policy.json", **{**VALUES, "JWT_SECRET_ARN": ""}).stdout)["Statement"]
     assert next(part for part in parts if part["Sid"] == "Secrets")["Resource"] == [BRIDGE]
     run = fill("function-policy.json", **{key: value for key, value in VALUES.items() if key != "STAGE"})
@@ -146,7 +146,7 @@ def test_the_guides_commands_make_the_templates_roles(path, by_hand):
         assert hand["attached"] == role.get("ManagedPolicyArns", [])
 
 
-def test_the_guide_leaves_no_role_and_no_file_out(by_hand):
+def test_the_guide_covers_every_role_and_file(by_hand):
     for path in [*TEMPLATES.values(), *INFRA.glob("backend-*.yaml")]:
         for name in load(path.read_text())["Parameters"]:
             assert not name.startswith("Existing") or f"`{name}`" in GUIDE, name
@@ -158,7 +158,7 @@ def test_the_guide_leaves_no_role_and_no_file_out(by_hand):
 
 
 @pytest.mark.parametrize("path", [*TEMPLATES.values(), *sorted(INFRA.glob("backend-*.yaml"))], ids=lambda path: path.name)
-def test_patterns_take_what_they_must(path):
+def test_parameter_patterns_accept_valid_values_only(path):
     from samtags import load
 
     parameters = load(path.read_text())["Parameters"]
@@ -171,7 +171,7 @@ def test_patterns_take_what_they_must(path):
         assert parameter["Description"]
 
 
-def test_a_placeholder_backend_is_a_backend():
+def test_a_placeholder_backend_url_is_accepted():
     """The API may be deployed before the backend is."""
     for name in TEMPLATES:
         pattern = source(name)["Parameters"]["BackendUrl"]["AllowedPattern"]

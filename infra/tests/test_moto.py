@@ -119,7 +119,7 @@ def deploy(client, name, parameters):
     return ids["Api"], function, physical, outputs
 
 
-def test_what_moto_cannot_make_is_listed():
+def test_resources_that_moto_lacks_are_listed():
     kinds = {item["Type"] for item in translated("template", GIVEN)["Resources"].values()}
     always = {item["Type"] for item in Evaluation(translated("template", GIVEN), GIVEN).section("Resources").values()}
     unknown = {kind for kind in kinds if resource_class_from_type(kind) is None}
@@ -128,7 +128,7 @@ def test_what_moto_cannot_make_is_listed():
 
 @pytest.mark.parametrize("role", [None, ROLE])
 @pytest.mark.parametrize("name", ["template", "existing-role", "long-form"])
-def test_what_is_deployed_is_wired_together(client, name, role):
+def test_the_deployed_stack_is_wired_together(client, name, role):
     parameters = required(name) | ({"ExistingRoleArn": role} if role else {})
     if role or name == "existing-role":
         # moto wants the role of a function to exist.

@@ -78,7 +78,7 @@ MUTATIONS = {
         throttles,
     ),
     "the function's KMS without ViaService": (
-        TEMPLATE, VIA_SERVICE, "", test_template.test_further_rights_only_when_asked_for,
+        TEMPLATE, VIA_SERVICE, "", test_template.test_optional_permissions_are_off_by_default,
     ),
     **{
         f"KMS without ViaService, {name}": (name, VIA_SERVICE, "", keys_of(name))

@@ -1,4 +1,4 @@
-"""What make asks about a deployment."""
+"""The Makefile's helpers for deployments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PEM = r"-----BEGIN PUBLIC KEY-----\nMII+/=\n-----END PUBLIC KEY-----"
 GUIDED = f'BackendUrl="https://backend.invalid" JwtSecretArn="" JwtPublicKey="{PEM}" JwtIssuer="" LogRetentionDays="7"'
 
 
-def test_parameters_are_read_as_written_by_hand_and_as_saved_by_sam():
+def test_parameters_are_read_in_both_notations():
     config = tomlkit.parse(CONFIG)
     assert stack.parameters(config, "default")["StageName"] == "dev"
     assert stack.parameters(config, "default").get("BackendUrl") is None
@@ -39,12 +39,12 @@ def test_parameters_are_read_as_written_by_hand_and_as_saved_by_sam():
     assert stack.parameters(config, "default")["JwtIssuer"] == ""
 
 
-def test_the_backend_is_told_what_the_api_s_stack_says():
+def test_the_backend_is_configured_from_the_api_stack():
     config = tomlkit.parse(CONFIG)
     config["default"]["deploy"]["parameters"]["parameter_overrides"] = GUIDED
     section = config["default-backend"]["deploy"]["parameters"]
     section["parameter_overrides"] = 'Image="i@sha256:0" ApiId="old"'
-    stack.tell_backend(config, "default", "apprunner", GIVEN)
+    stack.configure_backend(config, "default", "apprunner", GIVEN)
     # Once through the file.
     config = tomlkit.parse(tomlkit.dumps(config))
     values = stack.parameters(config, "default-backend")
@@ -52,12 +52,12 @@ def test_the_backend_is_told_what_the_api_s_stack_says():
     assert "JwtSecretArn" not in values and "TableName" not in values
     section = config["default-backend"]["deploy"]["parameters"]
     assert section["template_file"] == "infra/backend-apprunner.yaml"
-    stack.tell_backend(config, "default", None, GIVEN)
+    stack.configure_backend(config, "default", None, GIVEN)
     assert section["template_file"] == "infra/backend-apprunner.yaml"
     assert stack.parameters(config, "default-backend") == values
 
 
-def test_every_backend_takes_what_it_is_told():
+def test_every_backend_has_the_shared_parameters():
     shared = set(stack.OF_OUTPUTS) | set(stack.SHARED)
     api = load((INFRA.parent / "template.yaml").read_text())
     assert set(stack.SHARED) <= set(api["Parameters"]) and set(stack.OF_OUTPUTS.values()) <= set(api["Outputs"])
@@ -77,7 +77,7 @@ def test_samconfig_has_a_backend_for_each_environment():
         assert len(config[name]["global"]["parameters"]["stack_name"]) <= 46
 
 
-def test_the_bundle_can_be_started_and_names_the_bucket(tmp_path):
+def test_the_bundle_is_executable_and_names_the_bucket(tmp_path):
     (tmp_path / "build/Handler").mkdir(parents=True)
     (tmp_path / "build/Handler/bootstrap").write_bytes(b"code")
     stack.bundle("bucket", tmp_path / "build", tmp_path / "bundle")
@@ -91,7 +91,7 @@ def test_the_bundle_can_be_started_and_names_the_bucket(tmp_path):
         assert not re.search("ServerlessRepo|README.md", text)
 
 
-def test_the_buildspec_builds_and_pushes_what_the_guide_says(tmp_path):
+def test_the_buildspec_pushes_the_image_and_the_bundle(tmp_path):
     """Its commands as CodeBuild runs them, one after the other with `sh`, with stand-ins for the programs."""
     (tmp_path / "infra").mkdir()
     (tmp_path / "bin").mkdir()

@@ -30,7 +30,7 @@ def test_generated_files_are_current():
     assert not stale, "run python infra/generate.py"
 
 
-def test_nothing_of_iam_with_an_existing_role(name):
+def test_an_existing_role_creates_no_iam_resource(name):
     everything = {key: value for key, value in EVERYTHING.items() if key in source(name)["Parameters"]}
     if name == "existing-role":
         everything["AccessLogs"] = "enabled"
@@ -53,7 +53,7 @@ def test_the_template_for_existing_roles_mentions_no_iam_resource():
 
 
 @pytest.mark.parametrize("name", ["template", "long-form"])
-def test_the_role_may_do_only_what_the_function_does(name):
+def test_the_role_allows_only_what_the_function_does(name):
     resources = made(name, **GIVEN).section("Resources")
     (role,) = of_type(resources, "AWS::IAM::Role").values()
     assert "ManagedPolicyArns" not in role
@@ -77,7 +77,7 @@ def test_the_role_may_do_only_what_the_function_does(name):
     }
 
 
-def test_further_rights_only_when_asked_for():
+def test_optional_permissions_are_off_by_default():
     resources = made("template", **EVERYTHING).section("Resources")
     roles = of_type(resources, "AWS::IAM::Role")
     assert all(role["PermissionsBoundary"] == EVERYTHING["PermissionsBoundaryArn"] for role in roles.values())
@@ -137,7 +137,7 @@ def test_both_forms_expand_to_the_same_routes(authorization):
     assert forms[0]["Route"]["ApiConnectRoute"]["AuthorizationType"] == authorization
 
 
-def test_the_table_forgets_and_is_kept(name):
+def test_the_table_expires_records_and_is_retained(name):
     resources = made(name, **required(name)).section("Resources")
     (table,) = (item for item in resources.values() if item["Type"] == "AWS::DynamoDB::Table")
     assert table["DeletionPolicy"] == "RetainExceptOnCreate" and table["UpdateReplacePolicy"] == "Retain"
@@ -180,7 +180,7 @@ def test_the_stage_is_throttled_and_has_no_paid_metrics(name):
         assert settings["DetailedMetricsEnabled"] is False, "paid for, and read by nothing"
 
 
-def test_no_access_logs_unless_asked_for():
+def test_access_logs_are_off_by_default():
     """API Gateway refuses the stage where the account has no CloudWatch role."""
     resources = made("template", **GIVEN).section("Resources")
     (stage,) = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
@@ -206,7 +206,7 @@ def test_the_function(name):
     assert 'name = "websocket-handler"' in (path / "Cargo.toml").read_text()
 
 
-def test_settings_are_those_that_the_function_reads(name):
+def test_environment_variables_are_settings_of_the_function(name):
     config = (TEMPLATES["template"].parent / "crates/lambda/src/config.rs").read_text()
     (function,) = of_type(made(name, **required(name)).section("Resources"), "AWS::Lambda::Function").values()
     for variable in function["Environment"]["Variables"]:
@@ -237,7 +237,7 @@ def test_addresses(name, more, client, callback):
     assert f"https://{variables['DOMAIN_NAME']}{stage}" == callback
 
 
-def test_outputs_say_what_the_backend_must_be_told(name):
+def test_outputs_cover_the_backends_parameters(name):
     outputs = made(name, **required(name)).section("Outputs")
     assert set(outputs) >= {
         "WebSocketUrl", "ConnectionsUrl", "CallbackUrl", "BackendPushResource", "BackendBridgeSecretArn",
@@ -308,7 +308,7 @@ def test_alarms_and_dashboard(name):
     assert errors["errors"]["Expression"].endswith("- FILL(refusals, 0)")
 
 
-def test_the_dead_backend_alarm_knows_every_failure():
+def test_the_dead_backend_alarm_covers_every_failure():
     """A word for a failure that is new in the function must be in the filter too."""
     code = "".join(path.read_text() for path in (TEMPLATES["template"].parent / "crates/lambda/src").glob("*.rs"))
     words = set(re.findall(r'Unavailable\("(\w+)"\)', code)) | {"backend_timeout", "backend_refused_signature"}
@@ -335,7 +335,7 @@ def test_rules(name, more, complaint):
     assert not complaint or complaint in complaints[0]
 
 
-def test_empty_counts_as_not_given(name):
+def test_empty_parameters_count_as_unset(name):
     """Every parameter with an empty default makes nothing."""
     template = source(name)
     bare = made(name, **required(name)).section("Resources")
