@@ -58,7 +58,7 @@ pub struct Config {
     #[arg(long, value_delimiter = ',', default_value = "$connect,$disconnect,$default")]
     pub routes: Vec<String>,
     /// Routes with a `$default` route response: the function's body goes back to the client
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', default_value = "$connect")]
     pub route_responses: Vec<String>,
     /// How the frames of one connection reach the function
     #[arg(long, value_enum, default_value = "concurrent")]

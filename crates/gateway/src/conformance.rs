@@ -26,6 +26,7 @@
 //! | no route → `Forbidden` frame, the socket stays | § 3 | `routing::no_route_is_a_forbidden_frame_and_the_socket_stays` |
 //! | exception, timeout, malformed answer **(U)** → `Internal server error` frame, the socket stays | § 3 | `routing::a_failing_integration_is_an_error_frame_and_the_socket_stays` |
 //! | a returned status is silent on a one-way route | § 3 | `routing::a_one_way_route_says_nothing_whatever_it_returned` |
+//! | a refusal's body with a route response for `$connect`, else none | serverless-offline#1301 | `handshake::a_refusal_has_the_functions_body_where_connect_has_a_route_response` |
 //! | a route response is the body verbatim, at any status | DG route-response, § 3 | `routing::a_route_response_is_the_body_verbatim_at_any_status` |
 //! | frames of a connection are invoked concurrently | § 4 | `dispatch::concurrent_is_the_default_and_frames_overtake_each_other` |
 //! | `serial` and `shuffle`, to compare | own | `dispatch::serial_keeps_the_order_of_a_connection_only`, `dispatch::shuffle_changes_the_order_and_loses_nothing` |
