@@ -10,6 +10,7 @@ pub mod callback;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod json;
 pub mod limits;
 pub mod origin;
 pub mod payload;

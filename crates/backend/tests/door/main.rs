@@ -9,4 +9,5 @@ mod logs;
 mod starting;
 mod stopping;
 mod support;
+mod tokens;
 mod wrong;
