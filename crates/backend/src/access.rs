@@ -51,6 +51,17 @@ pub(crate) enum Refused {
     NoKeys,
 }
 
+/// A token to be minted.
+pub(crate) struct Mint<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) session: &'a str,
+    pub(crate) read_only: bool,
+    /// By which the session knows it (`session/tokens.rs`).
+    pub(crate) id: &'a str,
+    /// Unix seconds.
+    pub(crate) expires_at: i64,
+}
+
 /// The claims of a minted token.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -61,6 +72,7 @@ struct Minted<'a> {
     iat: i64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     read_only: bool,
+    shellbridge_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +107,10 @@ impl Access {
         // when it mints: the set need not be there yet.
         if let (Keys::Set(keys), Some((algorithm, _))) = (&access.keys, &access.mint) {
             let now = unix_secs();
-            let token = access.sign(&Header::new(*algorithm), "user", "session", false, now + 60);
+            let token = access.sign(
+                &Header::new(*algorithm),
+                &Mint { user: "user", session: "session", read_only: false, id: "id", expires_at: now + 60 },
+            );
             let token = token.ok_or(AccessError::PrivateKey)?;
             keys.authorize(&token, Some("session"), &access.rules, now)
                 .map_err(|_| AccessError::PrivateKey)?;
@@ -125,13 +140,7 @@ impl Access {
     }
 
     /// A token for one user and one session. None when there is no key to mint with.
-    pub(crate) async fn mint(
-        &self,
-        user: &str,
-        session: &str,
-        read_only: bool,
-        expires_at: i64,
-    ) -> Option<String> {
+    pub(crate) async fn mint(&self, mint: &Mint<'_>) -> Option<String> {
         let mut header = Header::new(self.mint.as_ref()?.0);
         if let Keys::Remote(jwks, Some(public)) = &self.keys {
             let Some(kid) = jwks.kid_of(public, unix_secs()).await else {
@@ -142,24 +151,18 @@ impl Access {
             };
             header.kid = kid;
         }
-        self.sign(&header, user, session, read_only, expires_at)
+        self.sign(&header, mint)
     }
 
-    fn sign(
-        &self,
-        header: &Header,
-        user: &str,
-        session: &str,
-        read_only: bool,
-        expires_at: i64,
-    ) -> Option<String> {
+    fn sign(&self, header: &Header, mint: &Mint<'_>) -> Option<String> {
         let (_, key) = self.mint.as_ref()?;
         let claims = Minted {
-            sub: user,
-            session_id: session,
-            exp: expires_at,
+            sub: mint.user,
+            session_id: mint.session,
+            exp: mint.expires_at,
             iat: unix_secs(),
-            read_only,
+            read_only: mint.read_only,
+            shellbridge_id: mint.id,
             iss: self.rules.issuer.as_deref(),
             aud: self.rules.audience.as_deref(),
         };

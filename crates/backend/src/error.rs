@@ -7,7 +7,11 @@ use axum::{
 };
 use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
-use crate::{access, session::Unreachable, store::Refused};
+use crate::{
+    access,
+    session::{Stale, Unreachable},
+    store::Refused,
+};
 
 /// An answer that is not the one asked for.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,11 @@ impl ApiError {
     }
 
     pub(crate) fn unauthorized(message: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Forbidden, message)
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+    }
+
+    pub(crate) fn no_token(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::MissingAuth, message)
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -69,6 +77,11 @@ impl From<Unreachable> for ApiError {
             Unreachable::Ended => Self::no_session(),
             Unreachable::Busy => busy(ErrorCode::BackendUnavailable),
             Unreachable::Full => busy(ErrorCode::RateLimited),
+            // Between the two programs, 401 says that the Lambda's signature is no good.
+            Unreachable::Stale(Stale::Revoked) => {
+                Self::new(StatusCode::FORBIDDEN, ErrorCode::TokenExpired, error.to_string())
+            }
+            Unreachable::Stale(Stale::Earlier) => Self::no_session(),
         }
     }
 }
@@ -99,12 +112,16 @@ impl From<access::Refused> for ApiError {
 
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
-        let code = match denied {
-            Denied::Expired => ErrorCode::TokenExpired,
-            Denied::NoSession => ErrorCode::SessionInvalid,
-            _ => ErrorCode::Forbidden,
-        };
         let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-        Self::new(status, code, denied.to_string())
+        Self::new(status, denied.code(), denied.to_string())
+    }
+}
+
+impl From<Stale> for ApiError {
+    fn from(stale: Stale) -> Self {
+        match stale {
+            Stale::Earlier => Self::no_session(),
+            Stale::Revoked => Self::new(StatusCode::UNAUTHORIZED, ErrorCode::TokenExpired, stale.to_string()),
+        }
     }
 }

@@ -14,7 +14,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use shellbridge_protocol::{bridge as contract, limits::MAX_BRIDGE_BODY};
 use tower_http::{
@@ -41,6 +41,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/sessions/{id}/validate", get(sessions::validate))
         .route("/api/sessions/{id}/extend", post(sessions::extend))
         .route("/api/sessions/{id}/share", post(sessions::share))
+        .route("/api/sessions/{id}/shares", get(sessions::shares).delete(sessions::revoke_shares))
+        .route("/api/sessions/{id}/shares/{share}", delete(sessions::revoke_share))
         .route("/api/dev/sessions", post(sessions::create_dev))
         .layer(DefaultBodyLimit::max(MAX_API_BODY))
         .layer(cors(&app));

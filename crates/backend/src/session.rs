@@ -9,8 +9,10 @@ mod connection;
 mod core;
 mod flow;
 mod handle;
+mod places;
 mod snapshot;
 mod task;
+mod tokens;
 mod tty;
 
 use std::time::Duration;
@@ -21,6 +23,7 @@ pub(crate) use self::{
     connection::ConnectionInfo,
     handle::{Answer, Handle, Status, Unreachable},
     task::{Settings, Start, spawn},
+    tokens::{Stale, Use},
 };
 
 use crate::unix_ms;

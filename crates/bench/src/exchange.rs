@@ -64,7 +64,10 @@ impl Asker {
         let sent = json!({ "type": "echo", "number": number, "text": "ü € 𝄞 \u{1b}[0m \"\\", "nested": [0, null, { "": false }] });
         self.socket.send(sent.to_string()).await?;
         match serde_json::from_str(&self.answer(&number).await?)? {
-            ServerFrame::Echo { received, .. } => ensure!(received == sent, "{sent} came back as {received}"),
+            ServerFrame::Echo { received, .. } => {
+                let received: serde_json::Value = serde_json::from_str(received.get())?;
+                ensure!(received == sent, "{sent} came back as {received}");
+            }
             other => bail!("{other:?}"),
         }
         Ok(())

@@ -40,7 +40,8 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
         value => value.as_u64(),
     };
     let status = number("status").unwrap_or(200);
-    let body = event["body"].as_str().unwrap_or_default().to_owned();
+    // A handshake has no body.
+    let body = event["body"].as_str().or(script["text"].as_str()).unwrap_or_default().to_owned();
     let ok = |body: String| Ok(json!({ "statusCode": status, "body": body }));
     if let Some(ms) = number("after") {
         tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -47,7 +47,7 @@ pub struct Config {
     #[arg(long, value_delimiter = ',', default_value = "$connect,$disconnect,$default")]
     pub routes: Vec<String>,
     /// Routes with a `$default` route response: the client gets the function's body
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', default_value = "$connect")]
     pub route_responses: Vec<String>,
 
     /// The function's executable or script (`bootstrap`); started `--concurrency` times, speaks the Lambda Runtime API

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use http::HeaderMap;
 use shellbridge_protocol::{
+    ErrorCode,
     access::{ClaimRules, Denied, Grant, TokenKeys},
     limits::SUBPROTOCOL,
     origin::AllowedOrigins,
@@ -55,6 +56,15 @@ impl Refused {
             Self::Token(denied) => denied.status(),
             Self::Origin => 403,
             Self::NoKeys => 503,
+        }
+    }
+
+    /// The code of the refusal.
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::Token(denied) => denied.code(),
+            Self::Origin => ErrorCode::OriginNotAllowed,
+            Self::NoKeys => ErrorCode::BackendUnavailable,
         }
     }
 

@@ -2,7 +2,10 @@
 //! for somebody who is not let in. Nothing is pushed here: the connection does not exist until we answer.
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
-use shellbridge_protocol::bridge::{CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest};
+use shellbridge_protocol::{
+    ErrorCode,
+    bridge::{CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest},
+};
 
 use crate::{
     App, Response,
@@ -14,8 +17,8 @@ use crate::{
     metrics::Tally,
 };
 
-/// The status of the handshake, and what to count it as.
-type Refusal = (u16, &'static str);
+/// The status of the handshake, the code that says why, and what to count it as.
+type Refusal = (u16, ErrorCode, &'static str);
 
 impl App {
     pub(crate) async fn connect(
@@ -29,16 +32,16 @@ impl App {
                 let headers = subprotocol(event).map(|subprotocol| Headers { subprotocol });
                 Response { headers, ..Response::OK }
             }
-            Err((status, cause)) => {
+            Err((status, code, cause)) => {
                 tally.outcome = cause;
-                Response::refusal(status, cause)
+                Response::refusal(status, code, cause)
             }
         }
     }
 
     async fn admit(&self, event: &Event, invocation: &Invocation, tally: &mut Tally) -> Result<(), Refusal> {
         let grant = self.auth.admit(event, now_ms() / 1_000, invocation.deadline).await;
-        let grant = grant.map_err(|refused| (refused.status(), refused.cause()))?;
+        let grant = grant.map_err(|refused| (refused.status(), refused.code(), refused.cause()))?;
         tally.is_about(&grant.session_id);
         let request = ConnectRequest {
             connection_id: invocation.connection_id.clone(),
@@ -50,15 +53,21 @@ impl App {
             connected_at: invocation.connected_at,
             token_expires_at: grant.expires_at,
             callback_url: invocation.callback_url.clone(),
+            token_id: grant.token_id,
             source_ip: event.request_context.identity.source_ip.clone(),
         };
-        let body = serde_json::to_vec(&request).map_err(|_| (500, "request_unwritable"))?;
+        let body =
+            serde_json::to_vec(&request).map_err(|_| (500, ErrorCode::Internal, "request_unwritable"))?;
         match self.backend.post(CONNECT_PATH, body, invocation, tally).await {
             Ok(Answer::Object(_) | Answer::Nothing) => {}
-            Ok(Answer::Refused(403, _)) => return Err((403, "session_of_another")),
-            Ok(Answer::Refused(404, _)) => return Err((404, "session_unknown")),
-            Ok(Answer::Refused(..)) => return Err((503, "backend_refused")),
-            Err(failure) => return Err((503, failure.cause())),
+            // Its 401 is for our own signature, so that it says this with 403.
+            Ok(Answer::Refused(403, code @ ErrorCode::TokenExpired)) => {
+                return Err((401, code, "token_revoked"));
+            }
+            Ok(Answer::Refused(403, _)) => return Err((403, ErrorCode::Forbidden, "session_of_another")),
+            Ok(Answer::Refused(404, _)) => return Err((404, ErrorCode::SessionInvalid, "session_unknown")),
+            Ok(Answer::Refused(..)) => return Err((503, ErrorCode::BackendUnavailable, "backend_refused")),
+            Err(failure) => return Err((503, failure.code(), failure.cause())),
         }
         let record = Record {
             connection_id: request.connection_id,
@@ -69,11 +78,12 @@ impl App {
             connected_at: request.connected_at,
             token_expires_at: request.token_expires_at,
             callback_url: request.callback_url,
+            token_id: request.token_id,
         };
         let refusal = match self.connections.put(&record, invocation.deadline).await {
             Ok(Stored::Yes) => return Ok(()),
-            Ok(Stored::Taken) => (409, "connection_id_taken"),
-            Err(_) => (503, "record_not_stored"),
+            Ok(Stored::Taken) => (409, ErrorCode::Internal, "connection_id_taken"),
+            Err(_) => (503, ErrorCode::BackendUnavailable, "record_not_stored"),
         };
         self.take_back(record, invocation, tally).await;
         Err(refusal)

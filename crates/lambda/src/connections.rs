@@ -41,6 +41,8 @@ pub(crate) struct Record {
     /// Unix seconds.
     pub(crate) token_expires_at: i64,
     pub(crate) callback_url: String,
+    /// The token's `shellbridgeId`, for the backend.
+    pub(crate) token_id: Option<String>,
 }
 
 /// What became of a new record.
@@ -206,8 +208,10 @@ impl Record {
             ("expiresAt".to_owned(), number(expires_at)),
             ("callbackUrl".to_owned(), text(&self.callback_url)),
         ]);
-        if let Some(username) = &self.username {
-            item.insert("username".to_owned(), text(username));
+        for (name, value) in [("username", &self.username), ("tokenId", &self.token_id)] {
+            if let Some(value) = value {
+                item.insert(name.to_owned(), text(value));
+            }
         }
         item
     }
@@ -225,6 +229,7 @@ impl Record {
             connected_at: number("connectedAt")?,
             token_expires_at: number("tokenExpiresAt")?,
             callback_url: text("callbackUrl")?,
+            token_id: text("tokenId"),
         })
     }
 }
@@ -272,6 +277,7 @@ mod tests {
             connected_at: 1_701_245_041_796,
             token_expires_at: 1_701_248_641,
             callback_url: "https://x".into(),
+            token_id: None,
         })
     }
 
@@ -285,7 +291,8 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_a_foreign_item_is_none() {
         for username in [None, Some("Ann".to_owned())] {
-            let record = Record { username, ..(*record("c")).clone() };
+            let token_id = username.as_ref().map(|_| "session.token".to_owned());
+            let record = Record { username, token_id, ..(*record("c")).clone() };
             assert_eq!(Record::from_item(&record.to_item()), Some(record));
         }
         assert_eq!(Record::from_item(&HashMap::new()), None);

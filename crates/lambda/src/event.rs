@@ -4,7 +4,7 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use lambda_runtime::Context;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shellbridge_protocol::callback::callback_url;
+use shellbridge_protocol::{ErrorCode, callback::callback_url};
 
 use crate::{config::Config, deadline::Deadline};
 
@@ -101,7 +101,8 @@ pub struct Response {
     /// The subprotocol chosen, where one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
-    /// Why a handshake was refused.
+    /// Why a handshake was refused: `{"code", "message"}`. API Gateway passes it on where the route has a route
+    /// response (Developer Guide, *apigateway-websocket-api-route-response*).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
@@ -117,8 +118,9 @@ pub struct Headers {
 impl Response {
     pub(crate) const OK: Self = Self { status_code: 200, headers: None, body: None };
 
-    pub(crate) fn refusal(status_code: u16, why: &str) -> Self {
-        let body = serde_json::json!({ "message": why }).to_string();
+    /// `code` is for programs, `why` for people; neither holds anything of the request.
+    pub(crate) fn refusal(status_code: u16, code: ErrorCode, why: &str) -> Self {
+        let body = serde_json::json!({ "code": code, "message": why }).to_string();
         Self { status_code, headers: None, body: Some(body) }
     }
 }

@@ -26,6 +26,7 @@ use std::{convert::Infallible, io::Write};
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use lambda_runtime::LambdaEvent;
 use serde_json::value::RawValue;
+use shellbridge_protocol::ErrorCode;
 use tracing::Instrument;
 
 pub use aws::AwsSettings;
@@ -93,7 +94,7 @@ impl App {
             }
             Err(malformed) => {
                 tally.outcome = malformed.0;
-                Response::refusal(400, malformed.0)
+                Response::refusal(400, ErrorCode::BadFrame, malformed.0)
             }
         };
         tally.retries += self.repeats.take();

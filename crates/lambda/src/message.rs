@@ -4,6 +4,7 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use shellbridge_protocol::{
     ErrorCode,
+    access::good_until_ms,
     bridge::{BridgeContext, Envelope, MESSAGE_PATH},
     frame::{ErrorFrame, FrameHead},
 };
@@ -82,7 +83,7 @@ impl App {
         };
         tally.is_about(&record.session_id);
         let now = now_ms();
-        if now >= record.token_expires_at.saturating_mul(1_000) {
+        if now >= good_until_ms(record.token_expires_at) {
             let error = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
             return Err(Failed { error, outcome: "token_expired", ends: true });
         }
@@ -130,6 +131,7 @@ fn envelope(record: &Record, event: &Event, invocation: &Invocation, now: i64) -
             token_expires_at: record.token_expires_at,
             username: record.username.clone(),
             read_only: record.read_only,
+            token_id: record.token_id.clone(),
             client_timestamp: None,
         },
     }
@@ -156,6 +158,7 @@ fn refused(status: u16, code: ErrorCode) -> Failed {
     let (message, outcome, ends) = match (status, code) {
         (404, ErrorCode::SessionInvalid) => ("the session is unknown or has ended", "session_invalid", true),
         (404, ErrorCode::SessionExpired) => ("the session's time is over", "session_expired", true),
+        (403, ErrorCode::TokenExpired) => ("the token was revoked", "token_revoked", true),
         (413, _) => ("the frame is too large", "frame_too_large", false),
         (403, _) => ("not allowed", "forbidden", false),
         _ => ("the terminal's server refused the frame", "backend_refused", false),

@@ -84,6 +84,7 @@ fn envelope() -> Envelope {
             token_expires_at: 1_760_003_600,
             username: Some("Ann".into()),
             read_only: false,
+            token_id: None,
             client_timestamp: None,
         },
     }
@@ -147,12 +148,12 @@ fn verify_request(bencher: Bencher<'_, '_>) {
 fn remember_request(bencher: Bencher<'_, '_>) {
     let mut cache = ReplayCache::new(ReplayCache::CAPACITY);
     for id in 0..60_000 {
-        cache.check(&id.to_string(), 60, 0);
+        cache.check(&id.to_string(), "ann", 60, 0);
     }
     let mut next = 60_000_u64;
     bencher.bench_local(|| {
         next += 1;
-        cache.check(&next.to_string(), 60, 0)
+        cache.check(&next.to_string(), "ann", 60, 0)
     });
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub use jwks::{JwksPolicy, JwksRefused, MAX_JWKS};
 
 use crate::{
+    ErrorCode,
     limits::TOKEN_LEEWAY,
     secret::{self, Unfit},
 };
@@ -73,6 +74,8 @@ pub struct Grant {
     pub names_session: bool,
     /// `exp`, Unix seconds.
     pub expires_at: i64,
+    /// `shellbridgeId`: which token of which session this is, if a backend of ours minted it. Opaque here.
+    pub token_id: Option<String>,
 }
 
 impl Grant {
@@ -85,6 +88,13 @@ impl Grant {
 /// The rule of [`Grant::opens`], for a connection that was verified before.
 pub fn may_open(user_id: &str, read_only: bool, names_session: bool, owner: &str) -> bool {
     user_id == owner || (read_only && names_session)
+}
+
+/// When a token whose `exp` is `expires_at` (Unix seconds) stops being good, leeway included, in Unix ms. Whoever
+/// judges a token's time asks this, so that a handshake let in at the last moment is not cut by the next check.
+pub const fn good_until_ms(expires_at: i64) -> i64 {
+    // The second itself still counts: `exp` has no fractions.
+    expires_at.saturating_add(TOKEN_LEEWAY + 1).saturating_mul(1_000)
 }
 
 /// Why a token does not open a session.
@@ -128,6 +138,19 @@ impl Denied {
             _ => 401,
         }
     }
+
+    /// The code of the answer, in frames, HTTP bodies and diagnostics.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::NoSession => ErrorCode::SessionInvalid,
+            Self::Missing => ErrorCode::MissingAuth,
+            Self::Expired => ErrorCode::TokenExpired,
+            Self::OtherSession => ErrorCode::Forbidden,
+            Self::Malformed | Self::Signature | Self::UnknownKey | Self::Early | Self::Elsewhere => {
+                ErrorCode::Unauthorized
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -143,6 +166,7 @@ struct Claims {
     #[serde(default)]
     read_only: Option<bool>,
     username: Option<String>,
+    shellbridge_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -209,7 +233,7 @@ impl TokenKeys {
             reason = "`as` saturates, and years beyond i64 do not matter"
         )]
         let (expires_at, not_before) = (claims.exp as i64, claims.nbf.map(|nbf| nbf as i64));
-        if expires_at.saturating_add(TOKEN_LEEWAY) < now {
+        if now.saturating_mul(1_000) >= good_until_ms(expires_at) {
             return Err(Denied::Expired);
         }
         if not_before.is_some_and(|nbf| nbf.saturating_sub(TOKEN_LEEWAY) > now) {
@@ -245,6 +269,7 @@ impl TokenKeys {
             read_only: claims.read_only.unwrap_or(false),
             names_session,
             expires_at,
+            token_id: claims.shellbridge_id,
         })
     }
 

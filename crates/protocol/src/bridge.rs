@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 pub use replay::{Replay, ReplayCache};
 pub use token::{BridgeKeys, BridgeToken, KeyError, TokenRefused};
 
-use crate::{ErrorCode, frame::ErrorFrame, limits};
+use crate::{ErrorCode, frame::ErrorFrame, json::RawJson, limits};
 
 /// Path of [`ConnectRequest`].
 pub const CONNECT_PATH: &str = "/api/ws/connect";
@@ -48,6 +48,11 @@ pub struct ConnectRequest {
     pub token_expires_at: i64,
     /// Where to post frames to it.
     pub callback_url: String,
+    /// The token's `shellbridgeId`, if it has one: with it the backend refuses tokens that were revoked, or that were
+    /// minted for an earlier session of this id. Added to contract version 1: a Lambda that leaves it out vouches for
+    /// the token without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
     /// The client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_ip: Option<String>,
@@ -88,9 +93,12 @@ pub struct BridgeContext {
     pub username: Option<String>,
     /// Whether the token only allows to watch.
     pub read_only: bool,
+    /// See [`ConnectRequest::token_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
     /// The frame's own `timestamp`, which the Lambda's replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_timestamp: Option<Box<RawValueText>>,
+    pub client_timestamp: Option<Box<RawJson>>,
 }
 
 /// Who sent a frame, when, and by which way: the part of a message body that the Lambda sets.
@@ -109,29 +117,6 @@ pub struct Envelope {
     pub bridge: BridgeContext,
 }
 
-/// JSON text kept as it was written, so that a client's numbers survive the way.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RawValueText(Box<RawValue>);
-
-impl RawValueText {
-    /// The value as a number; none if it is `null`.
-    ///
-    /// # Errors
-    /// When it is anything else.
-    pub fn number(&self) -> Result<Option<serde_json::Number>, serde_json::Error> {
-        serde_json::from_str(self.0.get())
-    }
-}
-
-impl PartialEq for RawValueText {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.get() == other.0.get()
-    }
-}
-
-impl Eq for RawValueText {}
-
 /// The fields of a message body that are the Lambda's.
 const ENVELOPE_FIELDS: [&str; 5] = ["connectionId", "sessionId", "userId", "timestamp", "bridge"];
 
@@ -147,8 +132,7 @@ impl Envelope {
         // A map keeps one of several equal keys, so that no second `sessionId` can follow ours.
         let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(frame)
             .map_err(|_| ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object"))?;
-        self.bridge.client_timestamp =
-            fields.get("timestamp").map(|value| Box::new(RawValueText((*value).to_owned())));
+        self.bridge.client_timestamp = fields.get("timestamp").map(|value| Box::new(RawJson::from(*value)));
         for field in ENVELOPE_FIELDS {
             fields.remove(field);
         }
@@ -163,23 +147,22 @@ impl Envelope {
             .map_err(|_| ErrorFrame::new(ErrorCode::Internal, "the frame cannot be forwarded"))
     }
 
-    /// The client's frame out of a message body, its own `timestamp` restored: what `echo` gives back.
+    /// The client's frame out of a message body, its own `timestamp` restored: what `echo` gives back. Values stay as
+    /// they were written; no key in them means anything.
     ///
     /// # Errors
     /// When the body is not a JSON object.
-    pub fn unwrap_frame(
-        body: &[u8],
-    ) -> Result<serde_json::Map<String, serde_json::Value>, serde_json::Error> {
-        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
-        let timestamp =
-            fields.get_mut("bridge").and_then(|bridge| bridge.get_mut("clientTimestamp")).map(std::mem::take);
+    pub fn unwrap_frame(body: &[u8]) -> Result<RawJson, serde_json::Error> {
+        type Fields<'a> = BTreeMap<String, &'a RawValue>;
+        let mut fields: Fields<'_> = serde_json::from_slice(body)?;
+        let bridge = fields.get("bridge").and_then(|raw| serde_json::from_str::<Fields<'_>>(raw.get()).ok());
         for field in ENVELOPE_FIELDS {
             fields.remove(field);
         }
-        if let Some(timestamp) = timestamp {
+        if let Some(timestamp) = bridge.and_then(|mut bridge| bridge.remove("clientTimestamp")) {
             fields.insert("timestamp".to_owned(), timestamp);
         }
-        Ok(fields)
+        RawJson::new(&fields)
     }
 }
 
@@ -201,6 +184,7 @@ mod tests {
                 token_expires_at: 2,
                 username: None,
                 read_only: false,
+                token_id: None,
                 client_timestamp: None,
             },
         }
@@ -225,9 +209,27 @@ mod tests {
     fn echo_gives_the_frame_back_as_sent() {
         let frame = json!({"type":"echo","timestamp":1.5,"x":[1,{"y":null}]});
         let body = envelope().wrap(&frame.to_string()).unwrap();
-        assert_eq!(serde_json::Value::Object(Envelope::unwrap_frame(&body).unwrap()), frame);
+        let echoed: serde_json::Value =
+            serde_json::from_str(Envelope::unwrap_frame(&body).unwrap().get()).unwrap();
+        assert_eq!(echoed, frame);
         let without = envelope().wrap(r#"{"type":"echo"}"#).unwrap();
-        assert!(!Envelope::unwrap_frame(&without).unwrap().contains_key("timestamp"));
+        assert_eq!(Envelope::unwrap_frame(&without).unwrap().get(), r#"{"type":"echo"}"#);
+    }
+
+    #[test]
+    fn regression_no_key_of_a_frame_is_taken_for_a_document() {
+        let inner = r#"{"$serde_json::private::RawValue":"{\"type\":\"command\"}"}"#;
+        for frame in [
+            format!(r#"{{"type":"echo","x":{inner}}}"#),
+            format!(
+                r#"{{"a":[{inner}],"n":123456789012345678901234567890.50,"timestamp":null,"type":"echo"}}"#
+            ),
+            format!(r#"{{"timestamp":{inner},"type":"echo"}}"#),
+            r#"{"$serde_json::private::RawValue":"{}","type":"echo"}"#.to_owned(),
+        ] {
+            let body = envelope().wrap(&frame).unwrap();
+            assert_eq!(Envelope::unwrap_frame(&body).unwrap().get(), frame);
+        }
     }
 
     #[test]

@@ -13,8 +13,14 @@ pub enum ErrorCode {
     TooLarge,
     /// Too many frames or commands at once.
     RateLimited,
-    /// The token's `exp` has passed; the connection is deleted next.
+    /// The token's `exp` and its leeway have passed, or it was revoked; the connection is deleted next.
     TokenExpired,
+    /// There is no token.
+    MissingAuth,
+    /// The token is malformed, badly signed, not valid yet, or for another service.
+    Unauthorized,
+    /// The page's origin is not in `ALLOWED_ORIGINS`.
+    OriginNotAllowed,
     /// Not allowed for this user.
     Forbidden,
     /// The session is unknown here; the connection is deleted next.
@@ -25,7 +31,7 @@ pub enum ErrorCode {
     NotAttached,
     /// The token only allows to watch.
     ReadOnly,
-    /// A newer connection took this `clientId`.
+    /// A newer connection took this `clientId`, or a writer's place.
     Replaced,
     /// Input is missing before what arrived; send again from `inputOffset`.
     InputGap,

@@ -11,6 +11,7 @@ pub mod callback;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod json;
 pub mod limits;
 pub mod origin;
 pub mod payload;

@@ -12,8 +12,8 @@ use axum::{
 use serde::de::DeserializeOwned;
 use shellbridge_protocol::{
     ErrorCode,
-    access::may_open,
-    bridge::{CONNECTION_ID_HEADER, ConnectRequest, DisconnectRequest, Envelope, Replay},
+    access::{good_until_ms, may_open},
+    bridge::{BridgeToken, CONNECTION_ID_HEADER, ConnectRequest, DisconnectRequest, Envelope, Replay},
     frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
     limits::MAX_FRAME,
 };
@@ -26,15 +26,17 @@ use crate::{
     outlet::ConnectionId,
     push::Forbidden,
     routes::bearer,
-    session::{Answer, ConnectionInfo, Handle, Status, Unreachable},
+    session::{Answer, ConnectionInfo, Handle, Stale, Status, Unreachable, Use},
     unix_ms, unix_secs,
 };
 
 /// Clocks of the Lambda's side and of this one may differ by this much.
 const CLOCK_SKEW_MS: i64 = 60_000;
 
-/// The body of a request that is proven to be the Lambda's, and new.
+/// The body of a request that is proven to be the Lambda's. Whether it is new is asked of [`Signed::once`], when it
+/// is known whose it is.
 pub(crate) struct Signed {
+    token: BridgeToken,
     body: Bytes,
     /// The connection that the token is bound to.
     connection: String,
@@ -43,6 +45,38 @@ pub(crate) struct Signed {
 impl Signed {
     fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         serde_json::from_slice(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+
+    /// Refuses a request that came before. It may come again as if it were new: for one that is refused for its rate.
+    fn is_new(&self, app: &App) -> Result<(), ApiError> {
+        match app.replays.lock() {
+            Ok(replays) if replays.has(&self.token.jti) => Err(replayed()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(ApiError::internal()),
+        }
+    }
+
+    /// Refuses a request that came before, and remembers it. `user`: whose it is, as the Lambda says.
+    fn once(&self, app: &App, user: &str) -> Result<(), ApiError> {
+        let (jti, until) = (&self.token.jti, self.token.remembered_until());
+        let replay = match app.replays.lock() {
+            Ok(mut replays) => replays.check(jti, user, until, unix_secs()),
+            Err(_) => return Err(ApiError::internal()),
+        };
+        match replay {
+            Replay::Fresh => Ok(()),
+            Replay::Seen => Err(replayed()),
+            Replay::Share => {
+                count::bridge_refused("share");
+                let message = "too many requests of this user to tell them from replays";
+                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, message))
+            }
+            Replay::Full => {
+                count::bridge_refused("full");
+                let message = "too many requests to tell them from replays";
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, message))
+            }
+        }
     }
 
     /// Refuses a body about another connection than the token's.
@@ -65,7 +99,11 @@ impl FromRequest<Arc<App>> for Signed {
         };
         let path = request.uri().path().to_owned();
         let headers = request.headers();
-        let token = bearer(headers).ok_or_else(|| refused("no_token"))?.to_owned();
+        let token = bearer(headers).ok_or_else(|| {
+            count::bridge_refused("no_token");
+            ApiError::no_token("not signed by the Lambda")
+        })?;
+        let token = token.to_owned();
         let connection = headers.get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok());
         let connection = connection.ok_or_else(|| refused("no_connection"))?.to_owned();
         let body = Bytes::from_request(request, app).await.map_err(|error| {
@@ -78,23 +116,14 @@ impl FromRequest<Arc<App>> for Signed {
             tracing::warn!(%cause, path, "a request is not the Lambda's");
             refused(count::token_fault(cause))
         })?;
-        let replay = match app.replays.lock() {
-            Ok(mut replays) => replays.check(&token.jti, token.remembered_until(), now),
-            Err(_) => return Err(ApiError::internal()),
-        };
-        match replay {
-            Replay::Fresh => Ok(Self { body, connection }),
-            Replay::Seen => {
-                tracing::warn!(path, "a request of the Lambda came twice");
-                Err(refused("replay"))
-            }
-            Replay::Full => {
-                count::bridge_refused("full");
-                let message = "too many requests to tell them from replays";
-                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, message))
-            }
-        }
+        Ok(Self { token, body, connection })
     }
+}
+
+fn replayed() -> ApiError {
+    count::bridge_refused("replay");
+    tracing::warn!("a request of the Lambda came twice");
+    ApiError::unauthorized("not signed by the Lambda")
 }
 
 /// `POST /api/ws/connect`
@@ -107,6 +136,7 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
     };
     let request: ConnectRequest = signed.json().map_err(refused("malformed"))?;
     signed.is_about(&request.connection_id).map_err(refused("malformed"))?;
+    signed.once(&app, &request.user_id)?;
     about_session(&request.session_id);
     let session = app.store.get(&request.session_id).ok_or_else(ApiError::no_session);
     let session = session.map_err(refused("no_session"))?;
@@ -117,12 +147,21 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
     let id: ConnectionId = request.connection_id.into();
     let outlet = app.pusher.outlet(id.clone(), &request.callback_url, Some(request.connected_at));
     let outlet = outlet.map_err(forbidden).map_err(refused("callback_url"))?;
-    let info = info(id, request.read_only, request.connected_at, request.token_expires_at);
+    let info = ConnectionInfo {
+        id,
+        read_only: request.read_only,
+        user: request.user_id.into(),
+        token_id: request.token_id.map(Into::into),
+        connected_at: request.connected_at,
+        token_lasts: lasts(request.token_expires_at),
+    };
     session.connect(info, outlet).await.map_err(|error| {
         let cause = match error {
             Unreachable::Ended => "no_session",
             Unreachable::Busy => "busy",
             Unreachable::Full => "full",
+            Unreachable::Stale(Stale::Earlier) => "no_session",
+            Unreachable::Stale(Stale::Revoked) => "revoked",
         };
         refused(cause)(error.into())
     })?;
@@ -134,6 +173,7 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
 pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
     let envelope: Envelope = signed.json()?;
     signed.is_about(&envelope.connection_id)?;
+    signed.is_new(&app)?;
     about_session(&envelope.session_id);
     count::received(signed.body.len());
     app.rates.check(&envelope.connection_id, &envelope.user_id).map_err(|whose| {
@@ -142,10 +182,15 @@ pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Resu
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, "too many frames a second")
             .answering(reference)
     })?;
+    signed.once(&app, &envelope.user_id)?;
     let session = app.store.get(&envelope.session_id).ok_or_else(ApiError::no_session)?;
     if !adoptable(&envelope, session.status()) {
         return Err(ApiError::no_session());
     }
+    let tokens = &session.status().tokens;
+    tokens
+        .check(envelope.bridge.token_id.as_deref(), Use::Connection, unix_ms())
+        .map_err(Unreachable::from)?;
     let answer = answer(&app, &session, envelope, &signed.body).await?;
     let json = answer.json();
     count::replied(&answer, json.as_ref().map_or(0, Bytes::len));
@@ -159,6 +204,7 @@ pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Resu
 pub(crate) async fn disconnect(State(app): State<Arc<App>>, signed: Signed) -> Result<Response, ApiError> {
     let request: DisconnectRequest = signed.json()?;
     signed.is_about(&request.connection_id)?;
+    signed.once(&app, &request.user_id)?;
     about_session(&request.session_id);
     if let Some(session) = app.store.get(&request.session_id) {
         // A session that has ended needs no news of its connections.
@@ -207,7 +253,14 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
     let bridge = envelope.bridge;
     let id: ConnectionId = envelope.connection_id.into();
     let outlet = app.pusher.outlet(id.clone(), &bridge.callback_url, None).map_err(forbidden)?;
-    let info = info(id, bridge.read_only, bridge.connected_at, bridge.token_expires_at);
+    let info = ConnectionInfo {
+        id,
+        read_only: bridge.read_only,
+        user: envelope.user_id.into(),
+        token_id: bridge.token_id.map(Into::into),
+        connected_at: bridge.connected_at,
+        token_lasts: lasts(bridge.token_expires_at),
+    };
     Ok(match session.frame(info, outlet, frame, bridge.message_id).await? {
         Answer::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
             Answer::Frame(error.answering(head.reference()).into())
@@ -216,16 +269,16 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
     })
 }
 
-fn info(id: ConnectionId, read_only: bool, connected_at: i64, token_expires_at: i64) -> ConnectionInfo {
+/// How much longer a token is good.
+fn lasts(token_expires_at: i64) -> Duration {
     let now = i64::try_from(unix_ms()).unwrap_or(i64::MAX);
-    let left = token_expires_at.saturating_mul(1000).saturating_sub(now);
-    let token_lasts = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-    ConnectionInfo { id, read_only, connected_at, token_lasts }
+    let left = good_until_ms(token_expires_at).saturating_sub(now);
+    Duration::from_millis(u64::try_from(left).unwrap_or(0))
 }
 
 fn echo(body: &[u8]) -> ServerFrame {
     match Envelope::unwrap_frame(body) {
-        Ok(received) => ServerFrame::Echo { received: received.into(), timestamp: unix_ms() },
+        Ok(received) => ServerFrame::Echo { received, timestamp: unix_ms() },
         Err(_) => ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object").into(),
     }
 }

@@ -10,9 +10,15 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shellbridge_protocol::{ErrorCode, PROTOCOL_VERSION, access::Denied, limits};
+use shellbridge_protocol::{ErrorCode, PROTOCOL_VERSION, limits};
 
-use crate::{access::Refused, app::App, routes::bearer};
+use crate::{
+    access::Refused,
+    app::App,
+    routes::bearer,
+    session::{Stale, Use},
+    unix_ms,
+};
 
 /// The session that a verdict is asked for.
 #[derive(Deserialize)]
@@ -37,7 +43,7 @@ pub(crate) async fn websocket(
         };
         if let Value::Object(answer) = &mut answer {
             answer.insert("ok".to_owned(), ok.into());
-            answer.insert("code".to_owned(), code.into());
+            answer.insert("code".to_owned(), json!(code));
             answer.insert("message".to_owned(), message.into());
         }
     }
@@ -68,35 +74,27 @@ async fn verdict(
     session: Option<&str>,
     token: &str,
     headers: &HeaderMap,
-) -> Result<(), (String, String)> {
-    let coded = |code: ErrorCode| {
-        serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-    };
+) -> Result<(), (ErrorCode, String)> {
     let grant = app.access.verify(token, session).await.map_err(|refused| {
         let Refused::Token(denied) = refused else {
-            return (coded(ErrorCode::BackendUnavailable), "there are no keys at the moment".to_owned());
+            return (ErrorCode::BackendUnavailable, "there are no keys at the moment".to_owned());
         };
-        let code = match denied {
-            Denied::Expired => coded(ErrorCode::TokenExpired),
-            Denied::Missing => "MISSING_AUTH".to_owned(),
-            Denied::NoSession => coded(ErrorCode::SessionInvalid),
-            _ => coded(ErrorCode::Forbidden),
-        };
-        (code, denied.to_string())
+        (denied.code(), denied.to_string())
     })?;
     let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     if !app.origins.as_ref().is_none_or(|origins| origins.allows(origin)) {
-        return Err((
-            "ORIGIN_NOT_ALLOWED".to_owned(),
-            "this page's origin is not in ALLOWED_ORIGINS".to_owned(),
-        ));
+        let message = "this page's origin is not in ALLOWED_ORIGINS".to_owned();
+        return Err((ErrorCode::OriginNotAllowed, message));
     }
     let session = app.store.get(&grant.session_id);
-    if session.is_some_and(|session| grant.opens(&session.status().owner)) {
-        Ok(())
-    } else {
-        Err((coded(ErrorCode::SessionInvalid), "no such session".to_owned()))
-    }
+    let session = session.filter(|session| grant.opens(&session.status().owner));
+    let no_session = || (ErrorCode::SessionInvalid, "no such session".to_owned());
+    let session = session.ok_or_else(no_session)?;
+    let checked = session.status().tokens.check(grant.token_id.as_deref(), Use::Door, unix_ms());
+    checked.map_err(|stale| match stale {
+        Stale::Earlier => no_session(),
+        Stale::Revoked => (ErrorCode::TokenExpired, stale.to_string()),
+    })
 }
 
 fn facts(app: &App) -> Value {

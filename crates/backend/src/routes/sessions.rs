@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, Path, Request, State},
+    extract::{FromRequest, FromRequestParts, Path, RawPathParams, Request, State},
     http::{HeaderMap, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use shellbridge_protocol::{ErrorCode, access::Grant};
 
 use crate::{
+    access::Mint,
     app::App,
     error::ApiError,
     observe::about_session,
     routes::bearer,
-    session::{self, Handle, Start},
+    session::{self, Handle, Start, Status, Use},
     shell::{ShellRequest, ShellSpec},
     store::Refused,
     unix_ms,
@@ -77,7 +78,10 @@ impl FromRequestParts<Arc<App>> for Admin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let wanted = || ApiError::unauthorized("ADMIN_TOKEN is wanted");
+        let wanted = || match bearer(&parts.headers) {
+            None => ApiError::no_token("ADMIN_TOKEN is required"),
+            Some(_) => ApiError::unauthorized("ADMIN_TOKEN is required"),
+        };
         app.admin.admits(&parts.headers).await.then_some(Self).ok_or_else(wanted)
     }
 }
@@ -107,8 +111,16 @@ impl FromRequestParts<Arc<App>> for Known {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let path = Path::<String>::from_request_parts(parts, app).await;
-        let Path(id) = path.map_err(|_| ApiError::no_session())?;
+        Self::for_use(parts, app, Use::Door).await
+    }
+}
+
+impl Known {
+    async fn for_use(parts: &mut Parts, app: &Arc<App>, purpose: Use) -> Result<Self, ApiError> {
+        let path = RawPathParams::from_request_parts(parts, app).await;
+        let path = path.map_err(|_| ApiError::no_session())?;
+        let id = path.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned());
+        let id = id.ok_or_else(ApiError::no_session)?;
         let caller = if app.admin.admits(&parts.headers).await {
             Caller::Admin
         } else {
@@ -117,10 +129,25 @@ impl FromRequestParts<Arc<App>> for Known {
         };
         about_session(&id);
         let session = app.store.get(&id).ok_or_else(ApiError::no_session)?;
-        match &caller {
-            Caller::User(grant) if !grant.opens(&session.status().owner) => Err(ApiError::no_session()),
-            _ => Ok(Self { session, caller }),
+        if let Caller::User(grant) = &caller {
+            if !grant.opens(&session.status().owner) {
+                return Err(ApiError::no_session());
+            }
+            session.status().tokens.check(grant.token_id.as_deref(), purpose, unix_ms())?;
         }
+        Ok(Self { session, caller })
+    }
+
+    /// Refuses those who may only watch.
+    fn changeable(self) -> Result<Self, ApiError> {
+        if self.only_watches() {
+            return Err(ApiError::forbidden("this token is view-only"));
+        }
+        Ok(self)
+    }
+
+    const fn only_watches(&self) -> bool {
+        matches!(&self.caller, Caller::User(grant) if grant.read_only)
     }
 }
 
@@ -131,13 +158,20 @@ impl FromRequestParts<Arc<App>> for Changeable {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Known { session, caller } = Known::from_request_parts(parts, app).await?;
-        match caller {
-            Caller::User(grant) if grant.read_only => {
-                Err(ApiError::forbidden("this token only allows to watch"))
-            }
-            _ => Ok(Self(session)),
-        }
+        let known = Known::from_request_parts(parts, app).await?.changeable()?;
+        Ok(Self(known.session))
+    }
+}
+
+/// One who may have a newer token for the session of the path: whoever may change it, and the token that a lost answer
+/// has just replaced.
+pub(crate) struct Renewable(Known);
+
+impl FromRequestParts<Arc<App>> for Renewable {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        Known::for_use(parts, app, Use::Renewal).await?.changeable().map(Self)
     }
 }
 
@@ -169,16 +203,21 @@ pub(crate) async fn create_dev(
 }
 
 /// `GET /api/sessions/{id}`
-pub(crate) async fn show(Known { session, .. }: Known) -> Json<Value> {
-    let status = session.status();
-    Json(json!({
+pub(crate) async fn show(known: Known) -> Json<Value> {
+    let status = known.session.status();
+    // Whose session it is is none of a viewer's business: a share link may go to anybody.
+    let owner = (!known.only_watches()).then_some(&status.owner);
+    let mut answer = json!({
         "sessionId": status.id,
-        "userId": status.owner,
         "status": status.word(),
         "connections": status.connections(),
         "createdAt": status.created_at,
         "expiresAt": status.expires_at(),
-    }))
+    });
+    if let (Value::Object(answer), Some(owner)) = (&mut answer, owner) {
+        answer.insert("userId".to_owned(), owner.as_str().into());
+    }
+    Json(answer)
 }
 
 /// `GET /api/sessions/{id}/validate`
@@ -209,10 +248,10 @@ pub(crate) async fn end(Changeable(session): Changeable) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// `POST /api/sessions/{id}/extend`
+/// `POST /api/sessions/{id}/extend`: more time, and a new token. It revokes the owner's tokens of before.
 pub(crate) async fn extend(
     State(app): State<Arc<App>>,
-    Changeable(session): Changeable,
+    Renewable(Known { session, caller }): Renewable,
     Body(Extend { seconds }): Body<Extend>,
 ) -> Result<Json<Value>, ApiError> {
     let status = session.status();
@@ -220,7 +259,14 @@ pub(crate) async fn extend(
     let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
     session.extend(wanted.min(latest)).await?;
     let expires_at = status.expires_at();
-    let token = token(&app, &status.owner, &status.id, false, expires_at).await;
+    let asked_by = match &caller {
+        Caller::Admin => None,
+        Caller::User(grant) => grant.token_id.as_deref(),
+    };
+    let token = owner_token(&app, status, asked_by).await;
+    if token.is_some() {
+        session.revoked().await?;
+    }
     Ok(Json(json!({ "expiresAt": expires_at, "token": token })))
 }
 
@@ -239,8 +285,40 @@ pub(crate) async fn share(
     let expires_at = wanted.min(status.expires_at());
     // A name of its own: the owner's would open the session for more than watching.
     let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
-    let token = token(&app, &viewer, &status.id, true, expires_at).await.ok_or_else(ApiError::internal)?;
-    Ok((StatusCode::CREATED, Json(json!({ "token": token, "expiresAt": expires_at }))).into_response())
+    let id = status.tokens.new_id();
+    let mint =
+        Mint { user: &viewer, session: &status.id, read_only: true, id: &id, expires_at: secs(expires_at) };
+    let token = app.access.mint(&mint).await.ok_or_else(ApiError::internal)?;
+    let share = status.tokens.share(&id, unix_ms(), expires_at).map_err(|_| {
+        let message = "too many share links: revoke some";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, message)
+    })?;
+    let body = json!({ "id": share.id, "token": token, "expiresAt": expires_at });
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// `GET /api/sessions/{id}/shares`: the links that are good. Their tokens are told once, when they are made.
+pub(crate) async fn shares(Changeable(session): Changeable) -> Json<Value> {
+    Json(json!({ "shares": session.status().tokens.shares(unix_ms()) }))
+}
+
+/// `DELETE /api/sessions/{id}/shares/{shareId}`
+pub(crate) async fn revoke_share(
+    Changeable(session): Changeable,
+    Path((_, share)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    if !session.status().tokens.revoke(Some(&share)) {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::BadFrame, "no such share link"));
+    }
+    session.revoked().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /api/sessions/{id}/shares`: all links, also if there is none.
+pub(crate) async fn revoke_shares(Changeable(session): Changeable) -> Result<StatusCode, ApiError> {
+    session.status().tokens.revoke(None);
+    session.revoked().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
@@ -268,22 +346,33 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
         tracing::error!(%error, session_id = %id, "a shell cannot be started");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "the shell cannot be started")
     })?;
+    let status = handle.status().clone();
     if let Err(late) = reservation.fill(handle) {
         late.end().await;
         return Err(Refused::Closed.into());
     }
     let body = json!({
         "sessionId": id,
-        "token": token(app, &user_id, &id, false, expires_at).await,
+        "token": owner_token(app, &status, None).await,
         "webSocketUrl": app.config.ws_url,
         "expiresAt": expires_at,
     });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-/// A token that ends with the session, `expires_at` in Unix ms.
-async fn token(app: &App, user: &str, session: &str, read_only: bool, expires_at: u64) -> Option<String> {
-    app.access.mint(user, session, read_only, i64::try_from(expires_at / 1000).unwrap_or(i64::MAX)).await
+/// A new token of the owner's, which ends with the session and revokes the one before. None, and nothing revoked, if
+/// there is no key to mint with.
+async fn owner_token(app: &App, status: &Status, asked_by: Option<&str>) -> Option<String> {
+    let (id, expires_at) = (status.tokens.new_id(), secs(status.expires_at()));
+    let mint = Mint { user: &status.owner, session: &status.id, read_only: false, id: &id, expires_at };
+    let token = app.access.mint(&mint).await?;
+    status.tokens.renew(&id, asked_by, unix_ms());
+    Some(token)
+}
+
+/// Unix seconds.
+fn secs(unix_ms: u64) -> i64 {
+    i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)
 }
 
 /// Whether a request can only have been made by a page or program of this machine: a name that an attacker's DNS

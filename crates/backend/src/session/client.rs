@@ -104,6 +104,13 @@ impl Clients {
         self.0.iter_mut()
     }
 
+    /// Whether a client of this id finds no place: it is new, there are as many as may be, and none of them is gone.
+    pub(super) fn is_full_for(&self, id: &str) -> bool {
+        self.0.len() >= MAX_CLIENTS
+            && !self.0.contains_key(id)
+            && self.0.values().all(|client| client.gone.is_none())
+    }
+
     /// The client of this id, made if it is new. None if there are too many and none of them is gone.
     pub(super) fn enter(&mut self, id: &str) -> Option<&mut Client> {
         if !self.0.contains_key(id) && self.0.len() >= MAX_CLIENTS {

@@ -1,4 +1,8 @@
-//! The `command` frames of a session: one at a time, each id once, the answer to whoever asked last.
+//! The `command` frames of a session: one at a time, each once, the answer to whoever asked last.
+//!
+//! A command is the same as an earlier one if id, text and client are. A client is the `clientId` that the connection
+//! attached as; one that never attached is its connection, and, once that is gone, whoever repeats its command: it may
+//! be the same one, reconnected, and running a command twice would be worse than to tell another its result.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -31,7 +35,7 @@ const ANSWER_HEAD: usize = 1024;
 
 /// Who waits for an answer: by the request that is still open, else by a push.
 pub(super) struct Asker {
-    pub(super) connection: ConnectionId,
+    pub(super) by: By,
     pub(super) reply: oneshot::Sender<Option<ServerFrame>>,
 }
 
@@ -40,6 +44,13 @@ pub(super) struct Request {
     pub(super) id: String,
     pub(super) command: String,
     pub(super) timeout_ms: Option<u64>,
+}
+
+impl Request {
+    /// Whether a client that asks for both means the same run.
+    fn is(&self, other: &Self) -> bool {
+        self.id == other.id && self.command == other.command
+    }
 }
 
 /// All commands of a session.
@@ -54,10 +65,35 @@ pub(super) struct Commands {
 }
 
 struct Done {
-    id: String,
+    request: Request,
+    by: By,
     at: Duration,
     size: usize,
     frame: ServerFrame,
+}
+
+/// Whose command it is.
+#[derive(Debug, Clone)]
+pub(super) struct By {
+    pub(super) connection: ConnectionId,
+    /// Who that connection attached as.
+    pub(super) client: Option<String>,
+}
+
+impl By {
+    /// Whether both are the same client. `lives` says whether a connection is still there.
+    fn is(&self, other: &Self, lives: impl Fn(&str) -> bool) -> bool {
+        match (&self.client, &other.client) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            _ => self.connection == other.connection || !lives(&self.connection),
+        }
+    }
+
+    /// The same client asks again, by another connection perhaps.
+    fn again(&mut self, other: Self) {
+        let client = other.client.or_else(|| self.client.take());
+        *self = Self { connection: other.connection, client };
+    }
 }
 
 /// A frame that answers a command, for whom the request that asked is no longer open.
@@ -76,17 +112,28 @@ impl Commands {
     }
 
     /// Takes a command. It is answered when it is done, or at once if that was before, or there is no room.
-    pub(super) fn ask(&mut self, request: Request, asker: Asker, now: Duration) {
+    /// `lives`: whether a connection is still there.
+    pub(super) fn ask(
+        &mut self,
+        request: Request,
+        asker: Asker,
+        now: Duration,
+        lives: impl Fn(&str) -> bool,
+    ) {
         self.results.retain(|done| now < done.at + COMMAND_RESULT_TTL);
-        if let Some(done) = self.results.iter().find(|done| done.id == request.id) {
+        let mut done = self.results.iter_mut();
+        if let Some(done) = done.find(|done| done.request.is(&request) && done.by.is(&asker.by, &lives)) {
+            done.by.again(asker.by);
             // The asker waits for this very request, so that there is nobody to push to if it is gone.
             let _ = asker.reply.send(Some(done.frame.clone()));
             return;
         }
         let mut pending = self.current.iter_mut().chain(self.queue.iter_mut());
-        if let Some((_, waiting)) = pending.find(|(known, _)| known.id == request.id) {
+        let same = |known: &Request, waiting: &Asker| known.is(&request) && waiting.by.is(&asker.by, &lives);
+        if let Some((_, waiting)) = pending.find(|(known, waiting)| same(known, waiting)) {
+            waiting.by.again(asker.by);
             // The answer goes to the newest; the older request ends with nothing to say.
-            let _ = std::mem::replace(waiting, asker).reply.send(None);
+            let _ = std::mem::replace(&mut waiting.reply, asker.reply).send(None);
             return;
         }
         if self.queue.len() >= MAX_COMMAND_QUEUE {
@@ -95,6 +142,16 @@ impl Commands {
             return;
         }
         self.queue.push_back((request, asker));
+    }
+
+    /// A connection has attached: what it asked for before is that client's.
+    pub(super) fn attached(&mut self, connection: &ConnectionId, client: &str) {
+        let pending = self.current.iter_mut().chain(self.queue.iter_mut()).map(|(_, asker)| &mut asker.by);
+        for by in pending.chain(self.results.iter_mut().map(|done| &mut done.by)) {
+            if by.client.is_none() && by.connection == *connection {
+                by.client = Some(client.to_owned());
+            }
+        }
     }
 
     /// Starts the next command, if it is its turn. The time limit goes with it.
@@ -177,14 +234,15 @@ impl Commands {
             ServerFrame::CommandResult { result, .. } => result.len() + request.id.len(),
             _ => request.id.len(),
         };
-        self.results.push_back(Done { id: request.id, at: now, size, frame: frame.clone() });
+        let size = size + request.command.len();
+        self.results.push_back(Done { request, by: asker.by.clone(), at: now, size, frame: frame.clone() });
         while self.results.len() > MAX_COMMAND_RESULTS
             || self.results.iter().map(|done| done.size).sum::<usize>() > MAX_COMMAND_RESULTS_BYTES
         {
             self.results.pop_front();
         }
         let late = asker.reply.send(Some(frame)).err().flatten()?;
-        Some((asker.connection, late))
+        Some((asker.by.connection, late))
     }
 
     /// Adds to the history, and keeps it within one frame.
@@ -232,9 +290,21 @@ mod tests {
     }
 
     fn ask(commands: &mut Commands, id: &str, command: &str) -> oneshot::Receiver<Option<ServerFrame>> {
+        ask_as(commands, ("c", None), id, command, &["c"])
+    }
+
+    /// Asks by a connection, attached as a client or not, while some connections live.
+    fn ask_as(
+        commands: &mut Commands,
+        (connection, client): (&str, Option<&str>),
+        id: &str,
+        command: &str,
+        living: &[&str],
+    ) -> oneshot::Receiver<Option<ServerFrame>> {
         let (reply, answer) = oneshot::channel();
         let request = Request { id: id.into(), command: command.into(), timeout_ms: None };
-        commands.ask(request, Asker { connection: "c".into(), reply }, Duration::ZERO);
+        let by = By { connection: connection.into(), client: client.map(str::to_owned) };
+        commands.ask(request, Asker { by, reply }, Duration::ZERO, |id| living.contains(&id));
         answer
     }
 
@@ -268,6 +338,59 @@ mod tests {
         assert_eq!(text(second.await.unwrap()).trim(), "1");
         assert_eq!(text(ask(&mut commands, "1", &command).await.unwrap()).trim(), "1");
         assert!(run_all(&mut commands).await.is_empty());
+    }
+
+    /// A command that leaves a trace, and says how many there are.
+    fn traced(dir: &tempfile::TempDir) -> String {
+        format!("echo x >> {0}/f; wc -l < {0}/f", dir.path().display())
+    }
+
+    async fn run(commands: &mut Commands, asked: oneshot::Receiver<Option<ServerFrame>>) -> String {
+        run_all(commands).await;
+        text(asked.await.unwrap()).trim().to_owned()
+    }
+
+    #[tokio::test]
+    async fn regression_an_id_of_another_client_or_text_is_another_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commands = commands();
+        let (all, traced) = (["a", "b"], traced(&dir));
+        let (a, b) = (("a", Some("client-a")), ("b", Some("client-b")));
+        let first = ask_as(&mut commands, a, "1", &traced, &all);
+        let other = ask_as(&mut commands, b, "1", &traced, &all);
+        let text_of_its_own = ask_as(&mut commands, b, "1", "echo mine", &all);
+        assert_eq!(run(&mut commands, first).await, "1");
+        assert_eq!(text(other.await.unwrap()).trim(), "2");
+        assert_eq!(text(text_of_its_own.await.unwrap()), "mine\n");
+        for (who, runs) in [(a, "1"), (b, "2")] {
+            let again = ask_as(&mut commands, who, "1", &traced, &all);
+            assert_eq!(run(&mut commands, again).await, runs, "each has its own result again");
+        }
+        for (who, runs) in [(("c", None), "3"), (("d", None), "4")] {
+            let asked = ask_as(&mut commands, who, "1", &traced, &["a", "b", "c", "d"]);
+            assert_eq!(run(&mut commands, asked).await, runs, "connections that never attached");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reconnects_gets_its_result_and_no_second_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commands = commands();
+        let traced = traced(&dir);
+        let first = ask_as(&mut commands, ("a", None), "1", &traced, &["a"]);
+        commands.attached(&"a".into(), "client");
+        assert_eq!(run(&mut commands, first).await, "1");
+        let attached = ask_as(&mut commands, ("b", Some("client")), "1", &traced, &["a", "b"]);
+        assert_eq!(run(&mut commands, attached).await, "1", "its old connection is not known to be gone");
+        let before = ask_as(&mut commands, ("c", None), "1", &traced, &["c"]);
+        assert_eq!(run(&mut commands, before).await, "1", "its old connections are gone");
+        let another = ask_as(&mut commands, ("d", Some("another")), "1", &traced, &["d", "c"]);
+        assert_eq!(run(&mut commands, another).await, "2");
+
+        let running = ask_as(&mut commands, ("e", None), "2", &traced, &["e"]);
+        let repeated = ask_as(&mut commands, ("f", None), "2", &traced, &["f"]);
+        assert_eq!(run(&mut commands, repeated).await, "3");
+        assert_eq!(running.await.unwrap(), None, "the answer moved to the newest connection");
     }
 
     #[tokio::test]

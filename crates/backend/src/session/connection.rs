@@ -28,6 +28,10 @@ pub(crate) struct ConnectionInfo {
     pub(crate) id: ConnectionId,
     /// May only watch.
     pub(crate) read_only: bool,
+    /// The token's user.
+    pub(crate) user: Arc<str>,
+    /// The token's `shellbridgeId`, if it was minted here.
+    pub(crate) token_id: Option<Arc<str>>,
     /// When it was made, Unix ms by API Gateway's clock.
     pub(crate) connected_at: i64,
     /// How much longer its token is good.
@@ -42,6 +46,8 @@ pub(super) struct Connection {
     /// What it said its terminal is.
     pub(super) size: Option<Size>,
     pub(super) attachment: Option<Attachment>,
+    /// The client that it attached as last, still or not.
+    pub(super) client_id: Option<String>,
     /// Output frames under way.
     pub(super) in_flight: usize,
     /// The size it was told last, unasked, and whether that is under way.
@@ -90,6 +96,7 @@ impl Connection {
             seq: None,
             size: None,
             attachment: None,
+            client_id: None,
             in_flight: 0,
             told_size: None,
             size_in_flight: false,
@@ -97,6 +104,14 @@ impl Connection {
             left: None,
             heard: now,
             expires,
+        }
+    }
+
+    /// Whether a token is the one it was let in by: the same id, or the same user where it has none.
+    pub(super) fn has_token_of(&self, info: &ConnectionInfo) -> bool {
+        match (&self.info.token_id, &info.token_id) {
+            (None, None) => self.info.user == info.user,
+            (mine, other) => mine == other,
         }
     }
 

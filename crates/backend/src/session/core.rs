@@ -16,7 +16,7 @@ use shellbridge_protocol::{
 use super::{
     Limits, Size,
     client::{Clients, Gone},
-    connection::{Attachment, Connection, ConnectionInfo, ExitFrame, encode},
+    connection::{Attachment, Connection, ExitFrame, encode},
     snapshot::{Picture, Snapshot},
 };
 use crate::{
@@ -25,8 +25,6 @@ use crate::{
     unix_ms,
 };
 
-/// Connections of one session at once.
-const MAX_CONNECTIONS: usize = 256;
 /// Plain output that the model of the screen has not seen: 20 ms of work, all at once when a picture is wanted.
 const MAX_UNFOLLOWED: usize = 1024 * 1024;
 /// Dropped connections that are remembered, so that their late frames are told to attach again.
@@ -46,7 +44,7 @@ pub(super) struct Core {
     pub(super) clients: Clients,
     /// Writes to the shell so far.
     pub(super) writes: u64,
-    dropped: VecDeque<ConnectionId>,
+    pub(super) dropped: VecDeque<ConnectionId>,
     pub(super) effects: VecDeque<Effect>,
 }
 
@@ -93,20 +91,6 @@ impl Core {
             dropped: VecDeque::new(),
             effects: VecDeque::new(),
         }
-    }
-
-    /// A connection is there, newly made or found out about by its first frame. False if there are too many.
-    pub(super) fn connect(&mut self, info: ConnectionInfo, now: Duration) -> bool {
-        if let Some(known) = self.connections.get_mut(&info.id) {
-            known.info = info;
-            return true;
-        }
-        if self.connections.len() >= MAX_CONNECTIONS {
-            return false;
-        }
-        self.dropped.retain(|id| *id != info.id);
-        self.connections.insert(info.id.clone(), Connection::new(info, now));
-        true
     }
 
     /// A connection is gone, as its `$disconnect` says.
@@ -247,7 +231,11 @@ impl Core {
         };
         // Nothing beyond the end exists: an offset there is of another shell.
         let from = if from > self.log.end() { 0 } else { from };
+        connection.client_id = Some(client_id.clone());
         let input = if writes {
+            if self.clients.is_full_for(&client_id) {
+                self.make_room_for_client(id, now);
+            }
             let Some(client) = self.clients.enter(&client_id) else {
                 return error(ErrorCode::RateLimited, "too many clients are attached to this session");
             };
@@ -255,6 +243,7 @@ impl Core {
         } else {
             0
         };
+        let connection = self.connections.get_mut(id)?;
         if connection.attachment.as_ref().is_some_and(|attachment| attachment.client_id != client_id) {
             self.detach(id, now);
         }

@@ -96,7 +96,7 @@ impl Core {
             self;
         let connection = connections.get_mut(id)?;
         if now >= connection.expires {
-            let frame = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
+            let frame = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired or was revoked");
             self.farewell(id, &frame.into(), now);
             return None;
         }

@@ -15,7 +15,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::connection::ConnectionInfo;
+use super::{
+    connection::ConnectionInfo,
+    tokens::{Stale, Tokens},
+};
 use crate::outlet::Outlet;
 
 /// What is known of a session from outside its task.
@@ -29,6 +32,8 @@ pub(crate) struct Status {
     pub(crate) created_at: u64,
     /// When it ends, Unix ms.
     pub(super) expires_at: AtomicU64,
+    /// Which of the tokens minted for it are good.
+    pub(crate) tokens: Tokens,
     pub(super) connections: AtomicUsize,
     pub(super) exited: AtomicBool,
     pub(super) ended: AtomicBool,
@@ -46,7 +51,7 @@ pub(super) enum Message {
     Connect {
         info: ConnectionInfo,
         outlet: Arc<dyn Outlet>,
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Result<(), Unreachable>>,
     },
     Disconnect {
         id: Arc<str>,
@@ -58,6 +63,8 @@ pub(super) enum Message {
         reply: oneshot::Sender<Option<ServerFrame>>,
     },
     Extended,
+    /// Some tokens are good no more.
+    Revoked,
     Drain,
     End,
 }
@@ -90,6 +97,9 @@ pub(crate) enum Unreachable {
     /// It has as many connections as it may.
     #[error("the session has too many connections")]
     Full,
+    /// The connection's token is good no more.
+    #[error(transparent)]
+    Stale(#[from] Stale),
 }
 
 impl Status {
@@ -135,8 +145,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Connect { info, outlet, reply }).await?;
         match timeout_at(deadline, answer).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(Unreachable::Full),
+            Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(Unreachable::Ended),
             Err(_) => Err(Unreachable::Busy),
         }
@@ -172,6 +181,11 @@ impl Handle {
     pub(crate) async fn extend(&self, expires_at: u64) -> Result<(), Unreachable> {
         self.status.expires_at.fetch_max(expires_at, Ordering::Relaxed);
         self.tell(Message::Extended).await
+    }
+
+    /// Ends connections by tokens that are good no more.
+    pub(crate) async fn revoked(&self) -> Result<(), Unreachable> {
+        self.tell(Message::Revoked).await
     }
 
     /// Tells its connections that the backend is stopping.
@@ -240,6 +254,7 @@ mod tests {
             owner: "alice".to_owned(),
             created_at: 0,
             expires_at: AtomicU64::new(0),
+            tokens: Tokens::new(),
             connections: AtomicUsize::new(0),
             exited: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -249,6 +264,8 @@ mod tests {
             let info = ConnectionInfo {
                 id: "c".into(),
                 read_only: false,
+                user: "alice".into(),
+                token_id: None,
                 connected_at: 0,
                 token_lasts: Duration::from_mins(1),
             };

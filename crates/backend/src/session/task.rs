@@ -1,5 +1,6 @@
 //! The task of a session: owns the PTY, the pushes and the running command, and does what `core` decides.
 
+mod door;
 mod end;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,11 @@ use tracing::Instrument;
 
 use super::{
     Limits,
-    commands::{Asker, Commands, Request},
+    commands::{Asker, By, Commands, Request},
     connection::{ConnectionInfo, encode},
     core::{Core, Effect, PushKind},
-    handle::{Handle, Incoming, Message, Status},
+    handle::{Handle, Incoming, Message, Status, Unreachable},
+    tokens::{Stale, Tokens, Use},
     tty::Tty,
 };
 use crate::{
@@ -96,6 +98,7 @@ pub(crate) fn spawn(
         owner: start.owner,
         created_at,
         expires_at: AtomicU64::new(start.expires_at),
+        tokens: Tokens::new(),
         connections: AtomicUsize::new(0),
         exited: AtomicBool::new(false),
         ended: AtomicBool::new(false),
@@ -333,8 +336,8 @@ impl Task {
                 let id = info.id.clone();
                 let read_only = info.read_only;
                 let known = self.core.connections.contains_key(&id);
-                let taken = self.core.connect(info, now);
-                if taken {
+                let taken = self.connect(info, Use::Door, now);
+                if taken.is_ok() {
                     self.outlets.insert(id.clone(), outlet);
                     if !known {
                         self.greet(&id, read_only);
@@ -349,6 +352,7 @@ impl Task {
             }
             Message::Frame { info, outlet, frame, reply } => self.frame(info, outlet, frame, reply, now),
             Message::Extended => self.core.extended(),
+            Message::Revoked => self.end_stale(now),
             Message::Drain => self.core.notify(NoticeCode::Draining, "the backend is stopping"),
             Message::End => {}
         }
@@ -370,24 +374,41 @@ impl Task {
                 let _ = reply.send(refuse(ErrorCode::NotAttached, "attach first"));
                 return;
             }
-            if !self.core.connect(info, now) {
-                let _ = reply.send(refuse(ErrorCode::RateLimited, "the session has too many connections"));
+            if let Err(refused) = self.connect(info, Use::Connection, now) {
+                let code = match refused {
+                    Unreachable::Stale(Stale::Revoked) => ErrorCode::TokenExpired,
+                    Unreachable::Stale(Stale::Earlier) => ErrorCode::SessionInvalid,
+                    _ => ErrorCode::RateLimited,
+                };
+                let _ = reply.send(refuse(code, &refused.to_string()));
                 return;
             }
             self.outlets.insert(id.clone(), outlet);
         }
         let answer = match frame {
-            ClientFrame::Command { .. } | ClientFrame::Clear if read_only => {
+            // What was run is the writers' matter: a command may hold a secret that the screen never showed.
+            ClientFrame::Command { .. } | ClientFrame::Clear | ClientFrame::History if read_only => {
                 refuse(ErrorCode::ReadOnly, "this connection may only watch")
             }
             ClientFrame::Command { command, id: name, timeout_ms } => {
                 let request = Request { id: name.unwrap_or(message_id), command, timeout_ms };
-                self.commands.ask(request, Asker { connection: id, reply }, now);
+                let client = self.core.connections.get(&id).and_then(|known| known.client_id.clone());
+                let asker = Asker { by: By { connection: id, client }, reply };
+                let Self { commands, core, .. } = self;
+                commands.ask(request, asker, now, |id| core.connections.contains_key(id));
                 return;
             }
             ClientFrame::History => Some(self.commands.history()),
             ClientFrame::Clear => Some(self.commands.clear()),
-            frame => self.core.frame(&id, frame, now),
+            frame => {
+                let attaches = matches!(frame, ClientFrame::Attach { .. });
+                let answer = self.core.frame(&id, frame, now);
+                let known = self.core.connections.get(&id).filter(|_| attaches);
+                if let Some(client) = known.and_then(|known| known.client_id.as_deref()) {
+                    self.commands.attached(&id, client);
+                }
+                answer
+            }
         };
         // A request that was given up is asked again by the client.
         let _ = reply.send(answer);

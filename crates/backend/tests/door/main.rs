@@ -11,4 +11,5 @@ mod slow;
 mod starting;
 mod stopping;
 mod support;
+mod tokens;
 mod wrong;

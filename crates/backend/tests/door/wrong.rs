@@ -32,7 +32,8 @@ impl Table<'_> {
     /// A frame of Alice's, good in itself, under a token that is not.
     fn token(&mut self, way: &str, token: &str) {
         let request = self.backend.bridge(MESSAGE_PATH, "c", token, frame().to_string());
-        self.row(way, request, 401, "FORBIDDEN");
+        let code = if token.is_empty() { "MISSING_AUTH" } else { "UNAUTHORIZED" };
+        self.row(way, request, 401, code);
     }
 
     /// The same, with claims that are not those of a good token.
@@ -107,12 +108,12 @@ async fn wrong_ways_through_the_lambda_s_door() {
     // Without a token, or with what is none.
     for path in [CONNECT_PATH, MESSAGE_PATH, DISCONNECT_PATH] {
         let request = backend.post(path).header("x-connection-id", "c").body(text.clone());
-        t.row(format!("no token at {path}"), request, 401, "FORBIDDEN");
+        t.row(format!("no token at {path}"), request, 401, "MISSING_AUTH");
     }
     let request = backend.post(MESSAGE_PATH).header("x-connection-id", "c").body(text.clone());
-    t.row("a user and a password", request.basic_auth("lambda", Some(BRIDGE_SECRET)), 401, "FORBIDDEN");
+    t.row("a user and a password", request.basic_auth("lambda", Some(BRIDGE_SECRET)), 401, "MISSING_AUTH");
     let request = backend.post(&format!("{MESSAGE_PATH}?token={}", good())).header("x-connection-id", "c");
-    t.row("the token in the query", request.body(text.clone()), 401, "FORBIDDEN");
+    t.row("the token in the query", request.body(text.clone()), 401, "MISSING_AUTH");
     t.token("an empty token", "");
     t.token("no JWT", "let-me-in");
     t.token("three empty parts", "..");
@@ -155,19 +156,19 @@ async fn wrong_ways_through_the_lambda_s_door() {
     t.claims("for another connection", |claims| claims["cid"] = "another".into());
     t.claims("over another body", |claims| claims["sha256"] = "x".into());
     let request = backend.bridge(MESSAGE_PATH, "another", &good(), text.clone());
-    t.row("sent as another connection", request, 401, "FORBIDDEN");
+    t.row("sent as another connection", request, 401, "UNAUTHORIZED");
     let request = backend.bridge(CONNECT_PATH, "c", &good(), text.clone());
-    t.row("sent to another path", request, 401, "FORBIDDEN");
+    t.row("sent to another path", request, 401, "UNAUTHORIZED");
     let request = backend.bridge(MESSAGE_PATH, "c", &good(), text.replace("attach", "detach"));
-    t.row("sent with another body", request, 401, "FORBIDDEN");
+    t.row("sent with another body", request, 401, "UNAUTHORIZED");
     let request = backend.post(MESSAGE_PATH).bearer_auth(good()).body(text.clone());
-    t.row("no connection id", request, 401, "FORBIDDEN");
+    t.row("no connection id", request, 401, "UNAUTHORIZED");
     let used = good_claims();
     let gone = json!({"connectionId": "c", "sessionId": "none", "userId": "alice"}).to_string();
     let token = bridge_token(DISCONNECT_PATH, "c", gone.as_bytes());
     let request = || backend.bridge(DISCONNECT_PATH, "c", &token, gone.clone());
     assert_eq!(request().send().await.unwrap().status(), 200);
-    t.row("sent twice", request(), 401, "FORBIDDEN");
+    t.row("sent twice", request(), 401, "UNAUTHORIZED");
     let jti = jsonwebtoken::dangerous::insecure_decode::<Value>(&token).unwrap().claims["jti"].clone();
     t.token("another token with a used jti", &hs256(&spoilt(used, "jti", jti), BRIDGE_SECRET));
 
@@ -235,7 +236,7 @@ async fn wrong_ways_through_the_sessions_api() {
     // Making one.
     let new = json!({"userId": "mallory", "shell": "/bin/sh"});
     let make = || backend.post("/api/sessions").json(&new);
-    t.row("making one without a token", make(), 401, "FORBIDDEN");
+    t.row("making one without a token", make(), 401, "MISSING_AUTH");
     for (way, wrong) in [
         ("a wrong ADMIN_TOKEN", "wrong"),
         ("its first half", &ADMIN_TOKEN[..10]),
@@ -244,13 +245,14 @@ async fn wrong_ways_through_the_sessions_api() {
         ("a user's token", token),
         ("BRIDGE_SECRET", BRIDGE_SECRET),
     ] {
-        t.row(format!("making one with {way}"), make().bearer_auth(wrong), 401, "FORBIDDEN");
+        let code = if wrong.is_empty() { "MISSING_AUTH" } else { "UNAUTHORIZED" };
+        t.row(format!("making one with {way}"), make().bearer_auth(wrong), 401, code);
     }
-    t.row("ADMIN_TOKEN as password", make().basic_auth("admin", Some(ADMIN_TOKEN)), 401, "FORBIDDEN");
+    t.row("ADMIN_TOKEN as password", make().basic_auth("admin", Some(ADMIN_TOKEN)), 401, "MISSING_AUTH");
     let query = format!("/api/sessions?token={ADMIN_TOKEN}");
-    t.row("ADMIN_TOKEN in the query", backend.post(&query).json(&new), 401, "FORBIDDEN");
+    t.row("ADMIN_TOKEN in the query", backend.post(&query).json(&new), 401, "MISSING_AUTH");
     let request = backend.post("/api/sessions").body("x".repeat(60 * 1024));
-    t.row("a large body without a token", request, 401, "FORBIDDEN");
+    t.row("a large body without a token", request, 401, "MISSING_AUTH");
     let made = |body: Value| backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body);
     t.row(
         "a large environment",
@@ -284,8 +286,13 @@ async fn wrong_ways_through_the_sessions_api() {
         change(&mut claims);
         hs256(&claims, JWT_SECRET)
     };
-    t.row("no token", backend.get("/api/sessions/s"), 401, "FORBIDDEN");
-    t.row("the token in the query", backend.get(&format!("/api/sessions/s?token={token}")), 401, "FORBIDDEN");
+    t.row("no token", backend.get("/api/sessions/s"), 401, "MISSING_AUTH");
+    t.row(
+        "the token in the query",
+        backend.get(&format!("/api/sessions/s?token={token}")),
+        401,
+        "MISSING_AUTH",
+    );
     for (way, token) in [
         ("no JWT", "x".to_owned()),
         ("signed by nobody", unsigned(token)),
@@ -301,7 +308,7 @@ async fn wrong_ways_through_the_sessions_api() {
         ("an end in words", with(&|claims| claims["exp"] = "never".into())),
         ("nobody's", with(&|claims| claims["sub"] = Value::Null)),
     ] {
-        t.row(way, get(&token), 401, "FORBIDDEN");
+        t.row(way, get(&token), 401, "UNAUTHORIZED");
     }
     let expired = with(&|claims| claims["exp"] = (now() - 60).into());
     t.row("expired", get(&expired), 401, "TOKEN_EXPIRED");

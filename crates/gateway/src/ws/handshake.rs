@@ -1,7 +1,8 @@
 //! The opening handshake: it waits for `$connect` and passes its status through.
 //!
-//! Source: README.md, section 2. Choices where AWS's behaviour is unconfirmed: a throttled function gives 500, a path
-//! below the stage or a slash after it gives 403, and a refusal has no body.
+//! Source: README.md, section 2. Choices where AWS's behaviour is unconfirmed: a throttled function gives 500; a path
+//! below the stage or a slash after it gives 403; the gateway's own refusals have no body, and the function's body goes
+//! with its status where `$connect` has a route response, as on other routes (serverless-offline#1301).
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -47,9 +48,10 @@ pub(super) async fn accept(
     let outcome = negotiate(gateway, &socket, &head, address, &request_id).await;
     let (connection, accept_key, subprotocol) = match outcome {
         Ok(accepted) => accepted,
-        Err(status) => {
-            debug!(status = status.as_u16(), target = head.split_target().0, "refused a handshake");
-            refuse(&mut socket, status, &request_id).await;
+        Err(refusal) => {
+            let status = refusal.status.as_u16();
+            debug!(status, target = head.split_target().0, "refused a handshake");
+            refuse(&mut socket, &refusal, &request_id).await;
             return None;
         }
     };
@@ -80,31 +82,43 @@ pub(super) async fn accept(
 
 type Accepted = (Arc<Connection>, String, Option<String>);
 
+/// How a handshake ends that is not accepted.
+struct Refusal {
+    status: StatusCode,
+    body: String,
+}
+
+impl From<StatusCode> for Refusal {
+    fn from(status: StatusCode) -> Self {
+        Self { status, body: String::new() }
+    }
+}
+
 async fn negotiate(
     gateway: &Arc<Gateway>,
     socket: &Socket,
     head: &Head,
     address: SocketAddr,
     request_id: &str,
-) -> Result<Accepted, StatusCode> {
+) -> Result<Accepted, Refusal> {
     let (path, query) = head.split_target();
     if gateway.tls && matches!(socket, Socket::Plain(_)) {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(StatusCode::BAD_REQUEST.into());
     }
     let host = head.header("host").ok_or(StatusCode::BAD_REQUEST)?;
     if !gateway.serves_host(host) || path.strip_prefix('/') != Some(gateway.api.stage.as_str()) {
-        return Err(StatusCode::FORBIDDEN);
+        return Err(StatusCode::FORBIDDEN.into());
     }
     if head.target.len() > MAX_TARGET {
-        return Err(StatusCode::URI_TOO_LONG);
+        return Err(StatusCode::URI_TOO_LONG.into());
     }
     let key =
         head.header("sec-websocket-key").filter(|key| key.len() == 24).ok_or(StatusCode::BAD_REQUEST)?;
     if head.header("sec-websocket-version") != Some("13") {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(StatusCode::BAD_REQUEST.into());
     }
     if !gateway.rates.allow_connect() {
-        return Err(StatusCode::TOO_MANY_REQUESTS);
+        return Err(StatusCode::TOO_MANY_REQUESTS.into());
     }
     let peer = Peer {
         source_ip: address.ip().to_canonical().to_string(),
@@ -130,32 +144,35 @@ async fn integrate(
     gateway: &Gateway,
     connection: &Connection,
     event: bytes::Bytes,
-) -> Result<Option<String>, StatusCode> {
+) -> Result<Option<String>, Refusal> {
     gateway.counters.invocations.increment("$connect");
     let answer =
         tokio::time::timeout(gateway.limits.integration_timeout, gateway.function.invoke(event)).await;
     let payload = match answer {
-        Err(_) => return Err(StatusCode::GATEWAY_TIMEOUT),
+        Err(_) => return Err(StatusCode::GATEWAY_TIMEOUT.into()),
         Ok(Err(error)) => {
             info!(connection_id = %connection.id, %error, "$connect failed");
-            return Err(match error {
+            let status = match error {
                 FunctionError::Throttled => StatusCode::INTERNAL_SERVER_ERROR,
                 _ => StatusCode::BAD_GATEWAY,
-            });
+            };
+            return Err(status.into());
         }
         Ok(Ok(payload)) => payload,
     };
     let Some(reply) = Reply::parse(&payload) else {
         info!(connection_id = %connection.id, "$connect answered without a statusCode");
-        return Err(StatusCode::BAD_GATEWAY);
+        return Err(StatusCode::BAD_GATEWAY.into());
     };
     if !reply.accepts() {
-        return Err(StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY));
+        let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let body = reply.body.filter(|_| gateway.routes.responds("$connect")).unwrap_or_default();
+        return Err(Refusal { status, body });
     }
     // A control character would split the response.
     match reply.subprotocol {
         Some(protocol) if protocol.bytes().any(|byte| byte.is_ascii_control()) => {
-            Err(StatusCode::BAD_GATEWAY)
+            Err(StatusCode::BAD_GATEWAY.into())
         }
         protocol => Ok(protocol),
     }
@@ -188,11 +205,12 @@ fn event_headers(head: &Head, source_ip: &str) -> Pairs {
     headers
 }
 
-async fn refuse(socket: &mut Socket, status: StatusCode, request_id: &str) {
+async fn refuse(socket: &mut Socket, Refusal { status, body }: &Refusal, request_id: &str) {
     let reason = status.canonical_reason().unwrap_or("Refused");
     let response = format!(
-        "HTTP/1.1 {} {reason}\r\nContent-Length: 0\r\nx-amzn-RequestId: {request_id}\r\nConnection: close\r\n\r\n",
-        status.as_u16()
+        "HTTP/1.1 {} {reason}\r\nContent-Length: {}\r\nx-amzn-RequestId: {request_id}\r\nConnection: close\r\n\r\n{body}",
+        status.as_u16(),
+        body.len()
     );
     socket.respond_and_close(response.as_bytes()).await;
 }

@@ -27,6 +27,16 @@ async fn the_functions_status_passes_through() {
 }
 
 #[tokio::test]
+async fn a_refusal_has_the_functions_body_where_connect_has_a_route_response() {
+    for (routes, passed) in [("$default", ""), ("$connect", "because")] {
+        let stack = Stack::scripted().flag("--route-responses", routes).start().await;
+        let url = format!("{}?status=403&text=because", stack.websocket);
+        let Refusal { status, body } = Client::try_connect(&url, &[]).await.expect_err("a refusal");
+        assert_eq!((status, body.as_str()), (403, passed), "{routes}");
+    }
+}
+
+#[tokio::test]
 async fn a_failing_function_is_502() {
     let stack = Stack::scripted().start().await;
     for script in ["do=error", "do=panic", "do=malformed", "do=exit", "status=42"] {

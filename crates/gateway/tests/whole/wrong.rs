@@ -98,6 +98,13 @@ async fn a_handshake_is_refused_with_the_cause_s_status() {
         let url = format!("{}?sessionId={session}&token={token}", stack.websocket);
         let refusal = Client::try_connect(&url, &[]).await.unwrap_err();
         assert_eq!(refusal.status, status, "sessionId={session} token={token}");
+        let body: Value = serde_json::from_str(&refusal.body).expect("a body that says why");
+        let codes: &[&str] = match status {
+            400 | 404 => &["SESSION_INVALID"],
+            401 => &["MISSING_AUTH", "UNAUTHORIZED", "TOKEN_EXPIRED"],
+            _ => &["FORBIDDEN"],
+        };
+        assert!(codes.contains(&body["code"].as_str().unwrap()), "{status}: {body}");
     }
     let url = format!("{}?{}", stack.websocket, session.query());
     let refusal = Client::try_connect(&url, &[("origin", "https://evil.example")]).await.unwrap_err();

@@ -172,6 +172,7 @@ async fn the_backend_s_refusals_become_statuses_and_nothing_is_stored() {
     for (status, body, refused) in [
         (403, r#"{"type":"error","code":"FORBIDDEN","message":"","retryable":false}"#, 403),
         (404, r#"{"type":"error","code":"SESSION_INVALID","message":"","retryable":false}"#, 404),
+        (403, r#"{"type":"error","code":"TOKEN_EXPIRED","message":"","retryable":false}"#, 401),
         (404, "<html>no such page</html>", 503),
         (500, r#"{"type":"error","code":"INTERNAL","message":"","retryable":false}"#, 503),
         (200, "<html>hello</html>", 503),

@@ -15,6 +15,7 @@ use aws_sigv4::{
 };
 use aws_smithy_types::date_time::{DateTime, Format};
 use serde_json::{Value, json};
+use shellbridge_protocol::limits::TOKEN_LEEWAY;
 
 use crate::{bed::*, fake::Asked};
 
@@ -225,12 +226,43 @@ async fn an_unreadable_table_is_retryable_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_expired_ends_the_connection() {
+async fn regression_a_token_let_in_by_the_leeway_is_not_expired_at_its_first_frame() {
     let bed = Bed::new().await;
-    // In time at the handshake thanks to the leeway, and past it at the first frame.
     let event = connect_event(&token(&json!({"exp":now() - 5})));
     assert_eq!(bed.handle(event).await.status_code, 200);
+    assert_eq!(bed.answers(r#"{"type":"ping"}"#).await, [json!({"type":"pong","timestamp":1})]);
+}
+
+#[tokio::test]
+async fn a_token_s_id_goes_with_every_frame_and_a_revoked_one_ends_its_connection() {
+    let bed = Bed::new().await;
+    let event = connect_event(&token(&json!({"shellbridgeId":"session.token"})));
+    assert_eq!(bed.handle(event).await.status_code, 200);
+    assert_eq!(bed.backend.taken()[0].json()["tokenId"], "session.token");
+    assert_eq!(bed.items().await[0]["tokenId"].as_s().unwrap(), "session.token");
+    bed.answers(r#"{"type":"ping","tokenId":"mine","bridge":{"tokenId":"mine"}}"#).await;
+    assert_eq!(bed.backend.taken()[0].json()["bridge"]["tokenId"], "session.token");
+
+    let revoked = r#"{"type":"error","code":"TOKEN_EXPIRED","message":"raw","retryable":false}"#;
+    bed.backend.next([(403, revoked)]);
+    bed.send(r#"{"type":"ping"}"#).await;
+    let asked = bed.connections.taken();
+    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["POST", "DELETE"]);
+    assert_eq!(asked[0].json()["code"], "TOKEN_EXPIRED");
+    assert!(bed.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_ends_the_connection() {
+    let bed = Bed::new().await;
+    let ends = now() + 1;
+    let event = connect_event(&token(&json!({"exp":ends - TOKEN_LEEWAY})));
+    assert_eq!(bed.handle(event).await.status_code, 200);
     bed.backend.taken();
+    while now() <= ends {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     bed.send(r#"{"type":"input","id":"i7"}"#).await;
     let asked = bed.connections.taken();
     let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();

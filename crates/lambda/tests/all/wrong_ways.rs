@@ -192,11 +192,37 @@ async fn each_wrong_way_is_refused_and_leaves_no_trace() {
     for (wrong, event, status) in rows {
         let response = bed.handle(event).await;
         assert_eq!(response.status_code, status, "{wrong}: {response:?}");
+        let body: Value = serde_json::from_str(response.body.as_deref().expect(wrong)).unwrap();
+        let codes: &[&str] = match status {
+            400 => &["BAD_FRAME", "SESSION_INVALID"],
+            401 => &["MISSING_AUTH", "UNAUTHORIZED", "TOKEN_EXPIRED"],
+            _ => &["FORBIDDEN", "ORIGIN_NOT_ALLOWED"],
+        };
+        assert!(codes.contains(&body["code"].as_str().unwrap()), "{wrong}: {body}");
+        assert!(body["message"].is_string() && body.to_string().len() < 128, "{wrong}: {body}");
         assert!(bed.backend.taken().is_empty(), "{wrong}: the backend was asked");
         assert!(bed.connections.taken().is_empty(), "{wrong}: something was pushed");
         assert!(bed.items().await.is_empty(), "{wrong}: something was written");
     }
     assert_eq!(bed.handle(good()).await.status_code, 200, "and the right way works");
+}
+
+#[tokio::test]
+async fn regression_a_refused_handshake_says_why() {
+    let bed = Bed::new().await;
+    let wrong = sign(&Header::default(), &claims(&json!({})), BRIDGE_SECRET);
+    for (event, code) in [
+        (with_query(good(), &[("sessionId", "session-1")]), "MISSING_AUTH"),
+        (connect_event("abc"), "UNAUTHORIZED"),
+        (connect_event(&wrong), "UNAUTHORIZED"),
+        (claiming(&json!({"exp":now() - 40})), "TOKEN_EXPIRED"),
+        (asking_for(&[("sessionId", "session-2")], &json!({})), "FORBIDDEN"),
+        (asking_for(&[], &json!({"sessionId":null})), "SESSION_INVALID"),
+        (from_origin(&["https://evil.example"]), "ORIGIN_NOT_ALLOWED"),
+    ] {
+        let body = bed.handle(event).await.body.expect(code);
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["code"], code, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -50,10 +50,13 @@ fn a_good_token_says_who_and_what() {
             username: Some("Ann".into()),
             read_only: true,
             names_session: true,
-            expires_at: NOW + 60
+            expires_at: NOW + 60,
+            token_id: None,
         }
     );
     assert_eq!(authorize(&hs256(&with(&json!({"sub":null,"userId":"v"})))).unwrap().user_id, "v");
+    let minted = authorize(&hs256(&with(&json!({"shellbridgeId":"g.t"})))).unwrap();
+    assert_eq!(minted.token_id.as_deref(), Some("g.t"));
 }
 
 #[test]
@@ -68,6 +71,7 @@ fn every_claim_is_checked() {
         (json!({"sub":7}), Denied::Malformed),
         (json!({"sessionId":"other"}), Denied::OtherSession),
         (json!({"readOnly":"yes"}), Denied::Malformed),
+        (json!({"shellbridgeId":7}), Denied::Malformed),
     ] {
         assert_eq!(authorize(&hs256(&with(&change))), Err(denied), "{change}");
     }
@@ -75,6 +79,28 @@ fn every_claim_is_checked() {
         [json!({"exp":NOW - 30}), json!({"nbf":NOW + 30}), json!({"exp":1e18}), json!({"sessionId":null})]
     {
         assert!(authorize(&hs256(&with(&change))).is_ok(), "{change}");
+    }
+}
+
+#[test]
+fn regression_the_leeway_counts_wherever_a_token_s_time_is_judged() {
+    let exp = NOW - TOKEN_LEEWAY;
+    assert!(authorize(&hs256(&with(&json!({"exp":exp})))).is_ok());
+    assert!(NOW * 1_000 < good_until_ms(exp), "what the door lets in is good for the rest of the second");
+    assert_eq!(good_until_ms(exp), (NOW + 1) * 1_000);
+    assert_eq!(good_until_ms(i64::MAX), i64::MAX);
+}
+
+#[test]
+fn each_refusal_has_a_code_that_says_what_is_wrong() {
+    for (denied, code) in [
+        (Denied::Missing, ErrorCode::MissingAuth),
+        (Denied::Malformed, ErrorCode::Unauthorized),
+        (Denied::Signature, ErrorCode::Unauthorized),
+        (Denied::Expired, ErrorCode::TokenExpired),
+        (Denied::OtherSession, ErrorCode::Forbidden),
+    ] {
+        assert_eq!(denied.code(), code, "{denied:?}");
     }
 }
 

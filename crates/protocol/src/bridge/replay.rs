@@ -1,6 +1,9 @@
-//! Which bridge tokens were used: bounded, and exact within the bound.
+//! Which bridge tokens were used: bounded, exact within the bound, and never one user's alone.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+};
 
 /// What the cache says of a `jti`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,17 +12,35 @@ pub enum Replay {
     Fresh,
     /// Seen before: refuse with 401.
     Seen,
+    /// This user has as much remembered as there is room left for others: refuse with 429.
+    Share,
     /// Cannot remember more: refuse with 503. Nothing is evicted, or an attacker could make room for a replay.
     Full,
 }
 
 /// Remembers each `jti` until its token has expired. Only verified tokens may be asked about.
+///
+/// A user may have no more remembered than there is room left (dynamic thresholds, Choudhury and Hahne 1998). One who
+/// floods stops at half of the room, two at a third each; whoever has sent little always finds some.
 #[derive(Debug)]
 pub struct ReplayCache {
-    seen: HashSet<String>,
+    /// Ids and users by their hashes, 24 bytes an entry instead of two texts. They are keyed at random, so that nobody
+    /// can choose two that meet; that two meet by chance is one in 10^13, and the Lambda then signs anew.
+    seen: HashSet<u64>,
     /// In order of arrival. Tokens live equally long, so this is nearly the order of expiry.
-    order: VecDeque<(i64, String)>,
+    order: VecDeque<Used>,
+    /// How many of them are whose. Each user has one at least.
+    users: HashMap<u64, usize>,
+    hasher: RandomState,
     capacity: usize,
+}
+
+#[derive(Debug)]
+struct Used {
+    /// Unix seconds.
+    until: i64,
+    jti: u64,
+    user: u64,
 }
 
 impl ReplayCache {
@@ -28,27 +49,50 @@ impl ReplayCache {
 
     /// An empty cache for at most `capacity` ids.
     pub fn new(capacity: usize) -> Self {
-        Self { seen: HashSet::new(), order: VecDeque::new(), capacity }
+        Self {
+            seen: HashSet::new(),
+            order: VecDeque::new(),
+            users: HashMap::new(),
+            hasher: RandomState::new(),
+            capacity,
+        }
     }
 
-    /// Records the use of `jti`, which must be remembered while `now <= until` (Unix seconds).
-    pub fn check(&mut self, jti: &str, until: i64, now: i64) -> Replay {
-        while let Some((expired, _)) = self.order.front()
-            && *expired < now
-        {
-            if let Some((_, jti)) = self.order.pop_front() {
-                self.seen.remove(&jti);
-            }
-        }
-        if self.seen.contains(jti) {
+    /// Whether `jti` was recorded. For a request that may still be refused for something else, such as its rate:
+    /// then it leaves nothing here.
+    pub fn has(&self, jti: &str) -> bool {
+        self.seen.contains(&self.hasher.hash_one(jti))
+    }
+
+    /// Records that `user` made use of `jti`, which must be remembered while `now <= until` (Unix seconds).
+    pub fn check(&mut self, jti: &str, user: &str, until: i64, now: i64) -> Replay {
+        self.forget(now);
+        let (jti, user) = (self.hasher.hash_one(jti), self.hasher.hash_one(user));
+        if self.seen.contains(&jti) {
             return Replay::Seen;
         }
-        if self.seen.len() >= self.capacity {
+        let room = self.capacity.saturating_sub(self.seen.len());
+        if room == 0 {
             return Replay::Full;
         }
-        self.seen.insert(jti.to_owned());
-        self.order.push_back((until, jti.to_owned()));
+        let mine = self.users.get(&user).copied().unwrap_or_default();
+        if mine >= room {
+            return Replay::Share;
+        }
+        self.seen.insert(jti);
+        self.order.push_back(Used { until, jti, user });
+        self.users.insert(user, mine + 1);
         Replay::Fresh
+    }
+
+    fn forget(&mut self, now: i64) {
+        while let Some(used) = self.order.pop_front_if(|used| used.until < now) {
+            self.seen.remove(&used.jti);
+            match self.users.get_mut(&used.user) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.users.remove(&used.user)),
+            }
+        }
     }
 }
 
@@ -59,19 +103,40 @@ mod tests {
     #[test]
     fn a_token_is_used_once() {
         let mut cache = ReplayCache::new(10);
-        assert_eq!(cache.check("a", 65, 0), Replay::Fresh);
-        assert_eq!(cache.check("a", 65, 65), Replay::Seen);
-        assert_eq!(cache.check("b", 65, 65), Replay::Fresh);
+        assert!(!cache.has("a"));
+        assert_eq!(cache.check("a", "u", 65, 0), Replay::Fresh);
+        assert!(cache.has("a"));
+        assert_eq!(cache.check("a", "u", 65, 65), Replay::Seen);
+        assert_eq!(cache.check("a", "another", 65, 65), Replay::Seen);
+        assert_eq!(cache.check("b", "u", 65, 65), Replay::Fresh);
     }
 
     #[test]
     fn a_full_cache_refuses_and_evicts_nothing_until_time_does() {
         let mut cache = ReplayCache::new(2);
-        assert_eq!(cache.check("a", 65, 0), Replay::Fresh);
-        assert_eq!(cache.check("b", 70, 5), Replay::Fresh);
-        assert_eq!(cache.check("c", 70, 5), Replay::Full);
-        assert_eq!(cache.check("a", 65, 5), Replay::Seen);
-        assert_eq!(cache.check("c", 131, 66), Replay::Fresh);
-        assert_eq!(cache.order.len(), 2);
+        assert_eq!(cache.check("a", "u", 65, 0), Replay::Fresh);
+        assert_eq!(cache.check("b", "v", 70, 5), Replay::Fresh);
+        assert_eq!(cache.check("c", "w", 70, 5), Replay::Full);
+        assert_eq!(cache.check("a", "u", 65, 5), Replay::Seen);
+        assert_eq!(cache.check("c", "w", 131, 66), Replay::Fresh);
+        assert_eq!((cache.order.len(), cache.users.len()), (2, 2));
+    }
+
+    #[test]
+    fn regression_one_user_cannot_fill_it() {
+        let mut cache = ReplayCache::new(1_000);
+        let taken = |cache: &mut ReplayCache, user: &str| {
+            let tries = (0..2_000).map(|n| cache.check(&format!("{user}-{n}"), user, 65, 0));
+            tries.filter(|replay| *replay == Replay::Fresh).count()
+        };
+        assert_eq!(taken(&mut cache, "mallory"), 500);
+        assert_eq!(cache.check("one more", "mallory", 65, 0), Replay::Share);
+        for n in 0..100 {
+            assert_eq!(cache.check(&format!("a-{n}"), "ann", 65, 0), Replay::Fresh, "others go on");
+        }
+        assert_eq!(taken(&mut cache, "trudy"), 200, "as much as is left then");
+        assert_eq!(cache.check("late", "late", 65, 0), Replay::Fresh);
+        assert_eq!(cache.check("later", "mallory", 165, 66), Replay::Fresh);
+        assert_eq!((cache.seen.len(), cache.users.len()), (1, 1), "and time gives all of it back");
     }
 }

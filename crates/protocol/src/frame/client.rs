@@ -1,6 +1,6 @@
 //! What clients send, and how it is read.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use ts_rs::TS;
 
 use super::ErrorFrame;
@@ -122,21 +122,29 @@ impl FrameHead {
     /// # Errors
     /// When it is not a JSON object.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(untagged)]
+        enum Name {
+            Text(String),
+            #[default]
+            None,
+            Other(IgnoredAny),
+        }
         #[derive(Deserialize)]
         struct Raw {
             #[serde(default, rename = "type")]
-            kind: serde_json::Value,
+            kind: Name,
             #[serde(default)]
-            id: serde_json::Value,
+            id: Name,
         }
         // Only an object will do: serde would also read a struct from an array.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(serde::de::Error::custom("a frame is a JSON object"));
         }
         let Raw { kind, id } = serde_json::from_slice(json)?;
-        let text = |value: serde_json::Value| match value {
-            serde_json::Value::String(text) => Some(shortened(text)),
-            _ => None,
+        let text = |name: Name| match name {
+            Name::Text(text) => Some(shortened(text)),
+            Name::None | Name::Other(_) => None,
         };
         Ok(Self { kind: text(kind), id: text(id) })
     }

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::{ErrorCode, payload::Payload};
+use crate::{
+    ErrorCode,
+    json::{self, RawJson},
+    payload::Payload,
+};
 
 /// What the backend, or the Lambda for it, sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
@@ -77,8 +81,9 @@ pub enum ServerFrame {
     /// Answers `echo`.
     Echo {
         /// The frame as sent.
+        #[serde(deserialize_with = "json::rewritten")]
         #[ts(type = "unknown")]
-        received: serde_json::Value,
+        received: RawJson,
         /// When it was sent.
         timestamp: u64,
     },

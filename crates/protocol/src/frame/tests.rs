@@ -35,6 +35,21 @@ fn a_missing_or_unknown_type_is_unknown_and_not_an_error() {
 }
 
 #[test]
+fn regression_a_type_or_id_inside_an_object_is_none() {
+    let hidden = json!({"$serde_json::private::RawValue": "\"ping\""});
+    let frame = json!({"type": hidden, "id": hidden}).to_string();
+    assert_eq!(FrameHead::read(frame.as_bytes()).unwrap(), FrameHead::default());
+    assert_eq!(ClientFrame::parse(frame.as_bytes()).unwrap().0, ClientFrame::Unknown);
+}
+
+#[test]
+fn regression_an_echo_is_read_as_it_was_written() {
+    let text = r#"{"type":"echo","received":{"x":{"$serde_json::private::RawValue":"[1]"},"y":[1,2.5,null,true,-3]},"timestamp":1}"#;
+    let frame: ServerFrame = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&frame).unwrap(), text);
+}
+
+#[test]
 fn wrong_json_types_and_ranges_are_bad_frames_that_name_their_cause() {
     let id = "0123456789abcdef";
     for value in [

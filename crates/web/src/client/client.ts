@@ -71,7 +71,8 @@ export class TerminalClient extends Emitter<ClientEvents> {
     );
     this.#streams.cols = options.cols ?? 80;
     this.#streams.rows = options.rows ?? 24;
-    this.#commands = new Commands((frame) => this.send(frame));
+    // Once attached, the server knows whose command it is, whatever becomes of this connection.
+    this.#commands = new Commands((frame) => this.#status.state === "connected" && this.send(frame));
   }
 
   get status(): Status {

@@ -25,6 +25,14 @@ export interface TabEvents {
   typed(text: string): string;
 }
 
+/** A new token revokes the one before, which other windows may hold: they hear of it here, and nobody else does. */
+const renewals = new BroadcastChannel("shellbridge-token");
+interface Renewal {
+  sessionId: string;
+  token: string;
+  fresh: string;
+}
+
 let panes = 0;
 
 export class Tab {
@@ -88,6 +96,12 @@ export class Tab {
       }),
     );
     this.#observer.observe(this.pane);
+    const renewed = ({ data }: MessageEvent<Renewal>) => {
+      const { sessionId, token } = this.session;
+      if (data.sessionId === sessionId && data.token === token) this.client.setToken(data.fresh, true);
+    };
+    renewals.addEventListener("message", renewed);
+    this.#off.push(() => renewals.removeEventListener("message", renewed));
     this.#start();
   }
 
@@ -136,6 +150,9 @@ export class Tab {
       changed();
     });
     client.on("token", (fresh) => {
+      const { sessionId, token } = this.session;
+      if (fresh === token) return;
+      renewals.postMessage({ sessionId, token, fresh } satisfies Renewal);
       this.session = { ...this.session, token: fresh };
       this.events.session(this);
     });

@@ -3,7 +3,7 @@
 use shellbridge_protocol::limits::MAX_FRAME;
 
 use super::*;
-use crate::session::Size;
+use crate::session::{ConnectionInfo, Size};
 
 mod ends;
 mod input;
@@ -16,7 +16,14 @@ const LIMITS: Limits =
     Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_mins(1) };
 
 fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
-    ConnectionInfo { id: id.into(), read_only, connected_at, token_lasts: Duration::from_hours(7) }
+    ConnectionInfo {
+        id: id.into(),
+        read_only,
+        user: "alice".into(),
+        token_id: None,
+        connected_at,
+        token_lasts: Duration::from_hours(7),
+    }
 }
 
 fn core() -> Core {

@@ -94,7 +94,14 @@ fn lives(pid: &str) -> bool {
 }
 
 fn info(id: &str) -> ConnectionInfo {
-    ConnectionInfo { id: id.into(), read_only: false, connected_at: 1, token_lasts: PATIENCE * 10 }
+    ConnectionInfo {
+        id: id.into(),
+        read_only: false,
+        user: "alice".into(),
+        token_id: None,
+        connected_at: 1,
+        token_lasts: PATIENCE * 10,
+    }
 }
 
 async fn ping(handle: &Handle, outlet: Arc<dyn Outlet>) -> Result<Answer, Unreachable> {

@@ -1,6 +1,7 @@
 //! Ends: of the shell, of a connection, of the session.
 
 use super::*;
+use crate::session::places::{MAX_CONNECTIONS, MAX_VIEWERS, MAX_VIEWERS_PER_TOKEN};
 
 #[test]
 fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word() {
@@ -103,17 +104,83 @@ fn a_silent_connection_is_looked_after() {
     assert!(core.connections.is_empty());
 }
 
+/// Last words so far, and to whom.
+fn farewells(core: &mut Core) -> Vec<(String, String)> {
+    let closes = core.effects.drain(..).filter_map(|effect| match effect {
+        Effect::Close(id, Some(last)) => Some((id.to_string(), last)),
+        _ => None,
+    });
+    let code = |last: Bytes| serde_json::from_slice::<serde_json::Value>(&last).unwrap()["code"].clone();
+    closes.map(|(id, last)| (id, code(last).as_str().unwrap().to_owned())).collect()
+}
+
+fn viewer(id: &str, token: &str) -> ConnectionInfo {
+    ConnectionInfo { token_id: Some(token.into()), ..info(id, 1, true) }
+}
+
 #[test]
-fn connections_are_bounded() {
+fn connections_are_bounded_and_the_newest_writer_gets_in() {
     let mut core = core();
     for n in 0..MAX_CONNECTIONS {
-        assert!(core.connect(info(&n.to_string(), 1, false), MS));
+        assert!(core.connect(info(&n.to_string(), 1, false), MS * u32::try_from(n).unwrap()));
     }
-    assert!(!core.connect(info("one too many", 1, false), MS));
+    let now = MS * 1_000;
+    core.frame(&"0".into(), ClientFrame::Ping { timestamp: None, output_offset: None }, now);
+    assert!(!core.connect(viewer("one too many", "t"), now));
+    assert!(core.connect(info("one more", 1, false), now));
+    assert_eq!(farewells(&mut core), [("1".to_owned(), "REPLACED".to_owned())], "the longest silent");
+    assert!(!core.connect(info("1", 1, false), now), "its late frames throw out nobody");
+    assert_eq!(core.connections.len(), MAX_CONNECTIONS);
     for n in 0..MAX_CONNECTIONS {
-        core.disconnect(&n.to_string(), MS);
+        core.disconnect(&n.to_string(), now);
     }
     assert_eq!(core.dropped.len(), MAX_DROPPED);
+}
+
+#[test]
+fn regression_a_share_link_does_not_lock_the_owner_out() {
+    let mut core = core();
+    for n in 0..MAX_CONNECTIONS {
+        let let_in = core.connect(viewer(&format!("viewer-{n}"), "one link"), MS);
+        assert_eq!(let_in, n < MAX_VIEWERS_PER_TOKEN, "{n}");
+    }
+    for n in 0..MAX_CONNECTIONS {
+        core.connect(viewer(&format!("guest-{n}"), &n.to_string()), MS);
+    }
+    assert_eq!(core.connections.len(), MAX_VIEWERS);
+    for n in 0..MAX_CONNECTIONS - MAX_VIEWERS {
+        assert!(core.connect(info(&n.to_string(), 1, false), MS * 2));
+    }
+    assert!(farewells(&mut core).is_empty(), "there were places for writers");
+    joined(&mut core, "newest", MS * 2);
+    let [(evicted, code)] = farewells(&mut core).try_into().unwrap();
+    assert!(evicted.starts_with("viewer-") || evicted.starts_with("guest-"), "{evicted}");
+    assert_eq!(code, "RATE_LIMITED");
+}
+
+#[test]
+fn the_newest_writer_attaches_though_all_input_streams_are_taken() {
+    let mut core = core();
+    for n in 0..=u32::try_from(shellbridge_protocol::limits::MAX_CLIENTS).unwrap() {
+        joined(&mut core, &format!("{n:02}"), MS * n);
+    }
+    assert_eq!(farewells(&mut core), [("00".to_owned(), "REPLACED".to_owned())]);
+}
+
+#[test]
+fn a_revoked_token_s_connections_end_and_no_others() {
+    let mut core = core();
+    for (id, token) in [("a", "good"), ("b", "bad"), ("c", "bad")] {
+        core.connect(viewer(id, token), MS);
+    }
+    let bad = |info: &ConnectionInfo| info.token_id.as_deref() == Some("bad");
+    core.revoke(MS * 10, MS, bad);
+    core.tick(MS * 10);
+    assert!(farewells(&mut core).is_empty(), "not yet");
+    core.tick(MS * 11);
+    let ended = farewells(&mut core);
+    assert_eq!(ended.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+    assert!(ended.iter().all(|(_, code)| code == "TOKEN_EXPIRED"));
 }
 
 #[test]

@@ -1,0 +1,224 @@
+//! Which of the tokens minted for a session are good: the owner's newest, and one per share link.
+//!
+//! Every minted token carries `shellbridgeId`, `GENERATION.NAME`: the generation is this session's alone, so that no
+//! token of an earlier session of the same id opens this one; the name is looked up here. Tokens that others minted
+//! have none, and nothing here is about them. What is kept is what is allowed, so that it is bounded whatever was
+//! revoked.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+/// Share links of one session at once.
+const MAX_SHARES: usize = 64;
+/// After a newer token of the owner is made, connections by the older one live on for this long, in ms: whoever asked
+/// for it has to get it and to connect with it.
+pub(crate) const HANDOVER_MS: u64 = 30_000;
+/// Older tokens remembered for that long. Beyond, the oldest ends sooner.
+const MAX_SUPERSEDED: usize = 8;
+
+/// The tokens of one session. Times are Unix ms.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    generation: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The owner's newest.
+    owner: Option<String>,
+    superseded: VecDeque<Superseded>,
+    shares: Vec<Share>,
+}
+
+#[derive(Debug)]
+struct Superseded {
+    name: String,
+    until: u64,
+    /// It was this one that asked for its successor, and may ask again: the answer can be lost.
+    asked: bool,
+}
+
+/// A link to watch.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Share {
+    /// What it is revoked by.
+    pub(crate) id: String,
+    pub(crate) created_at: u64,
+    pub(crate) expires_at: u64,
+}
+
+/// What a token is shown for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// To be let in, or to ask something.
+    Door,
+    /// To get a newer one.
+    Renewal,
+    /// By a connection that was let in before.
+    Connection,
+}
+
+/// Why a minted token is no good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Stale {
+    /// It is of an earlier session of this id.
+    #[error("the token is of a session that has ended")]
+    Earlier,
+    /// It was revoked, or replaced by a newer one.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+/// There are as many share links as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+impl Tokens {
+    /// Of a new session.
+    pub(crate) fn new() -> Self {
+        Self { generation: random_name(), state: Mutex::default() }
+    }
+
+    /// Whether the token of this id is good. One without an id was not minted here.
+    pub(crate) fn check(&self, id: Option<&str>, purpose: Use, now: u64) -> Result<(), Stale> {
+        let Some(id) = id else { return Ok(()) };
+        let name = self.name(id).ok_or(Stale::Earlier)?;
+        let state = self.lock();
+        let superseded = |older: &Superseded| {
+            older.name == name
+                && now < older.until
+                && match purpose {
+                    Use::Door => false,
+                    Use::Renewal => older.asked,
+                    Use::Connection => true,
+                }
+        };
+        let good = state.owner.as_deref() == Some(name)
+            || state.shares.iter().any(|share| share.id == name)
+            || state.superseded.iter().any(superseded);
+        if good { Ok(()) } else { Err(Stale::Revoked) }
+    }
+
+    /// An id for a token that is being minted. It is good for nothing yet.
+    pub(crate) fn new_id(&self) -> String {
+        format!("{}.{}", self.generation, random_name())
+    }
+
+    /// The owner has a new token, `id`; the older one is revoked. `asked_by`: the token that asked for it.
+    pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: u64) {
+        let mut state = self.lock();
+        let Some(name) = self.name(id) else { return };
+        state.superseded.retain(|older| now < older.until);
+        let asked_by = asked_by.and_then(|id| self.name(id));
+        if let Some(older) = state.owner.replace(name.to_owned()) {
+            let asked = asked_by == Some(older.as_str());
+            state.superseded.push_back(Superseded { name: older, until: now + HANDOVER_MS, asked });
+            if state.superseded.len() > MAX_SUPERSEDED {
+                state.superseded.pop_front();
+            }
+        }
+    }
+
+    /// The token of this id is a share link's from now on.
+    pub(crate) fn share(&self, id: &str, now: u64, expires_at: u64) -> Result<Share, TooMany> {
+        let mut state = self.lock();
+        state.shares.retain(|share| now < share.expires_at);
+        if state.shares.len() >= MAX_SHARES {
+            return Err(TooMany);
+        }
+        let name = self.name(id).unwrap_or_default().to_owned();
+        let share = Share { id: name, created_at: now, expires_at };
+        state.shares.push(share.clone());
+        Ok(share)
+    }
+
+    /// The share links that are good, oldest first.
+    pub(crate) fn shares(&self, now: u64) -> Vec<Share> {
+        self.lock().shares.iter().filter(|share| now < share.expires_at).cloned().collect()
+    }
+
+    /// Revokes one share link, or all of them. False if there was none.
+    pub(crate) fn revoke(&self, share: Option<&str>) -> bool {
+        let mut state = self.lock();
+        let before = state.shares.len();
+        state.shares.retain(|known| share.is_some_and(|id| known.id != id));
+        state.shares.len() < before
+    }
+
+    fn name<'a>(&self, id: &'a str) -> Option<&'a str> {
+        id.split_once('.').filter(|(generation, _)| *generation == self.generation).map(|(_, name)| name)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic can occur while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn random_name() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_an_earlier_session_are_told_from_those_that_were_revoked() {
+        let (earlier, tokens) = (Tokens::new(), Tokens::new());
+        let id = earlier.new_id();
+        earlier.renew(&id, None, 0);
+        assert_eq!(earlier.check(Some(&id), Use::Door, 0), Ok(()));
+        assert_eq!(tokens.check(Some(&id), Use::Door, 0), Err(Stale::Earlier));
+        assert_eq!(tokens.check(Some("nonsense"), Use::Connection, 0), Err(Stale::Earlier));
+        assert_eq!(tokens.check(Some(&tokens.new_id()), Use::Door, 0), Err(Stale::Revoked));
+        assert_eq!(tokens.check(None, Use::Door, 0), Ok(()), "one that others minted");
+    }
+
+    #[test]
+    fn a_newer_token_ends_the_older_at_the_door_at_once_and_its_connections_soon() {
+        let tokens = Tokens::new();
+        let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
+        tokens.renew(&first, None, 0);
+        tokens.renew(&second, Some(&first), 0);
+        assert_eq!(tokens.check(Some(&second), Use::Door, 0), Ok(()));
+        assert_eq!(tokens.check(Some(&first), Use::Door, 0), Err(Stale::Revoked));
+        for purpose in [Use::Connection, Use::Renewal] {
+            assert_eq!(tokens.check(Some(&first), purpose, HANDOVER_MS - 1), Ok(()), "{purpose:?}");
+            assert_eq!(tokens.check(Some(&first), purpose, HANDOVER_MS), Err(Stale::Revoked), "{purpose:?}");
+        }
+        tokens.renew(&third, None, 10);
+        assert_eq!(tokens.check(Some(&second), Use::Connection, 10), Ok(()));
+        let renewal = tokens.check(Some(&second), Use::Renewal, 10);
+        assert_eq!(renewal, Err(Stale::Revoked), "it was revoked by somebody else");
+    }
+
+    #[test]
+    fn share_links_are_bounded_and_revoked_one_by_one_or_all() {
+        let tokens = Tokens::new();
+        let ids: Vec<_> = (0..MAX_SHARES).map(|_| tokens.new_id()).collect();
+        let shares: Vec<_> = ids.iter().map(|id| tokens.share(id, 0, 100).unwrap()).collect();
+        assert!(matches!(tokens.share(&tokens.new_id(), 0, 100), Err(TooMany)));
+        assert!(tokens.revoke(Some(&shares[3].id)) && !tokens.revoke(Some(&shares[3].id)));
+        assert_eq!(tokens.check(Some(&ids[3]), Use::Connection, 0), Err(Stale::Revoked));
+        assert_eq!(tokens.check(Some(&ids[4]), Use::Connection, 0), Ok(()));
+        assert_eq!((tokens.shares(99).len(), tokens.shares(100).len()), (MAX_SHARES - 1, 0));
+        assert!(tokens.revoke(None) && !tokens.revoke(None));
+        assert_eq!(tokens.check(Some(&ids[4]), Use::Door, 0), Err(Stale::Revoked));
+    }
+
+    #[test]
+    fn however_often_a_token_is_renewed_little_is_remembered() {
+        let tokens = Tokens::new();
+        for _ in 0..1_000 {
+            tokens.renew(&tokens.new_id(), None, 0);
+        }
+        assert_eq!(tokens.lock().superseded.len(), MAX_SUPERSEDED);
+    }
+}
