@@ -5,6 +5,7 @@
 //! here is tested by generating schedules instead of waiting.
 
 pub mod access;
+pub mod backoff;
 pub mod bridge;
 pub mod callback;
 pub mod client;
