@@ -127,6 +127,8 @@ def long_form(template: dict[str, Any]) -> dict[str, Any]:
         route_properties = {"ApiId": here, "RouteKey": key}
         if key == "$connect":
             route_properties["AuthorizationType"] = api["Auth"]["AuthType"]
+        if "RouteResponseSelectionExpression" in route:
+            route_properties["RouteResponseSelectionExpression"] = route["RouteResponseSelectionExpression"]
         route_properties["Target"] = Tag("Sub", f"integrations/${{{base}Integration}}")
         resources[f"{base}Route"] = {"Type": "AWS::ApiGatewayV2::Route", "Properties": route_properties}
         resources[f"{base}Integration"] = {

@@ -5,12 +5,13 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, Jwk},
 };
 use serde::Serialize;
+use shellbridge_outbound::{Jwks, jwks::FETCH_WITHIN};
 use shellbridge_protocol::{
     access::{ClaimRules, Denied, Grant, JwksRefused, KeyError, TokenKeys},
     secret,
 };
 
-use crate::{config::Config, jwks::Jwks, unix_secs};
+use crate::{config::Config, unix_secs};
 
 /// Verifies and mints users' tokens.
 pub struct Access {
@@ -98,7 +99,8 @@ impl Access {
             (None, Some(pem), None) => (Keys::Set(TokenKeys::from_pem(pem)?), private),
             (None, None, Some(url)) => {
                 let public = private.as_ref().map(public_half).transpose()?;
-                (Keys::Remote(Jwks::new(url, config.jwks_allow_private)?.into(), public), private)
+                let jwks = Jwks::new(url, config.jwks_allow_private, FETCH_WITHIN)?;
+                (Keys::Remote(jwks.into(), public), private)
             }
             _ => return Err(AccessError::OneKey),
         };

@@ -80,7 +80,7 @@ impl App {
             bridge: BridgeKeys::parse(&config.bridge_secret)?,
             replays: Mutex::new(ReplayCache::new(ReplayCache::CAPACITY)),
             origins,
-            pusher: Pusher::new(config.callback_url.as_deref()).await,
+            pusher: Pusher::new(config.callback_url.as_deref()).await?,
             store: Store::default(),
             settings,
             rates: RateLimits::new(config.rate_limit_connection, config.rate_limit_user),

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use reqwest::StatusCode;
+use shellbridge_protocol::backoff::Backoff;
 use subtle::ConstantTimeEq;
 use tokio::{
     sync::watch,
@@ -24,7 +25,7 @@ const TIMEOUT: Duration = HOLD.saturating_add(Duration::from_secs(20));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Waits after requests that did not last, doubling from the first to the last. One that lasted longer than the last
 /// has served, however it ended.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Both ends of the request.
 pub(crate) struct KeepAwake {
@@ -87,20 +88,19 @@ impl KeepAwake {
 pub(crate) async fn run(app: Arc<App>) {
     let Some(awake) = &app.keep_awake else { return };
     let mut sessions = app.store.living();
-    let mut wait = BACKOFF.0;
+    let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     while sessions.wait_for(|sessions| *sessions > 0).await.is_ok() {
         let started = Instant::now();
         let answer = tokio::select! {
             _ = sessions.wait_for(|sessions| *sessions == 0) => continue,
             answer = awake.ask() => answer,
         };
-        if started.elapsed() > BACKOFF.1 {
-            wait = BACKOFF.0;
+        if started.elapsed() > WAITS.1 {
+            backoff.reset();
         } else if *sessions.borrow_and_update() > 0 {
             let error = answer.err().unwrap_or_else(|| "it was not held".to_owned());
             tracing::warn!(error, "the request to KEEP_AWAKE_URL did not last; output may stall");
-            sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            sleep(backoff.step()).await;
         }
     }
 }

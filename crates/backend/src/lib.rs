@@ -9,7 +9,6 @@ pub mod app;
 pub mod config;
 mod count;
 pub mod error;
-mod jwks;
 mod keep_awake;
 mod observe;
 mod outlet;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use http::HeaderMap;
+use shellbridge_outbound::Jwks;
 use shellbridge_protocol::{
     ErrorCode,
     access::{ClaimRules, Denied, Grant, TokenKeys},
@@ -11,13 +12,11 @@ use shellbridge_protocol::{
     origin::AllowedOrigins,
 };
 use tokio::time::timeout;
-use url::Url;
 
 use crate::{
     aws::Aws,
     config::{Config, ConfigError},
     deadline::Deadline,
-    jwks::Jwks,
     secrets::{Apart, Secret, Which},
 };
 
@@ -145,8 +144,7 @@ fn keys(config: &Config, aws: &Aws, apart: &Apart) -> Result<Keys, ConfigError> 
         }
         (None, None, Some(pem), None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_pem(pem)?))),
         (None, None, None, Some(url)) => {
-            let url = Url::parse(url).map_err(|_| ConfigError::Url("JWKS_URL"))?;
-            Ok(Keys::Remote(Jwks::new(url, config.jwks_allow_private, config.limits)?))
+            Ok(Keys::Remote(Jwks::new(url, config.jwks_allow_private, config.limits.jwks)?))
         }
         (None, None, None, None) => {
             Err(ConfigError::Missing("one of JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL"))

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig};
+use aws_config::SdkConfig;
 use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
@@ -18,14 +18,15 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::{config_bag::ConfigBag, retry::RetryConfig, timeout::TimeoutConfig};
+use shellbridge_outbound::Http;
 use tokio::sync::OnceCell;
 
-use crate::{config::Limits, http::Http};
+use crate::config::Limits;
 
-/// Tries of one request, the first included.
-const ATTEMPTS: u32 = 3;
+/// Repeats of one request to AWS, but for `@connections`.
+pub(crate) const REPEATS: u32 = 2;
 
-/// Where the SDK has its settings from.
+/// Source of the SDK's settings.
 #[derive(Debug, Clone)]
 pub enum AwsSettings {
     /// The environment, as the SDK documents it (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, …).
@@ -48,6 +49,11 @@ impl Aws {
         Self { settings, http, config: Arc::default(), repeats: Repeats::default() }
     }
 
+    /// The HTTP client under all of them.
+    pub(crate) fn http(&self) -> Http {
+        self.http.clone()
+    }
+
     /// Counts the repeats of the clients that have it.
     pub(crate) fn repeats(&self) -> Repeats {
         self.repeats.clone()
@@ -60,20 +66,13 @@ impl Aws {
 
     async fn load(&self) -> SdkConfig {
         match &self.settings {
-            AwsSettings::Environment => {
-                aws_config::defaults(BehaviorVersion::latest())
-                    .http_client(self.http.clone())
-                    // Bodies are small and whole, and every call has its time.
-                    .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                    .load()
-                    .await
-            }
+            AwsSettings::Environment => shellbridge_outbound::sdk_config(self.http.clone()).await,
             AwsSettings::Given(config) => config.to_builder().http_client(self.http.clone()).build(),
         }
     }
 }
 
-/// Times of a client that repeats by itself. For connections, [`Http`] has one.
+/// Timeouts of a client that repeats by itself. [`Http`] bounds connecting.
 pub(crate) fn timeouts(limits: &Limits) -> TimeoutConfig {
     TimeoutConfig::builder()
         .operation_attempt_timeout(limits.aws_attempt)
@@ -83,14 +82,19 @@ pub(crate) fn timeouts(limits: &Limits) -> TimeoutConfig {
 
 /// How such a client repeats.
 pub(crate) fn retries() -> RetryConfig {
-    RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(Duration::from_millis(50))
+    RetryConfig::standard().with_max_attempts(1 + REPEATS).with_initial_backoff(Duration::from_millis(50))
 }
 
-/// Requests that the SDK sent again. A process has one invocation at a time, so they are that one's.
+/// Requests to AWS that were sent again. A process has one invocation at a time, so they are that one's.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Repeats(Arc<AtomicU32>);
 
 impl Repeats {
+    /// Counts one.
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
     /// How many there were since this was last asked.
     pub(crate) fn take(&self) -> u32 {
         self.0.swap(0, Relaxed)
@@ -109,7 +113,7 @@ impl Intercept for Repeats {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if config.load::<RequestAttempts>().is_some_and(|attempt| attempt.attempts() > 1) {
-            self.0.fetch_add(1, Relaxed);
+            self.add();
         }
         Ok(())
     }

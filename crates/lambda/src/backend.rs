@@ -10,6 +10,7 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use shellbridge_outbound::{Http, HttpError, Retry};
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{
@@ -17,23 +18,20 @@ use shellbridge_protocol::{
     },
     limits::MAX_MESSAGE,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     aws::Aws,
     breaker::Breaker,
     config::{Config, ConfigError, Limits},
-    deadline::{backoff, now_ms},
+    deadline::now_ms,
     event::Invocation,
-    http::{self, Http},
     metrics::Tally,
     secrets::{Apart, Secret, Which},
 };
 
 /// Repeats of a request that failed for a passing reason.
 const REPEATS: u32 = 2;
-/// Wait before the first.
-const BACKOFF: Duration = Duration::from_millis(50);
 /// Time kept free to tell the client.
 const TELL: Duration = Duration::from_millis(800);
 
@@ -150,9 +148,9 @@ impl Backend {
         invocation: &Invocation,
         tally: &mut Tally,
     ) -> Result<Answer, Failure> {
-        let started = Instant::now();
+        let mut retry = Retry::until(Instant::now() + self.limits.repeat_within).at_most(REPEATS);
         let mut keys = self.keys.get().await.ok_or(Failure::Unavailable("no_bridge_secret"))?;
-        let (mut repeats, mut refused) = (0, false);
+        let mut refused = false;
         loop {
             if !self.breaker.admits() {
                 return Err(Failure::Unavailable("backend_circuit_open"));
@@ -169,13 +167,10 @@ impl Backend {
                 Err(Failed::Final(failure)) => return Err(failure),
                 Ok(answer) => return Ok(answer),
             };
-            repeats += 1;
-            let wait = backoff(BACKOFF, repeats);
-            if repeats > REPEATS || started.elapsed() + wait > self.limits.repeat_within {
+            if !retry.again().await {
                 return Err(passing);
             }
             tally.retries += 1;
-            sleep(wait).await;
         }
     }
 
@@ -198,16 +193,18 @@ impl Backend {
         *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
         let response = match self.http.send(request).await {
             Ok(response) => response,
-            Err(http::Failed::Unusable(error)) => {
+            Err(HttpError::Setup(error)) => {
                 tracing::error!(%error, "no HTTP client can be made");
                 return Err(unusable());
             }
-            Err(http::Failed::Sending(error)) if error.is_connect() => {
+            Err(HttpError::Connect(_)) => {
                 self.breaker.failed();
                 return Err(Failed::Passing(Failure::Unavailable("backend_not_connected")));
             }
             // Cut while it was at it, or an idle connection that had been closed.
-            Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
+            Err(HttpError::Lost(_)) => {
+                return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost")));
+            }
         };
         self.breaker.connected();
         read(response).await

@@ -40,13 +40,6 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// How long to wait before attempt number `attempt` (the first repeat is 1): doubles from `first`, with full
-/// jitter above the half, so that frames which failed together do not come back together.
-pub(crate) fn backoff(first: Duration, attempt: u32) -> Duration {
-    let wait = first.saturating_mul(1 << attempt.saturating_sub(1).min(6));
-    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,14 +65,6 @@ mod tests {
                 Deadline::new(none).within(Duration::from_mins(1), Duration::ZERO),
                 DEFAULT.saturating_sub(MARGIN)
             );
-        }
-    }
-
-    #[test]
-    fn waits_double_and_differ() {
-        for (attempt, most) in [(1, 50), (2, 100), (3, 200), (40, 3_200)] {
-            let wait = backoff(Duration::from_millis(50), attempt).as_millis();
-            assert!((most / 2..=most).contains(&wait), "{attempt}: {wait}");
         }
     }
 }

@@ -12,9 +12,6 @@ mod connections;
 mod deadline;
 mod disconnect;
 mod event;
-mod http;
-mod jwks;
-mod management;
 mod message;
 mod metrics;
 mod parameter;
@@ -59,7 +56,7 @@ impl App {
         out: impl Write + Send + 'static,
     ) -> Result<Self, ConfigError> {
         let apart = secrets::Apart::new(&config)?;
-        let http = http::Http::new(config.limits);
+        let http = shellbridge_outbound::Http::new(config.limits.connect);
         let aws = aws::Aws::new(aws, http.clone());
         let each_frame = config.log_level >= tracing::Level::DEBUG;
         Ok(Self {
@@ -67,7 +64,7 @@ impl App {
             connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
             backend: backend::Backend::new(&config, http.clone(), &aws, &apart)?,
             repeats: aws.repeats(),
-            reply: reply::Reply::new(aws, http, config.limits),
+            reply: reply::Reply::new(aws, config.limits),
             metrics: metrics::Metrics::new(config.metrics_namespace.clone(), each_frame, out),
             config,
         })

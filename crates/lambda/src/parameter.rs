@@ -1,49 +1,25 @@
-//! `GetParameter` of Systems Manager, by the parts that the SDK's client is made of: endpoint rules, credentials,
-//! signature, times, repeats.
+//! `GetParameter` of Systems Manager, as one signed request.
 //!
-//! Not by the client itself: what reads its answers knows the types of all errors of the service (`aws-sdk-ssm` 1.133,
-//! `error_type_registry`): 0.9 MB of an executable that may have 6.5, for the codes of two.
+//! Not by `aws-sdk-ssm`: its errors alone were 0.9 MB of a function that may have 6.5, and it was a quarter of a cold
+//! build.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
-use aws_config::SdkConfig;
-use aws_runtime::{
-    auth::{
-        SigV4OperationSigningConfig,
-        sigv4::{SCHEME_ID, SigV4AuthScheme},
-    },
-    retries::classifiers::AwsErrorCodeClassifier,
-};
-use aws_sdk_ssm::{
-    config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _},
-    error::ErrorMetadata,
-};
-use aws_smithy_runtime::client::{
-    orchestrator::operation::Operation,
-    retries::classifiers::{HttpStatusCodeClassifier, TransientErrorClassifier},
-};
-use aws_smithy_runtime_api::{
-    box_error::BoxError,
-    client::{
-        auth::{AuthSchemeOptionResolverParams, static_resolver::StaticAuthSchemeOptionResolver},
-        identity::SharedIdentityResolver,
-        orchestrator::{HttpRequest, HttpResponse, OrchestratorError, SensitiveOutput},
-        result::SdkError,
-        runtime_components::RuntimeComponentsBuilder,
-        runtime_plugin::StaticRuntimePlugin,
-    },
-};
-use aws_smithy_types::{body::SdkBody, config_bag::Layer};
-use aws_types::{SigningName, region::SigningRegion, service_config::ServiceConfigKey};
+use aws_smithy_types::body::SdkBody;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shellbridge_outbound::{Http, HttpError, Retry, SignError, Signer, endpoint};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    aws::{self, Aws},
+    aws::{Aws, REPEATS, Repeats},
     config::Limits,
 };
 
-const SERVICE: &str = "ssm";
+/// Largest answer read. A parameter has at most 8 KiB, a secret 64 KiB.
+const MAX_ANSWER: usize = 256 * 1024;
 
 /// What is kept under a name.
 #[derive(Deserialize)]
@@ -62,127 +38,140 @@ impl fmt::Debug for Parameter {
     }
 }
 
-/// Reads a parameter by name or ARN.
+/// Why a parameter was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ParameterError {
+    /// Parameter Store refused. A retry may help if it was busy ([`Self::is_retryable`]).
+    #[error("status {}", .status.as_u16())]
+    Refused { status: StatusCode, code: Option<String>, message: Option<String> },
+    /// No retry helps. Without what serde would quote of the answer.
+    #[error("the answer cannot be read")]
+    Unreadable,
+    /// A retry may help: no answer within the time for one attempt.
+    #[error("no answer in time")]
+    Late,
+    /// As [`HttpError::is_retryable`].
+    #[error(transparent)]
+    NoAnswer(#[from] HttpError),
+    /// A retry may help: the connection was lost before the answer's end, or the answer has none.
+    #[error("the answer was cut off")]
+    Cut,
+    /// As [`SignError::is_retryable`].
+    #[error(transparent)]
+    Unsigned(#[from] SignError),
+}
+
+impl ParameterError {
+    /// The error's code, such as `ParameterNotFound`.
+    pub(crate) fn code(&self) -> Option<&str> {
+        if let Self::Refused { code, .. } = self { code.as_deref() } else { None }
+    }
+
+    /// Parameter Store's own words.
+    pub(crate) fn message(&self) -> Option<&str> {
+        if let Self::Refused { message, .. } = self { message.as_deref() } else { None }
+    }
+
+    /// Whether the same request may succeed later. Throttling has status 400 and a code (Systems Manager API Reference,
+    /// "Common Error Types").
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused { status, code, .. } => {
+                let throttled = code.as_deref().is_some_and(|code| code.starts_with("Throttl"));
+                throttled || *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+            }
+            Self::NoAnswer(error) => error.is_retryable(),
+            Self::Unsigned(error) => error.is_retryable(),
+            Self::Late | Self::Cut => true,
+            Self::Unreadable => false,
+        }
+    }
+}
+
+/// Reads parameters by name or ARN.
 #[derive(Debug)]
-pub(crate) struct Parameters(Operation<String, Parameter, ErrorMetadata>);
+pub(crate) struct Parameters {
+    endpoint: Uri,
+    signer: Signer,
+    http: Http,
+    limits: Limits,
+    repeats: Repeats,
+}
 
 impl Parameters {
-    /// As the settings say.
+    /// As the SDK's settings say.
     ///
     /// # Errors
-    /// Without region, or with one that has no endpoint.
-    pub(crate) async fn new(aws: &Aws, limits: &Limits) -> Result<Self, BoxError> {
+    /// Without a region, or with an endpoint that is no URL.
+    pub(crate) async fn new(aws: &Aws, limits: &Limits) -> anyhow::Result<Self> {
         let config = aws.config().await;
-        let region = config.region().ok_or("no AWS region is set")?.clone();
-        let params = Params::builder()
-            .region(region.to_string())
-            .set_use_fips(config.use_fips())
-            .set_use_dual_stack(config.use_dual_stack())
-            .set_endpoint(endpoint_url(config)?)
-            .build()?;
-        let endpoint = DefaultResolver::new().resolve_endpoint(&params).await?;
+        Ok(Self {
+            endpoint: url::Url::parse(&endpoint::ssm(config).await?)?.as_str().parse()?,
+            signer: Signer::new(config, "ssm"),
+            http: aws.http(),
+            limits: *limits,
+            repeats: aws.repeats(),
+        })
+    }
 
-        let mut layer = Layer::new(SERVICE);
-        layer
-            .store_put(SigningRegion::from(region))
-            .store_put(SigningName::from_static(SERVICE))
-            .store_put(SigV4OperationSigningConfig::default())
-            .store_put(AuthSchemeOptionResolverParams::new(()))
-            .store_put(SensitiveOutput);
-        let mut components = RuntimeComponentsBuilder::new(SERVICE)
-            .with_http_client(config.http_client())
-            .with_sleep_impl(config.sleep_impl())
-            .with_time_source(config.time_source())
-            .with_interceptor(aws.repeats())
-            .with_auth_scheme(SigV4AuthScheme::new())
-            .with_auth_scheme_option_resolver(Some(StaticAuthSchemeOptionResolver::new(vec![SCHEME_ID])))
-            .with_retry_classifier(TransientErrorClassifier::<ErrorMetadata>::new())
-            .with_retry_classifier(AwsErrorCodeClassifier::<ErrorMetadata>::new())
-            .with_retry_classifier(HttpStatusCodeClassifier::default());
-        if let Some(credentials) = config.credentials_provider() {
-            components.set_identity_resolver(SCHEME_ID, SharedIdentityResolver::new(credentials));
+    /// Reads one, decrypted; again while that may help.
+    pub(crate) async fn get(&self, name: &str) -> Result<Parameter, ParameterError> {
+        let mut retry = Retry::until(Instant::now() + self.limits.aws).at_most(REPEATS);
+        loop {
+            let attempt = timeout_at(retry.attempt_ends(self.limits.aws_attempt), self.once(name)).await;
+            match attempt.unwrap_or(Err(ParameterError::Late)) {
+                Err(error) if error.is_retryable() && retry.again().await => self.repeats.add(),
+                result => return result,
+            }
         }
-        let plugin =
-            StaticRuntimePlugin::new().with_config(layer.freeze()).with_runtime_components(components);
-        let operation = Operation::builder()
-            .service_name(SERVICE)
-            .operation_name("GetParameter")
-            .endpoint_url(endpoint.url())
-            .timeout_config(aws::timeouts(limits))
-            .standard_retry(&aws::retries())
-            .runtime_plugin(plugin)
-            .serializer(request)
-            .deserializer(answer)
-            .build();
-        Ok(Self(operation))
     }
 
-    /// Reads one, decrypted.
-    pub(crate) async fn get(&self, name: &str) -> Result<Parameter, SdkError<ErrorMetadata, HttpResponse>> {
-        self.0.invoke(name.to_owned()).await
+    async fn once(&self, name: &str) -> Result<Parameter, ParameterError> {
+        let body = json!({ "Name": name, "WithDecryption": true }).to_string();
+        let mut request = Request::new(SdkBody::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+        headers.insert("x-amz-target", HeaderValue::from_static("AmazonSSM.GetParameter"));
+        // A refusal of its credentials changes nothing here: the next reading has a signer of its own.
+        let _used = self.signer.sign(&mut request, SystemTime::now()).await?;
+        let (head, body) = self.http.send(request).await?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| ParameterError::Cut)?;
+        read(head.status, &head.headers, &body.to_bytes())
     }
 }
 
-/// As the SDK's clients find it: `AWS_ENDPOINT_URL_SSM`, or that of all services.
-fn endpoint_url(config: &SdkConfig) -> Result<Option<String>, BoxError> {
-    let key = ServiceConfigKey::builder()
-        .service_id("SSM")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build()?;
-    let own = config.service_config().and_then(|service| service.load_config(key));
-    Ok(own.or_else(|| config.endpoint_url().map(str::to_owned)))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the SDK gives it so")]
-fn request(name: String) -> Result<HttpRequest, BoxError> {
-    let body = json!({ "Name": name, "WithDecryption": true }).to_string();
-    let mut request = HttpRequest::new(SdkBody::from(body));
-    request.set_method("POST")?;
-    request.headers_mut().insert("content-type", "application/x-amz-json-1.1");
-    request.headers_mut().insert("x-amz-target", "AmazonSSM.GetParameter");
-    Ok(request)
-}
-
-fn answer(response: &HttpResponse) -> Result<Parameter, OrchestratorError<ErrorMetadata>> {
+fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Parameter, ParameterError> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(rename = "Parameter")]
         parameter: Parameter,
     }
-    let body = response.body().bytes().unwrap_or_default();
-    let mut error = ErrorMetadata::builder();
-    if response.status().is_success() {
-        if let Ok(Answer { parameter }) = serde_json::from_slice(body) {
-            return Ok(parameter);
-        }
-        // Without what serde would quote of it.
-        error = error.message("the answer cannot be read");
-        return Err(OrchestratorError::operation(error.build()));
+    if status.is_success() {
+        let answer: Answer = serde_json::from_slice(body).map_err(|_| ParameterError::Unreadable)?;
+        return Ok(answer.parameter);
     }
     // https://smithy.io/2.0/aws/protocols/aws-json-1_1-protocol.html, "Operation error serialization"
     let refusal: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| refusal.get(name).and_then(Value::as_str);
-    let kind = response.headers().get("x-amzn-errortype").or_else(|| text("code")).or_else(|| text("__type"));
-    if let Some(code) = kind.and_then(|kind| kind.split(':').next()?.rsplit('#').next()) {
-        error = error.code(code);
-    }
-    if let Some(message) = text("message").or_else(|| text("Message")) {
-        error = error.message(message);
-    }
-    Err(OrchestratorError::operation(error.build()))
+    let kind = headers.get("x-amzn-errortype").and_then(|kind| kind.to_str().ok());
+    let kind = kind.or_else(|| text("code")).or_else(|| text("__type"));
+    Err(ParameterError::Refused {
+        status,
+        code: kind.and_then(|kind| kind.split(':').next()?.rsplit('#').next()).map(str::to_owned),
+        message: text("message").or_else(|| text("Message")).map(str::to_owned),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(header: Option<&'static str>, body: &'static str) -> ErrorMetadata {
-        let mut response = HttpResponse::new(400.try_into().unwrap(), SdkBody::from(body));
-        if let Some(header) = header {
-            response.headers_mut().insert("x-amzn-errortype", header);
-        }
-        answer(&response).unwrap_err().as_operation_error().unwrap().clone()
+    fn refused(header: Option<&'static str>, body: &'static str) -> ParameterError {
+        let header =
+            header.map(|header| ("x-amzn-errortype".parse().unwrap(), HeaderValue::from_static(header)));
+        read(StatusCode::BAD_REQUEST, &header.into_iter().collect(), body.as_bytes()).unwrap_err()
     }
 
     /// The shapes that the protocol's documents name.
@@ -197,14 +186,32 @@ mod tests {
             let error = refused(header, body);
             assert_eq!((error.code(), error.message()), (Some("FooError"), Some("m")), "{body}");
         }
-        assert_eq!(refused(None, "<html>"), ErrorMetadata::builder().build());
+        let error = refused(None, "<html>");
+        assert_eq!((error.code(), error.message()), (None, None));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_asked_for_again() {
+        let refusal = |status, body: &'static str| {
+            read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).unwrap_err()
+        };
+        for (status, body, retryable) in [
+            (400, r#"{"__type":"ThrottlingException"}"#, true),
+            (429, "", true),
+            (500, "", true),
+            (503, "<html>", true),
+            (400, r#"{"__type":"ParameterNotFound"}"#, false),
+            (400, r#"{"__type":"AccessDeniedException"}"#, false),
+            (403, "", false),
+        ] {
+            assert_eq!(refusal(status, body).is_retryable(), retryable, "{status} {body}");
+        }
     }
 
     #[test]
     fn what_cannot_be_read_is_not_quoted() {
-        let response =
-            HttpResponse::new(200.try_into().unwrap(), SdkBody::from(r#"{"Parameter":"the-secret"}"#));
-        let said = format!("{:?}", answer(&response).unwrap_err());
+        let unreadable = read(StatusCode::OK, &HeaderMap::new(), br#"{"Parameter":"the-secret"}"#);
+        let said = format!("{:?}", anyhow::Error::from(unreadable.unwrap_err()));
         assert!(said.contains("cannot be read") && !said.contains("the-secret"), "{said}");
         let parameter = Parameter { arn: None, value: Some("the-secret".to_owned()) };
         assert!(!format!("{parameter:?}").contains("the-secret"));

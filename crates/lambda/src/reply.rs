@@ -1,24 +1,16 @@
 //! Posts frames to connections, and ends connections, by the API Gateway Management API.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use ::http::StatusCode;
 use bytes::Bytes;
+use shellbridge_outbound::{ConnectionError, Connections, Patience, Pool, chain};
 use shellbridge_protocol::{frame::ErrorFrame, frame::ServerFrame, limits::MAX_MESSAGE};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-
-use crate::{
-    aws::Aws, config::Limits, deadline::backoff, event::Invocation, http::Http, management::Management,
-    metrics::Tally,
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout, timeout_at},
 };
 
-/// Clients kept. A function has one API; a second one comes with a custom domain.
-const MAX_CLIENTS: usize = 4;
-/// Wait before the first repeat.
-const BACKOFF: Duration = Duration::from_millis(50);
+use crate::{aws::Aws, config::Limits, event::Invocation, metrics::Tally};
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,21 +21,20 @@ pub(crate) enum Posted {
     Gone,
     /// It is larger than API Gateway takes.
     TooLarge,
-    /// It could not be posted; said in the log.
+    /// It could not be posted, as the log says.
     Failed,
 }
 
-/// The Management API clients.
+/// The way to connections.
 pub(crate) struct Reply {
     aws: Aws,
-    http: Http,
     limits: Limits,
-    clients: Mutex<Vec<(String, Arc<Management>)>>,
+    apis: OnceCell<Pool>,
 }
 
 impl Reply {
-    pub(crate) fn new(aws: Aws, http: Http, limits: Limits) -> Self {
-        Self { aws, http, limits, clients: Mutex::default() }
+    pub(crate) fn new(aws: Aws, limits: Limits) -> Self {
+        Self { aws, limits, apis: OnceCell::new() }
     }
 
     /// Posts an error frame to the connection of `invocation`.
@@ -83,64 +74,43 @@ impl Reply {
         invocation: &Invocation,
         tally: &mut Tally,
     ) -> Posted {
-        let client = timeout_at(until, self.client(&invocation.callback_url)).await;
-        let client = match client.unwrap_or_else(|late| Err(late.into())) {
-            Ok(client) => client,
+        let api = timeout_at(until, self.api(&invocation.callback_url)).await;
+        let api = match api.unwrap_or(Err(ConnectionError::Late)) {
+            Ok(api) => api,
             Err(error) => {
-                tracing::error!(cause = format!("{error:#}"), "there is no client for @connections");
+                tracing::error!(cause = chain(&error), "there is no client for @connections");
                 return Posted::Failed;
             }
         };
-        let frame = Bytes::from(frame);
-        let mut attempt = 0;
-        loop {
-            let post = client.post(&invocation.connection_id, frame.clone());
-            // One timer for both times.
-            let cause = match timeout_at(until.min(Instant::now() + self.limits.aws_attempt), post).await {
-                Ok(Ok(status)) if status.is_success() => return Posted::Yes,
-                Ok(Ok(StatusCode::GONE)) => return Posted::Gone,
-                Ok(Ok(StatusCode::PAYLOAD_TOO_LARGE)) => return Posted::TooLarge,
-                Ok(Ok(status)) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                    tracing::error!(status = status.as_u16(), "@connections refused a frame");
-                    return Posted::Failed;
-                }
-                Ok(Ok(status)) => status.to_string(),
-                Ok(Err(error)) => format!("{error:#}"),
-                Err(late) => late.to_string(),
-            };
-            attempt += 1;
-            let next = Instant::now() + backoff(BACKOFF, attempt);
-            if next >= until {
-                tracing::warn!(attempt, cause, "a frame could not be posted in time");
-                return Posted::Failed;
+        let patience = Patience { until, opening_until: None };
+        let id = &invocation.connection_id;
+        match api.deliver(id, Bytes::from(frame), patience, |_| tally.retries += 1).await {
+            Ok(()) => Posted::Yes,
+            Err(ConnectionError::Gone) => Posted::Gone,
+            Err(ConnectionError::TooLarge) => Posted::TooLarge,
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(cause = chain(&error), "a frame could not be posted in time");
+                Posted::Failed
             }
-            tally.retries += 1;
-            sleep_until(next).await;
+            Err(error) => {
+                tracing::error!(cause = chain(&error), "@connections refused a frame");
+                Posted::Failed
+            }
         }
     }
 
     /// Ends the connection of `invocation`.
     pub(crate) async fn close(&self, invocation: &Invocation) {
         let close =
-            async { self.client(&invocation.callback_url).await?.close(&invocation.connection_id).await };
+            async { self.api(&invocation.callback_url).await?.close(&invocation.connection_id).await };
         let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
-        if let Err(error) = timeout(within, close).await.unwrap_or_else(|late| Err(late.into())) {
-            tracing::warn!(cause = format!("{error:#}"), "a connection could not be ended");
+        if let Err(error) = timeout(within, close).await.unwrap_or(Err(ConnectionError::Late)) {
+            tracing::warn!(cause = chain(&error), "a connection could not be ended");
         }
     }
 
-    async fn client(&self, url: &str) -> anyhow::Result<Arc<Management>> {
-        let clients = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = clients().iter().find(|(of, _)| of == url).map(|(_, client)| Arc::clone(client));
-        if let Some(client) = cached {
-            return Ok(client);
-        }
-        let client = Arc::new(Management::new(url, &self.aws, self.http.clone()).await?);
-        let mut clients = clients();
-        if clients.len() >= MAX_CLIENTS {
-            clients.remove(0);
-        }
-        clients.push((url.to_owned(), Arc::clone(&client)));
-        Ok(client)
+    async fn api(&self, url: &str) -> Result<Arc<Connections>, ConnectionError> {
+        let make = || async { Pool::new(self.aws.config().await, self.aws.http(), self.limits.aws_attempt) };
+        self.apis.get_or_init(make).await.get(url)
     }
 }

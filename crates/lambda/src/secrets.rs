@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use shellbridge_protocol::secret;
 use tokio::{
     sync::Mutex,
@@ -186,7 +185,7 @@ impl<T> State<T> {
 
 async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
     // Made for each reading: there are one or two in the life of a process.
-    let store = Parameters::new(&stored.aws, &stored.limits).await.map_err(|error| error.to_string())?;
+    let store = Parameters::new(&stored.aws, &stored.limits).await.map_err(|error| format!("{error:#}"))?;
     let (likely, other) = parameters(&stored.name);
     match (read(&store, &stored.name, &likely).await, other) {
         (Err(Unread::NotThere(first)), Some(other)) => {
@@ -215,9 +214,8 @@ impl Unread {
 
 async fn read(store: &Parameters, name: &str, parameter: &str) -> Result<String, Unread> {
     let parameter = store.get(parameter).await.map_err(|error| {
-        // Not all there is of it: of an answer that cannot be read, the SDK shows the text.
         let said = [error.code(), error.message()].into_iter().flatten();
-        let why = said.fold(error.to_string(), |why, said| format!("{why}: {said}"));
+        let why = said.fold(shellbridge_outbound::chain(&error), |why, said| format!("{why}: {said}"));
         match error.code() {
             // Secrets Manager says the second of what is not there, too, to whom may not read everything.
             Some("ParameterNotFound" | "AccessDeniedException") => Unread::NotThere(why),

@@ -6,6 +6,7 @@
 //! schedules instead of waiting.
 
 pub mod access;
+pub mod backoff;
 pub mod bridge;
 pub mod callback;
 pub mod client;

@@ -1,5 +1,7 @@
 //! `@connections` (section 5), with the real SDKs.
 
+use std::time::Duration;
+
 use aws_sdk_apigatewaymanagement::{
     Client as Sdk,
     config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
@@ -7,6 +9,7 @@ use aws_sdk_apigatewaymanagement::{
     primitives::Blob,
 };
 use serde_json::json;
+use shellbridge_outbound::Http;
 
 use crate::{
     sdks::sdk,
@@ -20,6 +23,7 @@ fn rust_sdk(stack: &Stack) -> Sdk {
         .credentials_provider(Credentials::new("local", "local", None, None, "test"))
         .endpoint_url(&stack.management)
         .retry_config(RetryConfig::disabled())
+        .http_client(Http::new(Duration::from_secs(2)))
         .build();
     Sdk::from_conf(config)
 }

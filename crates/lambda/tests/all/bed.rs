@@ -20,6 +20,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shellbridge_lambda::{App, AwsSettings, Config, Limits, Response};
+use shellbridge_outbound::Http;
 use shellbridge_protocol::bridge::BridgeKeys;
 use tokio::net::TcpListener;
 
@@ -77,6 +78,7 @@ pub fn sdk_config(endpoints: Endpoints) -> SdkConfig {
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
+        .http_client(Http::new(Duration::from_secs(1)))
         .credentials_provider(SharedCredentialsProvider::new(Credentials::new("a", "s", None, None, "test")))
         .service_config(endpoints)
         .build()

@@ -1,6 +1,6 @@
-//! JWK sets over the network: when to fetch one, from where, and what to take. The fetching is each program's
-//! own, and small: look the host up, ask [`JwksPolicy::admit`], connect to exactly those addresses, follow no
-//! redirect, read at most [`MAX_JWKS`] bytes, hand them to [`JwksPolicy::accept`].
+//! JWK sets over the network: when to fetch one, from where, and what to accept. The fetcher (`shellbridge-outbound`)
+//! looks the host up, asks [`JwksPolicy::admit`], connects to exactly those addresses, follows no redirect, reads at most
+//! [`MAX_JWKS`] bytes and hands them to [`JwksPolicy::accept`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -71,16 +71,21 @@ impl JwksPolicy {
         self.keys.as_ref().filter(|(_, fetched)| now.saturating_sub(*fetched) < KEEP).map(|(keys, _)| keys)
     }
 
-    /// Whether to fetch now, which then counts as asked. `unknown_kid`: a token named a key not in the set.
-    pub fn wants_fetch(&mut self, unknown_kid: bool, now: i64) -> bool {
+    /// Whether to fetch now. `unknown_kid`: a token names a key that is not in the set.
+    pub fn is_due(&self, unknown_kid: bool, now: i64) -> bool {
         let wait = if self.keys(now).is_some() { REFETCH_AFTER } else { RETRY_AFTER };
         let asked_lately = self.asked.is_some_and(|asked| (0..wait).contains(&now.saturating_sub(asked)));
         let fresh = self.keys.as_ref().is_some_and(|(_, fetched)| now.saturating_sub(*fetched) < MAX_AGE);
-        let wants = !asked_lately && (unknown_kid || !fresh);
-        if wants {
+        !asked_lately && (unknown_kid || !fresh)
+    }
+
+    /// [`Self::is_due`], which then counts as asked.
+    pub fn wants_fetch(&mut self, unknown_kid: bool, now: i64) -> bool {
+        let due = self.is_due(unknown_kid, now);
+        if due {
             self.asked = Some(now);
         }
-        wants
+        due
     }
 
     /// Takes a fetched set in place of the one before.

@@ -1,8 +1,8 @@
-//! The one HTTP client of the process: to the backend and `@connections`, and under the AWS SDK.
+//! The HTTP client of a process: to the backend, to `@connections`, and under the AWS SDK.
 //!
-//! The SDK brings a client of its own, with HTTP/2, a second connection pool and a second copy of the root
-//! certificates: 0.6 MB of the binary, and milliseconds of the first request. reqwest would have done here, and does
-//! for JWK sets; its redirects, its own URLs and its layers were a tenth of what a frame costs.
+//! The SDK has a client of its own, with HTTP/2, a second connection pool and a second copy of the root certificates:
+//! 0.6 MB of the function, and milliseconds of its first request. reqwest's redirects, URLs and layers were a tenth of
+//! what a frame costs; it fetches JWK sets.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use aws_smithy_runtime_api::{
         result::ConnectorError,
         runtime_components::RuntimeComponents,
     },
-    http::HttpError,
+    http::HttpError as SdkHttpError,
 };
 use aws_smithy_types::body::SdkBody;
 use http::{Request, Response, Uri};
@@ -34,38 +34,47 @@ use hyper_util::{
 use tokio::{sync::OnceCell, time::timeout};
 use tower_service::Service;
 
-use crate::config::Limits;
-
-/// An idle connection is dropped before a load balancer does (60 s at an ALB).
+/// Idle connections are closed after this, before a load balancer closes them (60 s at an ALB).
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Made when first used: loading the root certificates takes milliseconds.
+/// HTTP/1.1 over TCP or TLS 1.2 and up, with keep-alive, to hosts that the platform's root certificates vouch for. Ignores
+/// proxy settings, and follows no redirects.
+///
+/// Clones share one pool. Root certificates are loaded with the first request, since that takes milliseconds.
 #[derive(Debug, Clone)]
-pub(crate) struct Http {
+pub struct Http {
     client: Arc<OnceCell<Client<Connector, SdkBody>>>,
-    limits: Limits,
+    connect: Duration,
 }
 
 impl Http {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { client: Arc::default(), limits }
+    /// `connect`: the longest that TCP and TLS handshakes may take together.
+    pub fn new(connect: Duration) -> Self {
+        Self { client: Arc::default(), connect }
     }
 
-    /// Sends a request and returns the head of the answer. Times are the caller's, but for those of connecting.
-    pub(crate) async fn send(&self, request: Request<SdkBody>) -> Result<Response<Incoming>, Failed> {
-        let limits = self.limits;
-        let client = self.client.get_or_try_init(async || client(limits)).await.map_err(Failed::Unusable)?;
-        client.request(request).await.map_err(Failed::Sending)
+    /// Sends a request and returns the head of the answer. Bounded in time by the caller, but for connecting.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn send(&self, request: Request<SdkBody>) -> Result<Response<Incoming>, HttpError> {
+        let connect = self.connect;
+        let client = self.client.get_or_try_init(async || client(connect)).await.map_err(HttpError::Setup)?;
+        client.request(request).await.map_err(|error| {
+            if error.is_connect() { HttpError::Connect(error) } else { HttpError::Lost(error) }
+        })
     }
 
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let user = |error: HttpError| ConnectorError::user(error.into());
-        let response =
-            self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| match error {
-                Failed::Unusable(error) => ConnectorError::user(error.into()),
-                // The SDK tries again after what is of the network.
-                Failed::Sending(error) => ConnectorError::io(error.into()),
-            })?;
+        let user = |error: SdkHttpError| ConnectorError::user(error.into());
+        let response = self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| {
+            // The SDK repeats what failed in the network.
+            if error.is_retryable() {
+                ConnectorError::io(error.into())
+            } else {
+                ConnectorError::user(error.into())
+            }
+        })?;
         let (head, body) = response.into_parts();
         let body = body.collect().await.map_err(|error| ConnectorError::io(error.into()))?;
         HttpResponse::try_from(Response::from_parts(head, SdkBody::from(body.to_bytes()))).map_err(user)
@@ -74,20 +83,30 @@ impl Http {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    /// There are no root certificates.
+pub enum HttpError {
+    /// No retry helps: there are no root certificates.
     #[error("no HTTP client can be made")]
-    Unusable(#[source] io::Error),
-    /// No connection ([`Error::is_connect`]), or it was lost.
-    #[error("the connection failed")]
-    Sending(#[source] Error),
+    Setup(#[source] io::Error),
+    /// A retry may help: no connection within the time for one.
+    #[error("no connection")]
+    Connect(#[source] Error),
+    /// A retry may help: the connection was lost; the request may have been received.
+    #[error("the connection was lost")]
+    Lost(#[source] Error),
 }
 
-fn client(limits: Limits) -> io::Result<Client<Connector, SdkBody>> {
+impl HttpError {
+    /// Whether the same request may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Lost(_))
+    }
+}
+
+fn client(limit: Duration) -> io::Result<Client<Connector, SdkBody>> {
     let mut tcp = connect::HttpConnector::new();
     tcp.set_nodelay(true);
     // Divided by the addresses of a name, so that one that is dead does not take the time of the others.
-    tcp.set_connect_timeout(Some(limits.connect));
+    tcp.set_connect_timeout(Some(limit));
     tcp.enforce_http(false);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let https = HttpsConnectorBuilder::new()
@@ -98,10 +117,10 @@ fn client(limits: Limits) -> io::Result<Client<Connector, SdkBody>> {
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
-        .build(Connector { https, within: limits.connect }))
+        .build(Connector { https, within: limit }))
 }
 
-/// Connects, TLS included, within a time. Nobody's proxy sees what is sent.
+/// Bounds the time to connect, TLS included.
 #[derive(Debug, Clone)]
 struct Connector {
     https: HttpsConnector<connect::HttpConnector>,
@@ -134,7 +153,7 @@ impl HttpConnector for Http {
 
 impl HttpClient for Http {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // Connect timeouts are the client's; the time for an attempt is kept by the SDK.
+        // The client bounds connecting, the SDK an attempt.
         SharedHttpConnector::new(self.clone())
     }
 }

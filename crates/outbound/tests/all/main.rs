@@ -1,0 +1,15 @@
+//! The clients against real servers on this machine.
+
+mod connections;
+mod jwks;
+
+use axum::Router;
+use tokio::net::TcpListener;
+
+/// Serves on a free port, to the end of the test. Returns its URL.
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}

@@ -1,0 +1,67 @@
+//! Exponential backoff: how long to wait before something is tried again.
+
+use std::time::Duration;
+
+/// Waits that double from the first to the longest. Reads no clock and no random source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// The first wait, and the longest.
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// The next wait.
+    pub fn step(&mut self) -> Duration {
+        let wait = self.next.min(self.longest);
+        self.next = wait.saturating_mul(2);
+        wait
+    }
+
+    /// The next wait or down to half of it: `random`, from 0 to 1, says how much, so that what failed together does not
+    /// come back together.
+    pub fn jittered(&mut self, random: f64) -> Duration {
+        self.step().mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// Begins with the first wait again, after a success.
+    pub const fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_start_over() {
+        let mut backoff = Backoff::new(MS(100), MS(350));
+        assert_eq!([(); 4].map(|()| backoff.step()), [MS(100), MS(200), MS(350), MS(350)]);
+        backoff.reset();
+        assert_eq!(backoff.step(), MS(100));
+    }
+
+    #[test]
+    fn jitter_takes_up_to_half() {
+        let jittered = |random| Backoff::new(MS(100), MS(350)).jittered(random);
+        assert_eq!([0.0, 0.5, 1.0].map(jittered), [MS(50), MS(75), MS(100)]);
+        assert_eq!([-7.0, 7.0].map(jittered), [MS(50), MS(100)], "not a share");
+    }
+
+    #[test]
+    fn no_wait_overflows() {
+        let mut backoff = Backoff::new(MS(1), Duration::MAX);
+        for _ in 0..200 {
+            backoff.step();
+        }
+        assert_eq!(backoff.step(), Duration::MAX);
+    }
+}
