@@ -18,7 +18,7 @@ from moto.cloudformation.parsing import resource_class_from_type
 
 # Nothing here makes these; moto also passes over the TTL, encryption and recovery of a table, and serves no WebSocket.
 NOT_MADE = {"AWS::CloudWatch::Alarm", "AWS::Logs::MetricFilter"}
-BY_CALLS = {f"AWS::ApiGatewayV2::{kind}" for kind in ("Api", "Integration", "Route", "Stage")}
+BY_CALLS = {f"AWS::ApiGatewayV2::{kind}" for kind in ("Api", "Integration", "Route", "RouteResponse", "Stage")}
 
 
 def camel(properties, shape):
@@ -69,7 +69,7 @@ def deploy(client, name, parameters):
 
     def call(kind, properties):
         operation = f"Create{kind}"
-        method = getattr(gateway, f"create_{kind.lower()}")
+        method = getattr(gateway, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         return method(**camel(properties, model.operation_model(operation).input_shape))
 
     before = Evaluation(template, parameters)
@@ -107,7 +107,7 @@ def deploy(client, name, parameters):
     function = client("lambda").get_function(FunctionName=physical["Handler"]["PhysicalResourceId"])["Configuration"]
 
     names = {"Api": ids["Api"], "Api.ApiId": ids["Api"], "Handler.Arn": function["FunctionArn"]}
-    for kind in ("Integration", "Route", "Stage"):
+    for kind in ("Integration", "Route", "RouteResponse", "Stage"):
         resources = Evaluation(template, parameters, names).section("Resources")
         for key, item in resources.items():
             if item["Type"] == f"AWS::ApiGatewayV2::{kind}":
@@ -140,6 +140,11 @@ def test_the_deployed_stack_is_wired_together(client, name, role):
     integrations = {item["IntegrationId"]: item for item in gateway.get_integrations(ApiId=api)["Items"]}
     routes = {item["RouteKey"]: item for item in gateway.get_routes(ApiId=api)["Items"]}
     assert set(routes) == {"$connect", "$disconnect", "$default"}
+    # With it, a refused handshake carries the function's body; any other route is one-way.
+    answered = {key: route.get("RouteResponseSelectionExpression") for key, route in routes.items()}
+    assert answered == {"$connect": "$default", "$disconnect": None, "$default": None}
+    (response,) = gateway.get_route_responses(ApiId=api, RouteId=routes["$connect"]["RouteId"])["Items"]
+    assert response["RouteResponseKey"] == "$default"
     for route in routes.values():
         integration = integrations[route["Target"].removeprefix("integrations/")]
         assert f"/functions/{function['FunctionArn']}/invocations" in integration["IntegrationUri"]
