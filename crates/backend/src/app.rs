@@ -12,6 +12,7 @@ use shellbridge_protocol::{
     bridge::{BridgeKeys, ReplayCache},
     origin::AllowedOrigins,
 };
+use shellbridge_session::{Limits, Settings};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -27,7 +28,6 @@ use crate::{
     push::Pusher,
     rate::RateLimits,
     routes, serve,
-    session::{Limits, Settings},
     store::Store,
 };
 

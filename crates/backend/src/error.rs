@@ -9,7 +9,7 @@ use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
 use crate::{
     access,
-    session::{Stale, Unreachable},
+    sessions::{Stale, Unreachable},
     store::Refused,
 };
 

@@ -2,14 +2,13 @@
 
 use futures_util::FutureExt as _;
 use pty_process::{OwnedReadPty, OwnedWritePty};
-use shellbridge_protocol::frame::Exit;
+use shellbridge_protocol::{frame::Exit, size::Size};
 use tokio::{io::AsyncReadExt as _, process::Child};
 
 use super::{
     environment::ShellSpec,
     process::{self, Leader},
 };
-use crate::session::Size;
 
 /// A running shell: the two ends of its PTY, and its process.
 pub(crate) struct Shell {

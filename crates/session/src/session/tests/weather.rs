@@ -30,11 +30,11 @@ struct World {
     weather: Weather,
     rng: StdRng,
     now: Duration,
-    core: Core,
+    session: Session,
     client: Client,
     connection: Option<ConnectionId>,
     made: i64,
-    to_core: BTreeMap<(Duration, u64), (ConnectionId, ClientFrame)>,
+    to_session: BTreeMap<(Duration, u64), (ConnectionId, ClientFrame)>,
     to_client: BTreeMap<(Duration, u64), (ConnectionId, ServerFrame)>,
     ends: BTreeMap<(Duration, u64), (ConnectionId, PushKind, Sent)>,
     disconnects: BTreeMap<(Duration, u64), ConnectionId>,
@@ -50,11 +50,11 @@ impl World {
             rng: StdRng::seed_from_u64(weather.seed),
             now: MS,
             // Through a narrow window, and through one that several frames go through at once.
-            core: Core::new(if weather.seed.is_multiple_of(2) { LIMITS } else { WIDE }, 7),
+            session: with_limits(if weather.seed.is_multiple_of(2) { LIMITS } else { WIDE }),
             client: Client::new("client-0123456789", 80, 24),
             connection: None,
             made: 0,
-            to_core: BTreeMap::new(),
+            to_session: BTreeMap::new(),
             to_client: BTreeMap::new(),
             ends: BTreeMap::new(),
             disconnects: BTreeMap::new(),
@@ -78,7 +78,7 @@ impl World {
     fn connect(&mut self) {
         self.made += 1;
         let id: ConnectionId = format!("connection-{}", self.made).into();
-        self.core.connect(info(&id, self.made, false), self.now);
+        self.session.connect(info(&id, self.made, false), self.now).unwrap();
         self.client.connected(self.now);
         self.connection = Some(id);
     }
@@ -106,15 +106,15 @@ impl World {
             if !self.chance(self.weather.drop) {
                 if self.chance(self.weather.repeat) {
                     let at = self.soon();
-                    self.to_core.insert(at, (id.clone(), frame.clone()));
+                    self.to_session.insert(at, (id.clone(), frame.clone()));
                 }
                 let at = self.soon();
-                self.to_core.insert(at, (id, frame));
+                self.to_session.insert(at, (id, frame));
             }
         }
-        while let Some(entry) = self.to_core.first_entry().filter(|entry| entry.key().0 <= now) {
+        while let Some(entry) = self.to_session.first_entry().filter(|entry| entry.key().0 <= now) {
             let (id, frame) = entry.remove();
-            let answer = self.core.frame(&id, frame, now);
+            let answer = self.session.frame(&id, frame, now);
             if let Some(answer) = answer {
                 let at = self.soon();
                 self.to_client.insert(at, (id, answer));
@@ -122,22 +122,22 @@ impl World {
         }
         while let Some(entry) = self.disconnects.first_entry().filter(|entry| entry.key().0 <= now) {
             let id = entry.remove();
-            self.core.disconnect(&id, now);
+            self.session.disconnect(&id, now);
         }
         while let Some(entry) = self.ends.first_entry().filter(|entry| entry.key().0 <= now) {
             let (id, kind, sent) = entry.remove();
-            self.core.pushed(&id, kind, sent, now);
+            self.session.handle_pushed(&id, kind, sent, now);
         }
         // The shell reads what it can and writes what it may.
-        if let Some((client, bytes)) = self.core.next_input() {
+        if let Some((client, bytes)) = self.session.poll_write() {
             let some = self.rng.random_range(1..=bytes.len());
             backlog.extend(shell(&bytes[..some]));
-            self.core.wrote(&client, some, now);
+            self.session.handle_written(&client, some, now);
         }
         let some: Vec<u8> =
-            backlog.drain(..backlog.len().min(self.core.read_allowance(now)).min(4096)).collect();
-        self.core.output(&some);
-        self.core.tick(now);
+            backlog.drain(..backlog.len().min(self.session.read_allowance(now)).min(4096)).collect();
+        self.session.handle_output(&some);
+        self.session.advance(now);
         self.perform();
         while let Some(entry) = self.to_client.first_entry().filter(|entry| entry.key().0 <= now) {
             let (id, frame) = entry.remove();
@@ -153,7 +153,7 @@ impl World {
     }
 
     fn perform(&mut self) {
-        while let Some(effect) = self.core.effects.pop_front() {
+        while let Some(effect) = self.session.effects.pop_front() {
             match effect {
                 Effect::Push { to, frame, kind } => {
                     assert!(frame.len() <= MAX_FRAME);
@@ -173,22 +173,27 @@ impl World {
                     }
                     self.ends.insert((end.0, end.1), (to, kind, sent));
                 }
-                Effect::Close(id, _) if self.connection.as_ref() == Some(&id) => self.cut(),
-                Effect::Close(..) | Effect::Resize(_) => {}
+                Effect::Close { connection, .. } if self.connection.as_ref() == Some(&connection) => {
+                    self.cut()
+                }
+                Effect::Close { .. } | Effect::Resize(_) => {}
+                Effect::Answer { .. } | Effect::Run { .. } | Effect::StartShell | Effect::End(_) => {
+                    panic!("no command was sent, and the shell lives: {effect:?}")
+                }
                 Effect::Check(id) => {
                     let exists = self.connection.as_ref() == Some(&id);
-                    self.core.checked(&id, exists, self.now);
+                    self.session.handle_checked(&id, exists, self.now);
                 }
             }
         }
     }
 
     fn bounds_hold(&self) {
-        assert!(self.core.dropped.len() <= MAX_DROPPED);
-        for connection in self.core.connections.values() {
+        assert!(self.session.dropped.len() <= MAX_DROPPED);
+        for connection in self.session.connections.values() {
             assert!(connection.in_flight <= 4);
         }
-        for (_, client) in self.core.clients.iter() {
+        for (_, client) in self.session.clients.iter() {
             assert!(client.input.next() - client.input.consumed() <= INPUT_WINDOW as u64);
         }
     }
@@ -262,7 +267,7 @@ proptest! {
                 world.received.len(),
                 wrote.len(),
                 world.client,
-                world.core.connections.values().map(|c| (c.in_flight, c.attachment.as_ref().map(|a| &a.window))).collect::<Vec<_>>(),
+                world.session.connections.values().map(|c| (c.in_flight, c.attachment.as_ref().map(|a| &a.window))).collect::<Vec<_>>(),
             );
         }
         prop_assert_eq!(world.gaps, 0, "a client that comes back in time loses nothing");

@@ -1,33 +1,31 @@
-//! What the rest of the backend holds of a session.
+//! The handle by which the rest of the backend reaches a session.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use shellbridge_protocol::{
-    frame::{ClientFrame, ServerFrame},
+    frame::ClientFrame,
+    ids::{ConnectionId, SessionId, UserId},
     limits::REPLY_WITHIN,
 };
+use shellbridge_session::{ConnectionInfo, Reply};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    connection::ConnectionInfo,
-    tokens::{Stale, Tokens},
-};
-use crate::outlet::Outlet;
+use super::tokens::{Stale, Tokens};
+use crate::transport::Route;
 
 /// What is known of a session from outside its task.
 #[derive(Debug)]
 pub(crate) struct Status {
     /// Its name.
-    pub(crate) id: String,
+    pub(crate) id: SessionId,
     /// Its owner's `sub`.
-    pub(crate) owner: String,
+    pub(crate) owner: UserId,
     /// When it was made, Unix ms.
     pub(crate) created_at: u64,
     /// When it ends, Unix ms.
@@ -46,21 +44,21 @@ pub(crate) struct Handle {
     pub(super) inbox: mpsc::Sender<Message>,
 }
 
-/// What is said to a session's task.
+/// A message to a session's task.
 pub(super) enum Message {
     Connect {
         info: ConnectionInfo,
-        outlet: Arc<dyn Outlet>,
+        route: Route,
         reply: oneshot::Sender<Result<(), Unreachable>>,
     },
     Disconnect {
-        id: Arc<str>,
+        id: ConnectionId,
     },
     Frame {
         info: ConnectionInfo,
-        outlet: Arc<dyn Outlet>,
+        route: Route,
         frame: Incoming,
-        reply: oneshot::Sender<Option<ServerFrame>>,
+        reply: oneshot::Sender<Reply>,
     },
     Extended,
     /// Some tokens are good no more.
@@ -72,17 +70,8 @@ pub(super) enum Message {
 /// A client's frame with what only the bridge knows of it.
 pub(super) struct Incoming {
     pub(super) frame: ClientFrame,
-    /// For a `command` without an id.
+    /// The gateway's id of the message.
     pub(super) message_id: String,
-}
-
-/// A frame's answer.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// To be posted to the connection.
-    Frame(ServerFrame),
-    /// Nothing, or something that is pushed later.
-    Nothing,
 }
 
 /// Why a session's task could not be asked.
@@ -136,14 +125,10 @@ impl Handle {
 
     /// A connection was made. What is not answered in time may have been taken all the same; if nobody is there, a
     /// push will find that out.
-    pub(crate) async fn connect(
-        &self,
-        info: ConnectionInfo,
-        outlet: Arc<dyn Outlet>,
-    ) -> Result<(), Unreachable> {
+    pub(crate) async fn connect(&self, info: ConnectionInfo, route: Route) -> Result<(), Unreachable> {
         let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, answer) = oneshot::channel();
-        self.tell(Message::Connect { info, outlet, reply }).await?;
+        self.tell(Message::Connect { info, route, reply }).await?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(Unreachable::Ended),
@@ -152,7 +137,7 @@ impl Handle {
     }
 
     /// A connection is gone.
-    pub(crate) async fn disconnect(&self, id: Arc<str>) -> Result<(), Unreachable> {
+    pub(crate) async fn disconnect(&self, id: ConnectionId) -> Result<(), Unreachable> {
         self.tell(Message::Disconnect { id }).await
     }
 
@@ -160,21 +145,19 @@ impl Handle {
     pub(crate) async fn frame(
         &self,
         info: ConnectionInfo,
-        outlet: Arc<dyn Outlet>,
+        route: Route,
         frame: ClientFrame,
         message_id: String,
-    ) -> Result<Answer, Unreachable> {
+    ) -> Result<Reply, Unreachable> {
         let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, mut answer) = oneshot::channel();
-        self.tell(Message::Frame { info, outlet, frame: Incoming { frame, message_id }, reply }).await?;
-        let answer = if let Ok(answer) = timeout_at(deadline, &mut answer).await {
-            answer.map_err(|_| Unreachable::Ended)?
-        } else {
-            // From here on the task pushes; what it answered in this very moment is still ours.
-            answer.close();
-            answer.try_recv().ok().flatten()
-        };
-        Ok(answer.map_or(Answer::Nothing, Answer::Frame))
+        self.tell(Message::Frame { info, route, frame: Incoming { frame, message_id }, reply }).await?;
+        if let Ok(answer) = timeout_at(deadline, &mut answer).await {
+            return answer.map_err(|_| Unreachable::Ended);
+        }
+        // From here on the task pushes; what it answered in this very moment still counts.
+        answer.close();
+        Ok(answer.try_recv().unwrap_or(Reply::Nothing))
     }
 
     /// Lets it live until `expires_at`, Unix ms.
@@ -209,49 +192,17 @@ impl Handle {
     }
 }
 
-/// The answer to a frame, as text.
-impl Answer {
-    /// The frame as JSON, if there is one.
-    pub(crate) fn json(&self) -> Option<Bytes> {
-        match self {
-            Self::Frame(frame) => Some(super::connection::encode(frame)),
-            Self::Nothing => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{
-        outlet::{Boxed, Sent},
-        session::ConnectionInfo,
-    };
-
-    struct Nowhere;
-
-    impl Outlet for Nowhere {
-        fn send(&self, _: Bytes) -> Boxed<Sent> {
-            Box::pin(async { Sent::Gone })
-        }
-
-        fn close(&self) -> Boxed<()> {
-            Box::pin(async {})
-        }
-
-        fn exists(&self) -> Boxed<bool> {
-            Box::pin(async { false })
-        }
-    }
+    use crate::sessions::tests::{Stuck, info, route};
 
     #[tokio::test]
     async fn a_session_that_does_not_answer_is_busy_and_keeps_nobody() {
         let (inbox, _unread) = mpsc::channel(1);
         let status = Arc::new(Status {
-            id: "s".to_owned(),
-            owner: "alice".to_owned(),
+            id: "s".into(),
+            owner: "alice".into(),
             created_at: 0,
             expires_at: AtomicU64::new(0),
             tokens: Tokens::new(),
@@ -260,17 +211,7 @@ mod tests {
             ended: AtomicBool::new(false),
         });
         let handle = Handle { status, inbox };
-        let connect = || {
-            let info = ConnectionInfo {
-                id: "c".into(),
-                read_only: false,
-                user: "alice".into(),
-                token_id: None,
-                connected_at: 0,
-                token_lasts: Duration::from_mins(1),
-            };
-            timeout(REPLY_WITHIN * 5, handle.connect(info, Arc::new(Nowhere)))
-        };
+        let connect = || timeout(REPLY_WITHIN * 5, handle.connect(info("c"), route(Stuck)));
         let (unanswered, unheard) = tokio::join!(connect(), connect());
         assert_eq!(unanswered.unwrap(), Err(Unreachable::Busy));
         assert_eq!(unheard.unwrap(), Err(Unreachable::Busy), "its inbox is full");

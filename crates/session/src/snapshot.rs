@@ -6,17 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use shellbridge_protocol::{frame::ServerFrame, payload::Payload, stream::OutputLog};
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size, stream::OutputLog};
 
-use super::{
-    Size,
-    connection::{PAYLOAD_BUDGET, encode},
-};
-use crate::screen::Screen;
+use crate::{connection::PAYLOAD_BUDGET, screen::Screen};
 
 /// The screen as it stood at one offset of the output, cut into what frames hold.
 #[derive(Debug)]
-pub(super) struct Picture {
+pub(crate) struct Picture {
     offset: u64,
     size: Size,
     parts: Vec<Payload>,
@@ -24,7 +20,7 @@ pub(super) struct Picture {
 
 /// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     picture: Arc<Picture>,
     /// Bytes of output that it stands for and that this client does not have.
     gap: u64,
@@ -34,7 +30,7 @@ pub(super) struct Snapshot {
 impl Picture {
     /// The picture at the end of `log`, the newest if that is it: any number of viewers may be behind, and each must not cost a
     /// whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by output.
-    pub(super) fn shared(
+    pub(crate) fn shared(
         newest: &mut Weak<Self>,
         screen: &mut Screen,
         log: &OutputLog,
@@ -67,37 +63,37 @@ impl Picture {
 }
 
 impl Snapshot {
-    pub(super) fn new(picture: Arc<Picture>, gap: u64) -> Self {
+    pub(crate) fn new(picture: Arc<Picture>, gap: u64) -> Self {
         let unsent = (0..picture.count()).collect();
         Self { picture, gap, unsent }
     }
 
     /// Where output goes on after it.
-    pub(super) fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.picture.offset
     }
 
     #[cfg(test)]
-    pub(super) fn picture(&self) -> &Picture {
+    pub(crate) fn picture(&self) -> &Picture {
         &self.picture
     }
 
     /// Whether all parts were sent.
-    pub(super) fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.unsent.is_empty()
     }
 
     /// The next part to send.
-    pub(super) fn next(&mut self, epoch: u64) -> Option<Bytes> {
+    pub(crate) fn next(&mut self, epoch: u64) -> Option<Bytes> {
         let part = self.unsent.pop_front()?;
         let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
         let payload = self.picture.parts.get(part as usize)?.clone();
         let (parts, gap) = (self.picture.count(), self.gap);
-        Some(encode(&ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }))
+        Some(ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }.to_json())
     }
 
     /// All parts are to be sent again.
-    pub(super) fn again(self) -> Self {
+    pub(crate) fn again(self) -> Self {
         Self::new(self.picture, self.gap)
     }
 }

@@ -5,91 +5,100 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use shellbridge_protocol::{
     frame::ServerFrame,
+    ids::{ConnectionId, UserId},
     limits::MAX_FRAME,
     payload::Payload,
+    size::Size,
     stream::{OutputLog, SendWindow},
 };
 
-use super::{
-    Size,
-    snapshot::{Picture, Snapshot},
-};
-use crate::outlet::ConnectionId;
+use crate::snapshot::{Picture, Snapshot};
 
-/// Output frames under way to one connection at once.
-const MAX_IN_FLIGHT: usize = 4;
 /// Room for all of an `output` or `snapshot` frame but its payload.
 const FRAME_HEAD: usize = 256;
-pub(super) const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
+/// Bytes of JSON that the payload of a frame may take, where the frame may be as large as the contract allows.
+pub(crate) const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
 
-/// Who a connection is, as the Lambda vouches for it.
+/// What a transport can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutletLimits {
+    /// Largest frame, bytes of JSON; at most [`MAX_FRAME`] count.
+    pub max_frame: usize,
+    /// Output frames in flight at once.
+    pub in_flight: usize,
+}
+
+/// Who a connection is, as its transport vouches for it.
 #[derive(Debug, Clone)]
-pub(crate) struct ConnectionInfo {
-    pub(crate) id: ConnectionId,
-    /// May only watch.
-    pub(crate) read_only: bool,
+pub struct ConnectionInfo {
+    /// Its name.
+    pub id: ConnectionId,
+    /// It may only watch.
+    pub read_only: bool,
     /// The token's user.
-    pub(crate) user: Arc<str>,
-    /// The token's `shellbridgeId`, if it was minted here.
-    pub(crate) token_id: Option<Arc<str>>,
-    /// When it was made, Unix ms by API Gateway's clock.
-    pub(crate) connected_at: i64,
-    /// How much longer its token is good.
-    pub(crate) token_lasts: Duration,
+    pub user: UserId,
+    /// The token's `shellbridgeId`, if it was minted by the backend.
+    pub token_id: Option<Arc<str>>,
+    /// When it was made, Unix ms by the transport's clock: the newer of two connections holds a client.
+    pub connected_at: i64,
+    /// How much longer its token is valid.
+    pub token_lasts: Duration,
+    /// What its transport can carry.
+    pub limits: OutletLimits,
 }
 
 /// A connection as the session sees it.
-pub(super) struct Connection {
-    pub(super) info: ConnectionInfo,
+pub(crate) struct Connection {
+    pub(crate) info: ConnectionInfo,
     /// The newest `seq` seen.
-    pub(super) seq: Option<u64>,
+    pub(crate) seq: Option<u64>,
     /// What it said its terminal is.
-    pub(super) size: Option<Size>,
-    pub(super) attachment: Option<Attachment>,
+    pub(crate) size: Option<Size>,
+    pub(crate) attachment: Option<Attachment>,
     /// The client that it attached as last, still or not.
-    pub(super) client_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     /// Output frames under way.
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// The size it was told last, unasked, and whether that is under way.
-    pub(super) told_size: Option<Size>,
-    pub(super) size_in_flight: bool,
+    pub(crate) told_size: Option<Size>,
+    pub(crate) size_in_flight: bool,
     /// It knows that the session's time is nearly over.
-    pub(super) told_expiry: bool,
+    pub(crate) told_expiry: bool,
     /// The newest `seq` by which it left the streams.
-    pub(super) left: Option<u64>,
+    pub(crate) left: Option<u64>,
     /// When its last frame came, or it was last seen to exist.
-    pub(super) heard: Duration,
+    pub(crate) heard: Duration,
     /// When its token ends.
-    pub(super) expires: Duration,
+    pub(crate) expires: Duration,
 }
 
 /// A connection's place in the byte streams.
-pub(super) struct Attachment {
-    pub(super) client_id: String,
-    pub(super) window: SendWindow,
+pub(crate) struct Attachment {
+    pub(crate) client_id: String,
+    pub(crate) window: SendWindow,
     /// Parts still to be sent of the snapshot that the window stands at.
-    pub(super) snapshot: Option<Snapshot>,
+    pub(crate) snapshot: Option<Snapshot>,
     /// The input offset it was told last.
-    pub(super) told_input: u64,
+    pub(crate) told_input: u64,
     /// When input is acknowledged, if no output does it before.
-    pub(super) input_ack_at: Option<Duration>,
+    pub(crate) input_ack_at: Option<Duration>,
     /// What `attach` was answered, for its repetitions.
-    pub(super) answered: (u64, Option<u64>),
+    pub(crate) answered: (u64, Option<u64>),
     /// Since when it is a window behind, without an acknowledgement.
-    pub(super) behind_since: Option<Duration>,
-    pub(super) exit: ExitFrame,
+    pub(crate) behind_since: Option<Duration>,
+    pub(crate) exit: ExitFrame,
 }
 
 /// How far the news of the shell's end has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ExitFrame {
+pub(crate) enum ExitFrame {
     Unsent,
     InFlight,
     Delivered,
 }
 
 impl Connection {
-    pub(super) const fn new(info: ConnectionInfo, now: Duration) -> Self {
+    pub(crate) const fn new(info: ConnectionInfo, now: Duration) -> Self {
         let expires = now.saturating_add(info.token_lasts);
         Self {
             info,
@@ -108,7 +117,7 @@ impl Connection {
     }
 
     /// Whether a token is the one it was let in by: the same id, or the same user where it has none.
-    pub(super) fn has_token_of(&self, info: &ConnectionInfo) -> bool {
+    pub(crate) fn has_token_of(&self, info: &ConnectionInfo) -> bool {
         match (&self.info.token_id, &info.token_id) {
             (None, None) => self.info.user == info.user,
             (mine, other) => mine == other,
@@ -116,12 +125,12 @@ impl Connection {
     }
 
     /// Whether `other` came after this connection, so that it takes over a client id.
-    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
         (self.info.connected_at, &self.info.id) < (other.info.connected_at, &other.info.id)
     }
 
     /// Notes a `seq`; false if it is not above the last seen, so that the frame has no effect.
-    pub(super) fn is_news(&mut self, seq: Option<u64>) -> bool {
+    pub(crate) fn is_news(&mut self, seq: Option<u64>) -> bool {
         let Some(seq) = seq else { return true };
         let news = self.seq.is_none_or(|last| seq > last);
         if news {
@@ -132,7 +141,7 @@ impl Connection {
 }
 
 impl Attachment {
-    pub(super) const fn new(client_id: String, offset: u64, window: u64) -> Self {
+    pub(crate) const fn new(client_id: String, offset: u64, window: u64) -> Self {
         Self {
             client_id,
             window: SendWindow::new(offset, window),
@@ -146,7 +155,7 @@ impl Attachment {
     }
 
     /// Puts a snapshot in place of what is gone, if the next byte to send is.
-    pub(super) fn bridge_gap(&mut self, log: &OutputLog, picture: impl FnOnce() -> Arc<Picture>) {
+    pub(crate) fn bridge_gap(&mut self, log: &OutputLog, picture: impl FnOnce() -> Arc<Picture>) {
         let needed = self.window.sent();
         if log.lost(needed) == 0 {
             // A picture of before is not needed by one who goes on where it has been.
@@ -172,29 +181,31 @@ impl Attachment {
     ///
     /// The first bytes after a quiet moment leave at once; while a push is under way, what comes meanwhile is
     /// gathered into a whole frame.
-    pub(super) fn next_frame(
+    pub(crate) fn next_frame(
         &mut self,
         in_flight: usize,
+        limits: OutletLimits,
         log: &OutputLog,
         epoch: u64,
         input: Option<u64>,
         now: Duration,
     ) -> Option<Bytes> {
-        if in_flight >= MAX_IN_FLIGHT {
+        if in_flight >= limits.in_flight {
             return None;
         }
         if let Some(frame) = self.snapshot.as_mut().and_then(|snapshot| snapshot.next(epoch)) {
             return Some(frame);
         }
+        let budget = limits.max_frame.min(MAX_FRAME).saturating_sub(FRAME_HEAD);
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
         // What is acknowledged has arrived, whether or not its push has come back.
         let under_way = in_flight > 0 && self.window.acked() < self.window.sent();
-        if sendable == 0 || (under_way && sendable < PAYLOAD_BUDGET) {
+        if sendable == 0 || (under_way && sendable < budget) {
             return None;
         }
         let offset = self.window.sent();
-        let bytes = log.read(offset, sendable.min(PAYLOAD_BUDGET))?;
-        let cut = Payload::fit(&bytes, PAYLOAD_BUDGET);
+        let bytes = log.read(offset, sendable.min(budget))?;
+        let cut = Payload::fit(&bytes, budget);
         let frame = ServerFrame::Output {
             epoch,
             offset,
@@ -202,22 +213,18 @@ impl Attachment {
             input_offset: self.news_of_input(input),
         };
         self.window.advance(offset + cut as u64, now);
-        Some(encode(&frame))
+        Some(frame.to_json())
     }
 
     /// An empty frame, which the client answers with what it has.
-    pub(super) fn probe(&mut self, epoch: u64, input: Option<u64>) -> Bytes {
+    pub(crate) fn probe(&mut self, epoch: u64, input: Option<u64>) -> Bytes {
         let input_offset = self.news_of_input(input);
-        encode(&ServerFrame::Output {
-            epoch,
-            offset: self.window.sent(),
-            payload: Payload::new(b""),
-            input_offset,
-        })
+        let payload = Payload::new(b"");
+        ServerFrame::Output { epoch, offset: self.window.sent(), payload, input_offset }.to_json()
     }
 
     /// Goes back to what the client has: the snapshot it lacks, or the output.
-    pub(super) fn rewound(&mut self) {
+    pub(crate) fn rewound(&mut self) {
         let acked = self.window.acked();
         if let Some(snapshot) = self.snapshot.take()
             && acked < snapshot.offset()
@@ -228,7 +235,7 @@ impl Attachment {
     }
 
     /// Drops a snapshot that has arrived.
-    pub(super) fn acknowledged(&mut self) {
+    pub(crate) fn acknowledged(&mut self) {
         if self.snapshot.as_ref().is_some_and(|snapshot| self.window.acked() >= snapshot.offset()) {
             self.snapshot = None;
         }
@@ -240,17 +247,5 @@ impl Attachment {
         self.told_input = input;
         self.input_ack_at = None;
         Some(input)
-    }
-}
-
-/// A frame as JSON text.
-pub(super) fn encode(frame: &ServerFrame) -> Bytes {
-    match serde_json::to_vec(frame) {
-        Ok(json) => json.into(),
-        Err(error) => {
-            // Infallible: frames hold no maps with keys that are not text, and writing to memory does not fail.
-            tracing::error!(%error, "a frame cannot be written");
-            Bytes::new()
-        }
     }
 }

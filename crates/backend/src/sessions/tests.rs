@@ -1,13 +1,28 @@
 //! A session around a real shell: how it ends, and that nobody is left waiting.
 
-use shellbridge_protocol::frame::ClientFrame;
-use tokio::{sync::mpsc::UnboundedSender, time::timeout};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use super::*;
+use bytes::Bytes;
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ClientFrame, ServerFrame},
+    ids::ConnectionId,
+    limits::MAX_FRAME,
+};
+use shellbridge_session::{ConnectionInfo, Limits, OutletLimits, PushKind, Reply, Sent, Settings};
+use tokio::{
+    sync::{
+        mpsc::{self, UnboundedSender},
+        oneshot,
+    },
+    time::timeout,
+};
+
+use super::{task::push, *};
 use crate::{
-    outlet::Boxed,
-    session::{Answer, Unreachable},
-    shell::ShellRequest,
+    shell::{ShellRequest, ShellSpec},
+    transport::{Boxed, Outlet, Route, Transport},
+    unix_ms,
 };
 
 /// A busy machine, debug builds.
@@ -22,7 +37,7 @@ impl Outlet for Notes {
         Box::pin(async { Sent::Delivered })
     }
 
-    fn close(&self) -> Boxed<()> {
+    fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
         let _ = self.0.send("closed".to_owned());
         Box::pin(async {})
     }
@@ -33,14 +48,14 @@ impl Outlet for Notes {
 }
 
 /// Nothing that is sent arrives, and no connection closes.
-struct Stuck;
+pub(super) struct Stuck;
 
 impl Outlet for Stuck {
     fn send(&self, _: Bytes) -> Boxed<Sent> {
         Box::pin(pending())
     }
 
-    fn close(&self) -> Boxed<()> {
+    fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
         Box::pin(pending())
     }
 
@@ -49,7 +64,7 @@ impl Outlet for Stuck {
     }
 }
 
-/// A fault in the session's own task, which drops the outlet of a frame from a connection that it knows.
+/// Panics in pushes.
 struct Faulty;
 
 impl Outlet for Faulty {
@@ -57,7 +72,7 @@ impl Outlet for Faulty {
         panic!("a push that panics");
     }
 
-    fn close(&self) -> Boxed<()> {
+    fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
         Box::pin(async {})
     }
 
@@ -66,10 +81,38 @@ impl Outlet for Faulty {
     }
 }
 
-impl Drop for Faulty {
-    fn drop(&mut self) {
+/// Gives every connection the same outlet.
+struct Always<T>(Arc<T>);
+
+impl<T: Outlet + 'static> Transport for Always<T> {
+    fn limits(&self) -> OutletLimits {
+        OutletLimits { max_frame: MAX_FRAME, in_flight: 4 }
+    }
+
+    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<i64>) -> Arc<dyn Outlet> {
+        self.0.clone()
+    }
+}
+
+/// Panics in the session's own task, when it adopts a connection.
+struct Fault;
+
+impl Transport for Fault {
+    fn limits(&self) -> OutletLimits {
+        OutletLimits { max_frame: MAX_FRAME, in_flight: 4 }
+    }
+
+    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<i64>) -> Arc<dyn Outlet> {
         panic!("a fault of the session");
     }
+}
+
+pub(super) fn route(outlet: impl Outlet + 'static) -> Route {
+    shared(&Arc::new(outlet))
+}
+
+fn shared(outlet: &Arc<impl Outlet + 'static>) -> Route {
+    Route { transport: Arc::new(Always(outlet.clone())), made_at: None }
 }
 
 fn start() -> (Handle, oneshot::Receiver<()>) {
@@ -78,8 +121,8 @@ fn start() -> (Handle, oneshot::Receiver<()>) {
     let settings = Settings { limits, detached_ttl: PATIENCE * 10, shell_restart: false };
     let request = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
     let start = Start {
-        id: "s".to_owned(),
-        owner: "alice".to_owned(),
+        id: "s".into(),
+        owner: "alice".into(),
         spec: ShellSpec::new(request).unwrap(),
         expires_at: unix_ms() + 600_000,
     };
@@ -93,7 +136,7 @@ fn lives(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-fn info(id: &str) -> ConnectionInfo {
+pub(super) fn info(id: &str) -> ConnectionInfo {
     ConnectionInfo {
         id: id.into(),
         read_only: false,
@@ -101,18 +144,18 @@ fn info(id: &str) -> ConnectionInfo {
         token_id: None,
         connected_at: 1,
         token_lasts: PATIENCE * 10,
+        limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
     }
 }
 
-async fn ping(handle: &Handle, outlet: Arc<dyn Outlet>) -> Result<Answer, Unreachable> {
-    handle
-        .frame(info("c"), outlet, ClientFrame::Ping { timestamp: None, output_offset: None }, "m".into())
-        .await
+async fn ping(handle: &Handle, id: &str, route: Route) -> Result<Reply, Unreachable> {
+    let frame = ClientFrame::Ping { timestamp: None, output_offset: None };
+    handle.frame(info(id), route, frame, "m".into()).await
 }
 
-async fn command(handle: &Handle, outlet: Arc<dyn Outlet>, command: &str) -> Result<Answer, Unreachable> {
+async fn command(handle: &Handle, route: Route, command: &str) -> Result<Reply, Unreachable> {
     let frame = ClientFrame::Command { command: command.to_owned(), id: None, timeout_ms: None };
-    handle.frame(info("c"), outlet, frame, "m".into()).await
+    handle.frame(info("c"), route, frame, "m".into()).await
 }
 
 #[tokio::test]
@@ -120,13 +163,15 @@ async fn a_fault_ends_its_session_wholly_and_tells_its_clients() {
     let (handle, ended) = start();
     let (notes, mut said) = mpsc::unbounded_channel();
     let outlet = Arc::new(Notes(notes));
-    handle.connect(info("c"), outlet.clone()).await.unwrap();
-    let answer = command(&handle, outlet, "sleep 600 >/dev/null 2>&1 & echo $!").await.unwrap();
-    let Answer::Frame(ServerFrame::CommandResult { result, .. }) = answer else { panic!("{answer:?}") };
+    handle.connect(info("c"), shared(&outlet)).await.unwrap();
+    let answer = command(&handle, shared(&outlet), "sleep 600 >/dev/null 2>&1 & echo $!").await.unwrap();
+    let Reply::Frame(ServerFrame::CommandResult { result, .. }) = answer else { panic!("{answer:?}") };
     let left = result.trim().to_owned();
     assert!(lives(&left));
 
-    ping(&handle, Arc::new(Faulty)).await.unwrap();
+    drop(outlet);
+    let fault = Route { transport: Arc::new(Fault), made_at: None };
+    assert_eq!(ping(&handle, "d", fault).await.err(), Some(Unreachable::Ended));
     timeout(PATIENCE, ended).await.unwrap().expect("the store is told");
     timeout(PATIENCE, handle.end()).await.expect("it comes to its end");
     assert!(handle.status().has_ended());
@@ -142,27 +187,26 @@ async fn a_fault_ends_its_session_wholly_and_tells_its_clients() {
 #[tokio::test]
 async fn a_push_that_panics_ends_its_connection_and_not_the_session() {
     let (handle, _ended) = start();
-    // Never dropped: only its pushes are at fault.
-    let faulty = std::mem::ManuallyDrop::new(Arc::new(Faulty));
-    handle.connect(info("c"), (*faulty).clone()).await.unwrap();
+    handle.connect(info("c"), route(Faulty)).await.unwrap();
     let gone = async {
         // Frames of a connection that was dropped are told so.
-        while !matches!(ping(&handle, Arc::new(Stuck)).await.unwrap(), Answer::Frame(ServerFrame::Error(_))) {
+        while !matches!(ping(&handle, "c", route(Stuck)).await.unwrap(), Reply::Frame(ServerFrame::Error(_)))
+        {
         }
     };
     let (notes, _said) = mpsc::unbounded_channel();
     timeout(PATIENCE, gone).await.expect("the connection is dropped");
-    handle.connect(info("d"), Arc::new(Notes(notes))).await.expect("the session goes on");
+    handle.connect(info("d"), route(Notes(notes))).await.expect("the session goes on");
     handle.end().await;
 }
 
 #[tokio::test]
 async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
     let (handle, ended) = start();
-    handle.connect(info("c"), Arc::new(Stuck)).await.unwrap();
+    handle.connect(info("c"), route(Stuck)).await.unwrap();
     let waits = tokio::spawn({
         let handle = handle.clone();
-        async move { command(&handle, Arc::new(Stuck), "sleep 600").await }
+        async move { command(&handle, route(Stuck), "sleep 600").await }
     });
     let end = tokio::spawn({
         let handle = handle.clone();
@@ -171,10 +215,10 @@ async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
     timeout(PATIENCE, ended).await.unwrap().unwrap();
     // It takes its time to tell the connection, which is stuck; meanwhile nobody else waits.
     let (notes, _said) = mpsc::unbounded_channel();
-    let late = handle.connect(info("d"), Arc::new(Notes(notes))).await;
+    let late = handle.connect(info("d"), route(Notes(notes))).await;
     assert_eq!(late, Err(Unreachable::Ended));
     assert_eq!(waits.await.unwrap().err(), Some(Unreachable::Ended));
-    assert_eq!(ping(&handle, Arc::new(Stuck)).await.err(), Some(Unreachable::Ended));
+    assert_eq!(ping(&handle, "c", route(Stuck)).await.err(), Some(Unreachable::Ended));
     assert!(!end.is_finished(), "all this before its end");
     timeout(PATIENCE, end).await.unwrap().unwrap();
 }
@@ -191,7 +235,7 @@ impl Outlet for Narrow {
         Box::pin(async move { if fits { Sent::Delivered } else { Sent::TooLarge } })
     }
 
-    fn close(&self) -> Boxed<()> {
+    fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
         Box::pin(async {})
     }
 
@@ -213,11 +257,11 @@ async fn an_answer_that_is_too_large_is_said_to_be_so_under_its_name() {
         truncated: None,
     };
     let narrow = Arc::new(Narrow(sender));
-    assert_eq!(push(narrow.clone(), encode(&frame), PushKind::Other).await, Sent::Delivered);
+    assert_eq!(push(narrow.clone(), frame.to_json(), PushKind::Other).await, Sent::Delivered);
     let error: serde_json::Value = serde_json::from_str(&said.recv().await.unwrap()).unwrap();
     assert_eq!((&error["code"], &error["ref"]), (&"TOO_LARGE".into(), &"my-command".into()));
     assert_eq!(
-        push(narrow, encode(&frame), PushKind::Output).await,
+        push(narrow, frame.to_json(), PushKind::Output).await,
         Sent::TooLarge,
         "nothing stands for output"
     );

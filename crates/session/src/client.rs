@@ -3,39 +3,38 @@
 use std::{collections::HashMap, time::Duration};
 
 use shellbridge_protocol::{
+    ids::ConnectionId,
     limits::{INPUT_GAP_AFTER, INPUT_WINDOW, MAX_CLIENTS, PROBE_MAX},
     stream::{Arrival, Reassembler},
 };
 
-use crate::outlet::ConnectionId;
-
 /// One client, over all of its connections.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) input: Reassembler,
+pub(crate) struct Client {
+    pub(crate) input: Reassembler,
     /// The connection that speaks for it.
-    pub(super) holder: Option<ConnectionId>,
+    pub(crate) holder: Option<ConnectionId>,
     /// Since when it has none, and the output it still needs if the shell is to wait for it.
-    pub(super) gone: Option<Gone>,
+    pub(crate) gone: Option<Gone>,
     /// When an open hole is reported, and the wait after that.
     gap: Option<(Duration, Duration)>,
     /// Which of the session's writes to the shell was its last; 0 if none was.
-    pub(super) wrote: u64,
+    pub(crate) wrote: u64,
 }
 
 /// A client without a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Gone {
-    pub(super) since: Duration,
+pub(crate) struct Gone {
+    pub(crate) since: Duration,
     /// First output byte that it did not acknowledge; none if it left of its own will.
-    pub(super) needs: Option<u64>,
+    pub(crate) needs: Option<u64>,
     /// It knows that the shell has ended, or does not want to.
-    pub(super) told_exit: bool,
+    pub(crate) told_exit: bool,
 }
 
 /// At most [`MAX_CLIENTS`] clients by their ids.
 #[derive(Debug, Default)]
-pub(super) struct Clients(HashMap<String, Client>);
+pub(crate) struct Clients(HashMap<String, Client>);
 
 impl Client {
     fn new() -> Self {
@@ -43,7 +42,7 @@ impl Client {
     }
 
     /// Takes typed bytes and keeps watch over holes.
-    pub(super) fn typed(&mut self, offset: u64, bytes: &[u8], now: Duration) -> Arrival {
+    pub(crate) fn typed(&mut self, offset: u64, bytes: &[u8], now: Duration) -> Arrival {
         let arrival = self.input.push(offset, bytes);
         if !self.input.has_hole() {
             self.gap = None;
@@ -54,12 +53,12 @@ impl Client {
     }
 
     /// When to look at its hole again.
-    pub(super) fn gap_at(&self) -> Option<Duration> {
+    pub(crate) fn gap_at(&self) -> Option<Duration> {
         self.gap.map(|(due, _)| due)
     }
 
     /// Whether a hole has been open for so long that the client should be told. Told again ever more rarely.
-    pub(super) fn gap_due(&mut self, now: Duration) -> bool {
+    pub(crate) fn gap_due(&mut self, now: Duration) -> bool {
         match &mut self.gap {
             Some((due, wait)) if *due <= now => {
                 *due = now + *wait;
@@ -72,7 +71,7 @@ impl Client {
 
     /// A connection takes it over: sending goes on at what is given back. What an earlier page typed beyond a hole is
     /// not for the later one to complete.
-    pub(super) fn attach(&mut self, holder: ConnectionId) -> u64 {
+    pub(crate) fn attach(&mut self, holder: ConnectionId) -> u64 {
         self.holder = Some(holder);
         self.gone = None;
         self.input.discard_early();
@@ -81,38 +80,38 @@ impl Client {
     }
 
     /// Forgets what was not written to the shell that ended.
-    pub(super) fn discard_input(&mut self) {
+    pub(crate) fn discard_input(&mut self) {
         self.input.discard();
         self.gap = None;
     }
 }
 
 impl Clients {
-    pub(super) fn get(&self, id: &str) -> Option<&Client> {
+    pub(crate) fn get(&self, id: &str) -> Option<&Client> {
         self.0.get(id)
     }
 
-    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Client> {
+    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Client> {
         self.0.get_mut(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Client)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Client)> {
         self.0.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut Client)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut Client)> {
         self.0.iter_mut()
     }
 
     /// Whether a client of this id finds no place: it is new, there are as many as may be, and none of them is gone.
-    pub(super) fn is_full_for(&self, id: &str) -> bool {
+    pub(crate) fn is_full_for(&self, id: &str) -> bool {
         self.0.len() >= MAX_CLIENTS
             && !self.0.contains_key(id)
             && self.0.values().all(|client| client.gone.is_none())
     }
 
     /// The client of this id, made if it is new. None if there are too many and none of them is gone.
-    pub(super) fn enter(&mut self, id: &str) -> Option<&mut Client> {
+    pub(crate) fn enter(&mut self, id: &str) -> Option<&mut Client> {
         if !self.0.contains_key(id) && self.0.len() >= MAX_CLIENTS {
             let longest = self.0.iter().filter_map(|(id, client)| Some((client.gone?.since, id))).min()?;
             let longest = longest.1.clone();
@@ -123,17 +122,17 @@ impl Clients {
 
     /// The first offset that a lost client still needs, of those that the shell waits for. What is gone from the log,
     /// which begins at `start`, needs no waiting: they get a picture in any case.
-    pub(super) fn waited_for(&self, now: Duration, grace: Duration, start: u64) -> Option<u64> {
+    pub(crate) fn waited_for(&self, now: Duration, grace: Duration, start: u64) -> Option<u64> {
         self.gone(now, grace).filter_map(|gone| gone.needs).filter(|needs| *needs >= start).min()
     }
 
     /// Whether one who was lost a short time ago has not learnt that the shell ended at `end`.
-    pub(super) fn any_unaware(&self, now: Duration, grace: Duration, end: u64) -> bool {
+    pub(crate) fn any_unaware(&self, now: Duration, grace: Duration, end: u64) -> bool {
         self.gone(now, grace).any(|gone| gone.needs.is_some_and(|needs| needs < end) || !gone.told_exit)
     }
 
     /// When the next lost client stops being waited for.
-    pub(super) fn wait_ends(&self, now: Duration, grace: Duration) -> Option<Duration> {
+    pub(crate) fn wait_ends(&self, now: Duration, grace: Duration) -> Option<Duration> {
         self.gone(now, grace).map(|gone| gone.since + grace).min()
     }
 

@@ -6,9 +6,7 @@ use avt::{
     Color, Line, Observation, Observer, Operation, Pen, Terminal,
     parser::{EdScope, Function},
 };
-use shellbridge_protocol::{limits::SNAPSHOT_SCROLLBACK, stream::OutputLog};
-
-use crate::session::Size;
+use shellbridge_protocol::{limits::SNAPSHOT_SCROLLBACK, size::Size, stream::OutputLog};
 
 /// A model of the terminal that follows every byte of the shell.
 ///

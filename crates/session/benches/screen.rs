@@ -10,17 +10,8 @@ use divan::{AllocProfiler, Bencher, counter::BytesCount};
 #[path = "../src/screen.rs"]
 mod screen;
 
-mod session {
-    /// What the model wants of a session.
-    #[derive(Debug, Clone, Copy)]
-    pub(crate) struct Size {
-        pub(crate) cols: u16,
-        pub(crate) rows: u16,
-    }
-}
-
 use screen::Screen;
-use session::Size;
+use shellbridge_protocol::size::Size;
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();

@@ -3,7 +3,10 @@
 use shellbridge_protocol::limits::MAX_FRAME;
 
 use super::*;
-use crate::session::{ConnectionInfo, Size};
+use crate::{
+    admit::{MAX_CONNECTIONS, MAX_DROPPED, MAX_VIEWERS, MAX_VIEWERS_PER_TOKEN},
+    connection::OutletLimits,
+};
 
 mod ends;
 mod input;
@@ -14,6 +17,8 @@ mod weather;
 const MS: Duration = Duration::from_millis(1);
 const LIMITS: Limits =
     Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_mins(1) };
+/// Longer than any test's own time, in ms.
+const LIFE: u64 = 24 * 60 * 60 * 1000;
 
 fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
     ConnectionInfo {
@@ -23,11 +28,28 @@ fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
         token_id: None,
         connected_at,
         token_lasts: Duration::from_hours(7),
+        limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
     }
 }
 
-fn core() -> Core {
-    Core::new(LIMITS, 7)
+fn session() -> Session {
+    with_limits(LIMITS)
+}
+
+fn with_limits(limits: Limits) -> Session {
+    let settings = Settings { limits, detached_ttl: Duration::from_hours(24), shell_restart: true };
+    Session::new("s".into(), settings, 7, 7 + LIFE)
+}
+
+impl Session {
+    /// A frame of a connection that is known, and its answer.
+    fn frame(&mut self, id: &ConnectionId, frame: ClientFrame, now: Duration) -> Option<ServerFrame> {
+        match self.decide(id, frame, Request::default(), now) {
+            Reply::Frame(answer) => Some(answer),
+            Reply::Nothing => None,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn attach(client_id: &str, offset: u64) -> ClientFrame {
@@ -46,10 +68,10 @@ fn ack(output_offset: u64) -> ClientFrame {
 }
 
 /// A connection that has attached as a client of the same name.
-fn joined(core: &mut Core, name: &str, now: Duration) -> ConnectionId {
+fn joined(session: &mut Session, name: &str, now: Duration) -> ConnectionId {
     let id: ConnectionId = name.into();
-    core.connect(info(name, 1, false), now);
-    let answer = core.frame(&id, attach(name, 0), now);
+    session.connect(info(name, 1, false), now).unwrap();
+    let answer = session.frame(&id, attach(name, 0), now);
     assert!(matches!(answer, Some(ServerFrame::Attached { .. })), "{answer:?}");
     id
 }
@@ -62,18 +84,18 @@ fn code(answer: Option<ServerFrame>) -> Option<ErrorCode> {
 }
 
 /// Frames pushed so far, all of them delivered.
-fn pushed(core: &mut Core, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
+fn pushed(session: &mut Session, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
     let mut all = Vec::new();
     loop {
-        core.tick(now);
-        let effects: Vec<_> = core.effects.drain(..).collect();
+        session.advance(now);
+        let effects: Vec<_> = session.effects.drain(..).collect();
         if effects.is_empty() {
             return all;
         }
         for effect in effects {
             if let Effect::Push { to, frame, kind } = effect {
                 assert!(frame.len() <= MAX_FRAME, "a frame of {} bytes", frame.len());
-                core.pushed(&to, kind, Sent::Delivered, now);
+                session.handle_pushed(&to, kind, Sent::Delivered, now);
                 all.push((to, serde_json::from_slice(&frame).unwrap()));
             }
         }
