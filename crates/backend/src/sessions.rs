@@ -7,6 +7,7 @@ mod handle;
 mod task;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tokens;
 
 pub(crate) use self::{

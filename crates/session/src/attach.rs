@@ -87,11 +87,11 @@ impl Session {
             connection.size = Some(size);
         }
         self.refit();
-        let Session { connections, log, screen, picture, size, .. } = self;
+        let Session { connections, log, model, picture, size, .. } = self;
         let connection = connections.get_mut(id)?;
         connection.told_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
-        attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
+        attachment.bridge_gap(log, || Picture::shared(picture, model, log.end(), *size));
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
         self.attached(id)

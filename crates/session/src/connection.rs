@@ -193,8 +193,9 @@ impl Attachment {
         if in_flight >= limits.in_flight {
             return None;
         }
-        if let Some(frame) = self.snapshot.as_mut().and_then(|snapshot| snapshot.next(epoch)) {
-            return Some(frame);
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| !snapshot.is_sent()) {
+            // None is for now: it is still to be painted, and what follows it goes after it.
+            return snapshot.next(epoch);
         }
         let budget = limits.max_frame.min(MAX_FRAME).saturating_sub(FRAME_HEAD);
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);

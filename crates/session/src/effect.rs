@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use shellbridge_protocol::{ErrorCode, frame::ServerFrame, ids::ConnectionId, size::Size};
 
+use crate::model::Work;
+
 /// Something the driver must do.
 #[derive(Debug)]
 pub enum Effect {
@@ -49,6 +51,9 @@ pub enum Effect {
         /// Killed after this.
         timeout: Duration,
     },
+    /// Run [`Work::run`], on a thread that may be busy for milliseconds, and hand the work back with
+    /// [`Session::handle_followed`](crate::Session::handle_followed): the screen model follows the output.
+    Follow(Box<Work>),
     /// Start a shell in place of the one that ended. Report it with
     /// [`Session::handle_restarted`](crate::Session::handle_restarted) or
     /// [`Session::handle_restart_failed`](crate::Session::handle_restart_failed).

@@ -18,6 +18,7 @@ mod client;
 mod commands;
 mod connection;
 mod effect;
+mod model;
 mod screen;
 mod session;
 mod snapshot;
@@ -27,5 +28,6 @@ pub use self::{
     commands::{CommandEnd, CommandOutcome},
     connection::{ConnectionInfo, OutletLimits},
     effect::{Effect, End, PushKind, Reply, Request, Sent},
+    model::Work,
     session::{Limits, Session, Settings, Status, TooManyConnections},
 };

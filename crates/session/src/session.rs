@@ -20,13 +20,11 @@ use crate::{
     commands::{Asker, By, Command, CommandOutcome, Commands},
     connection::{Connection, ConnectionInfo, ExitFrame},
     effect::{Effect, End, PushKind, Reply, Request, Sent},
-    screen::Screen,
+    model::{Model, Work},
     snapshot::Picture,
     timers::{Restarts, TimerTable},
 };
 
-/// Plain output that the model of the screen has not seen: 20 ms of work, all at once when a picture is wanted.
-const MAX_UNFOLLOWED: usize = 1024 * 1024;
 /// The bounds of a session's streams and waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -71,7 +69,7 @@ pub struct Session {
     started: u64,
     pub(crate) epoch: u64,
     pub(crate) log: OutputLog,
-    pub(crate) screen: Screen,
+    pub(crate) model: Model,
     /// The newest picture of the screen, for as long as a client is to get it.
     pub(crate) picture: Weak<Picture>,
     pub(crate) size: Size,
@@ -105,7 +103,7 @@ impl Session {
             started,
             epoch: started,
             log: OutputLog::new(settings.limits.output_buffer),
-            screen: Screen::new(size),
+            model: Model::new(size, started, settings.limits.output_buffer),
             picture: Weak::new(),
             size,
             exit: None,
@@ -311,20 +309,17 @@ impl Session {
         }
     }
 
-    /// The shell wrote bytes.
+    /// The shell wrote bytes, no more than [`Session::read_allowance`] said.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         self.stale = true;
-        let most = self.settings.limits.output_buffer.clamp(1, MAX_UNFOLLOWED);
-        for bytes in bytes.chunks(most) {
-            if self.log.end() - self.screen.at() + bytes.len() as u64 > most as u64 {
-                self.screen.catch_up(&self.log);
-            }
-            self.log.append(bytes);
-            // What asks for more than its own length in work is paid for as it comes: eight bytes can print 65,535.
-            if !Screen::is_plain(bytes) {
-                self.screen.catch_up(&self.log);
-            }
-        }
+        self.model.output(bytes);
+        self.log.append(bytes);
+    }
+
+    /// The screen model has done a turn, as [`Effect::Follow`] asked.
+    pub fn handle_followed(&mut self, work: Box<Work>) {
+        self.stale = true;
+        self.model.followed(work);
     }
 
     /// The shell ended, and all of its output was given to [`Session::handle_output`].
@@ -418,7 +413,7 @@ impl Session {
     pub(crate) fn restarted(&mut self, epoch: u64, now: Duration) {
         self.epoch = epoch.max(self.epoch + 1);
         self.log = OutputLog::new(self.settings.limits.output_buffer);
-        self.screen = Screen::new(self.size);
+        self.model.restart(self.size, self.epoch);
         self.picture = Weak::new();
         self.exit = None;
         for (_, client) in self.clients.iter_mut() {
@@ -472,8 +467,7 @@ impl Session {
         };
         let Some(size) = smallest.or_else(newest).filter(|size| *size != self.size) else { return };
         self.size = size;
-        self.screen.catch_up(&self.log);
-        self.screen.resize(size);
+        self.model.resize(self.log.end(), size);
         self.picture = Weak::new();
         self.effects.push_back(Effect::Resize(size));
     }

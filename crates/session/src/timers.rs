@@ -43,6 +43,8 @@ pub(crate) enum Timer {
     Restart,
     /// No connection came.
     Detached,
+    /// The screen model's budget allows another turn.
+    Model,
     /// The session's time is nearly over, then over.
     Expiry,
 }
@@ -98,11 +100,14 @@ impl Session {
                 .then(|| self.settings.limits.output_window.saturating_sub(behind))
         };
         let best = self.connections.values().filter_map(|c| room(c, c.attachment.as_ref()?)).max();
-        match (best, self.clients.waited_for(now, self.settings.limits.resume_grace, self.log.start())) {
-            (Some(room), _) => usize::try_from(room).unwrap_or(usize::MAX),
-            (None, Some(needs)) => self.log.room_before(needs),
-            (None, None) => usize::MAX,
-        }
+        let room =
+            match (best, self.clients.waited_for(now, self.settings.limits.resume_grace, self.log.start())) {
+                (Some(room), _) => usize::try_from(room).unwrap_or(usize::MAX),
+                (None, Some(needs)) => self.log.room_before(needs),
+                (None, None) => usize::MAX,
+            };
+        // The screen model holds it back, too, for the moment that a turn takes.
+        room.min(self.model.room(&self.log))
     }
 
     /// Input that can be written to the shell now: whose, and the bytes. The turn is of the one who wrote longest ago.
@@ -168,6 +173,14 @@ impl Session {
         // Past that, the session waits for something else, such as a new shell's turn.
         let exit = self.exit.as_ref().map(|(_, since)| *since + grace).filter(|due| *due > now);
         self.timers.set(Timer::Exit, exit);
+        let model = match self.model.next(&self.log, now) {
+            Some(work) => {
+                self.effects.push_back(Effect::Follow(work));
+                None
+            }
+            None => self.model.due(now),
+        };
+        self.timers.set(Timer::Model, model);
         let detached = if self.connections.is_empty() {
             Some(*self.detached_since.get_or_insert(now) + self.settings.detached_ttl)
         } else {
@@ -202,7 +215,7 @@ impl Session {
     fn tick_connection(&mut self, id: &ConnectionId, now: Duration) -> Option<Duration> {
         let timestamp = self.unix_ms(now);
         let Session {
-            settings, epoch, log, screen, picture, size, exit, connections, clients, effects, ..
+            settings, epoch, log, model, picture, size, exit, connections, clients, effects, ..
         } = self;
         let connection = connections.get_mut(id)?;
         if now >= connection.expires {
@@ -233,7 +246,7 @@ impl Session {
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
-            attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
+            attachment.bridge_gap(log, || Picture::shared(picture, model, end, *size));
         }
         while let Some(frame) =
             attachment.next_frame(connection.in_flight, connection.info.limits, log, *epoch, input, now)

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::pending,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,6 +20,7 @@ use shellbridge_protocol::{
 };
 use shellbridge_session::{
     CommandEnd, CommandOutcome, ConnectionInfo, Effect, PushKind, Reply, Request, Sent, Session, Settings,
+    Work,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -33,6 +34,7 @@ use super::{
     drain::Tty,
     end,
     handle::{Handle, Incoming, Message, Status},
+    thread,
     tokens::{Stale, Tokens, Use},
 };
 use crate::{
@@ -100,6 +102,7 @@ pub(crate) fn spawn(
         requests: HashMap::new(),
         next_request: 0,
         command: None,
+        following: None,
         groups: HashSet::new(),
     };
     let handle = Handle { status: status.clone(), inbox };
@@ -144,6 +147,8 @@ pub(super) struct Task {
     next_request: u64,
     command_state: CommandState,
     pub(super) command: Option<JoinHandle<std::io::Result<Finished>>>,
+    /// A turn of the screen model.
+    following: Option<oneshot::Receiver<Box<Work>>>,
     /// Process groups of commands, in which something may be left.
     pub(super) groups: HashSet<Leader>,
     /// Shells that were started, to find what they started.
@@ -166,6 +171,7 @@ enum Event {
     Exited(Exit),
     Done(ConnectionId, Done),
     Command(std::io::Result<Finished>),
+    Followed(Result<Box<Work>, oneshot::error::RecvError>),
     Timer,
 }
 
@@ -208,6 +214,11 @@ impl Task {
                     self.command = None;
                     self.finished(finished, now);
                 }
+                Event::Followed(Ok(work)) => {
+                    self.following = None;
+                    self.session.handle_followed(work);
+                }
+                Event::Followed(Err(_)) => resume_unwind(Box::new("the screen model has failed")),
                 Event::Timer => self.session.handle_timeout(now),
             }
         }
@@ -244,6 +255,7 @@ impl Task {
                         }
                     }
                 }
+                Effect::Follow(work) => self.following = Some(thread::turn(work)),
                 Effect::StartShell => self.restart(now),
                 Effect::End(why) => {
                     tracing::debug!(?why, "session over");
@@ -292,6 +304,12 @@ impl Task {
                 None => pending().await,
             }
         };
+        let following = async {
+            match &mut self.following {
+                Some(following) => following.await,
+                None => pending().await,
+            }
+        };
         // What is short and bounded goes first; quiet is when there is nothing to read.
         tokio::select! {
             biased;
@@ -308,6 +326,7 @@ impl Task {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
+            followed = following => Event::Followed(followed),
             read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
                 Event::Read(read)
             }

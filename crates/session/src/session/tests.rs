@@ -10,6 +10,7 @@ use crate::{
 
 mod ends;
 mod input;
+mod model;
 mod output;
 mod size;
 mod weather;
@@ -83,11 +84,32 @@ fn code(answer: Option<ServerFrame>) -> Option<ErrorCode> {
     }
 }
 
+/// The screen model follows what it has to, as its thread would.
+fn follow(session: &mut Session, now: Duration) {
+    loop {
+        session.advance(now);
+        let mut turns = Vec::new();
+        for effect in std::mem::take(&mut session.effects) {
+            match effect {
+                Effect::Follow(work) => turns.push(work),
+                effect => session.effects.push_back(effect),
+            }
+        }
+        if turns.is_empty() {
+            return;
+        }
+        for mut work in turns {
+            work.run();
+            session.handle_followed(work);
+        }
+    }
+}
+
 /// Frames pushed so far, all of them delivered.
 fn pushed(session: &mut Session, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
     let mut all = Vec::new();
     loop {
-        session.advance(now);
+        follow(session, now);
         let effects: Vec<_> = session.effects.drain(..).collect();
         if effects.is_empty() {
             return all;

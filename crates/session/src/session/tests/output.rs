@@ -87,10 +87,12 @@ fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
     session.disconnect(&a, MS);
     while session.read_allowance(2 * MS) > 0 {
         session.handle_output(&vec![b'y'; session.read_allowance(2 * MS).min(4096)]);
+        follow(&mut session, 2 * MS);
     }
     assert_eq!(session.log.lost(1000), 0, "nothing that it needs is gone");
     assert_eq!(session.log.end() - 1000, LIMITS.output_buffer as u64);
-    assert_eq!(session.read_allowance(61_000 * MS), usize::MAX);
+    follow(&mut session, 61_000 * MS);
+    assert!(session.read_allowance(61_000 * MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -100,7 +102,7 @@ fn a_connected_client_that_says_nothing_for_the_grace_counts_as_lost() {
     session.handle_output(&vec![b'x'; 16 * 1024]);
     pushed(&mut session, MS);
     assert_eq!(session.read_allowance(59_000 * MS), 0);
-    assert_eq!(session.read_allowance(60_002 * MS), usize::MAX);
+    assert!(session.read_allowance(60_002 * MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -110,9 +112,9 @@ fn viewers_never_hold_the_shell() {
     session.frame(&"v".into(), attach("v", 0), MS);
     session.handle_output(&vec![b'x'; 64 * 1024]);
     pushed(&mut session, MS);
-    assert_eq!(session.read_allowance(MS), usize::MAX);
+    assert!(session.read_allowance(MS) > LIMITS.output_buffer / 2);
     session.disconnect("v", MS);
-    assert_eq!(session.read_allowance(MS), usize::MAX);
+    assert!(session.read_allowance(MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -163,6 +165,7 @@ fn a_client_lost_with_a_picture_on_its_way_needs_only_what_follows() {
     let mut session = session();
     session.handle_output(&vec![b'x'; 100_000]);
     let a = joined(&mut session, "a", MS);
+    follow(&mut session, MS);
     session.disconnect(&a, MS);
     assert_eq!(session.read_allowance(2 * MS), LIMITS.output_buffer);
 }
@@ -251,6 +254,7 @@ fn a_late_acknowledgement_does_not_take_a_picture_away() {
         unreachable!()
     };
     session.frame(&a, ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, seq: Some(1) }, MS);
+    follow(&mut session, MS);
     session.advance(MS);
     let first: Vec<_> = session.effects.drain(..).collect();
     session.frame(&a, ack(end), MS);

@@ -180,6 +180,10 @@ impl World {
                 Effect::Answer { .. } | Effect::Run { .. } | Effect::StartShell | Effect::End(_) => {
                     panic!("no command was sent, and the shell lives: {effect:?}")
                 }
+                Effect::Follow(mut work) => {
+                    work.run();
+                    self.session.handle_followed(work);
+                }
                 Effect::Check(id) => {
                     let exists = self.connection.as_ref() == Some(&id);
                     self.session.handle_checked(&id, exists, self.now);
