@@ -302,7 +302,7 @@ mod tests {
         fn run_of(&mut self, who: (&str, Option<&str>), id: &str, text: &str, living: &[&str]) -> String {
             let (request, reply) = self.ask_as(who, id, text, living);
             if let Reply::Frame(frame) = reply {
-                return self::text(&Some(frame)).to_owned();
+                return self::text(Some(&frame)).to_owned();
             }
             let mut runs = self.runs;
             let (_, answers) = self.run_all(|_| {
@@ -311,7 +311,7 @@ mod tests {
             });
             self.runs = runs;
             let (_, answer) = answers.iter().find(|(number, _)| *number == request).unwrap();
-            self::text(answer).to_owned()
+            self::text(answer.as_ref()).to_owned()
         }
 
         /// Runs all that wait; gives back the texts that ran and the answers by their requests.
@@ -349,7 +349,7 @@ mod tests {
         })
     }
 
-    fn text(frame: &Option<ServerFrame>) -> &str {
+    fn text(frame: Option<&ServerFrame>) -> &str {
         match frame {
             Some(ServerFrame::CommandResult { result, .. }) => result,
             other => panic!("{other:?}"),
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(ran, ["x"]);
         let [(older, nothing), (newest, answer)] = &answers[..] else { panic!("{answers:?}") };
         assert_eq!((*older, nothing), (first, &None), "the answer moved to the newest asker");
-        assert_eq!((*newest, text(answer)), (second, "1"));
+        assert_eq!((*newest, text(answer.as_ref())), (second, "1"));
         let (_, reply) = bench.ask("1", "x");
         assert!(matches!(reply, Reply::Frame(ServerFrame::CommandResult { .. })), "{reply:?}");
         assert!(bench.run_all(|_| ended(b"2")).0.is_empty());
@@ -434,7 +434,7 @@ mod tests {
         });
         let [(_, Some(ServerFrame::Error(error))), (_, next)] = &answers[..] else { panic!("{answers:?}") };
         assert_eq!((error.code, error.reference.as_deref()), (ErrorCode::CommandFailed, Some("bad")));
-        assert_eq!(text(next), "next\n");
+        assert_eq!(text(next.as_ref()), "next\n");
     }
 
     #[test]
@@ -443,8 +443,8 @@ mod tests {
         bench.ask("1", "invalid");
         bench.ask(&"\n".repeat(15_000), "control");
         let (_, answers) = bench.run_all(|command| match command {
-            "invalid" => ended(&[0xff; 100_000]),
-            _ => ended(&[0; 100_000]),
+            "invalid" => ended(&vec![0xff; 100_000]),
+            _ => ended(&vec![0; 100_000]),
         });
         for (_, answer) in answers {
             let frame = answer.unwrap();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use shellbridge_protocol::limits::{MAX_COLS, MAX_ROWS};
 
-use super::{history::MAX_HISTORY, *};
+use super::*;
 
 impl Screen {
     /// Follows all of it, whatever that costs.
@@ -102,7 +102,7 @@ fn scrollback_is_bounded() {
     assert_eq!(screen.history.lines.len(), SNAPSHOT_SCROLLBACK);
     let colours = "\x1b[38;2;100;100;100mx\x1b[38;2;200;200;200my".repeat(400);
     let colourful = self::screen(1000, 2, &format!("{colours}\r\n").repeat(SNAPSHOT_SCROLLBACK));
-    assert!(colourful.history.bytes <= MAX_HISTORY);
+    assert!(colourful.history.bytes <= history::MAX_HISTORY);
     let endless = self::screen(10, 2, &"x".repeat(100_000));
     assert!(endless.history.open.len() <= 17 * 1024);
 }
