@@ -174,7 +174,7 @@ impl World {
                     self.ends.insert((end.0, end.1), (to, kind, sent));
                 }
                 Effect::Close { connection, .. } if self.connection.as_ref() == Some(&connection) => {
-                    self.cut()
+                    self.cut();
                 }
                 Effect::Close { .. } | Effect::Resize(_) => {}
                 Effect::Answer { .. } | Effect::Run { .. } | Effect::StartShell | Effect::End(_) => {
