@@ -27,7 +27,7 @@ use crate::{
     keep_awake::{self, KeepAwake},
     push::Pusher,
     rate::RateLimits,
-    routes, serve,
+    routes, serve, shell,
     store::Store,
 };
 
@@ -117,6 +117,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     background.spawn(tidy(app.clone()));
     background.spawn(keep_awake::run(app.clone()));
+    background.spawn(async {
+        if let Err(error) = shell::orphans().await {
+            tracing::error!(%error, "orphans cannot be reaped");
+        }
+    });
     let store = app.store.clone();
     let ended = async move {
         stop.await;

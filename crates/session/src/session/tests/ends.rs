@@ -226,7 +226,11 @@ fn time_over_is_announced_five_minutes_before_then_told_to_each_and_the_last_eff
     session.handle_connect(info("a", 1, false), MS).unwrap();
     effects(&mut session, MS);
     let notice = Duration::from_mins(55);
-    assert!(effects(&mut session, notice.saturating_sub(MS)).iter().all(|effect| matches!(effect, Effect::Check(_))));
+    assert!(
+        effects(&mut session, notice.saturating_sub(MS))
+            .iter()
+            .all(|effect| matches!(effect, Effect::Check(_)))
+    );
     let [Effect::Push { frame, .. }] = &effects(&mut session, notice)[..] else { panic!("no notice") };
     assert!(std::str::from_utf8(frame).unwrap().contains("SESSION_EXPIRING"));
     session.handle_extend(7 + 2 * 60 * 60 * 1000);
