@@ -118,12 +118,12 @@ async fn one(
     flooder.run("PS1=; stty -echo; echo re''ady", "ready").await?;
     let (mut quiet, mut flooded): (Option<Latencies>, Option<Latencies>) = (None, None);
     let mut health = Duration::ZERO;
-    let add = |all: &mut Option<Latencies>, more: Latencies| match all {
-        Some(all) => all.add(&more),
-        None => {
-            *all = Some(more);
-            Ok(())
+    let add = |all: &mut Option<Latencies>, more: Latencies| {
+        if let Some(all) = all {
+            return all.add(&more);
         }
+        *all = Some(more);
+        Ok(())
     };
     for _ in 0..ROUNDS {
         let (latencies, rested) = load::run(typists, plan, || ()).await?;

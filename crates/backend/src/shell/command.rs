@@ -351,8 +351,8 @@ mod tests {
     async fn scripts_may_use_the_descriptors_that_scripts_use() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
-        let open: String = (3..10).map(|n| format!("exec {n}>{}; ", file.display())).collect();
-        let done = run(state(), &format!("{open} export A=1; echo mine >&9")).await;
+        let open: Vec<_> = (3..10).map(|n| format!("exec {n}>{}; ", file.display())).collect();
+        let done = run(state(), &format!("{} export A=1; echo mine >&9", open.concat())).await;
         assert_eq!(done.state.env["A"], "1");
         assert_eq!(std::fs::read_to_string(file).unwrap(), "mine\n");
     }

@@ -80,12 +80,9 @@ async fn session(backend: &Backend, name: &str) {
 /// A script that prints which of these texts it finds, once each, in all that can be read of any process. It holds none
 /// of them itself.
 fn look_for(texts: &[&str]) -> String {
-    let patterns: String = texts
-        .iter()
-        .map(|text| text.chars().take(16).collect::<String>())
-        .map(|text| format!(" -e '[{}]{}'", &text[..1], &text[1..]))
-        .collect();
-    let script = r#"for process in /proc/[0-9]*; do
+    let pattern = |text: &&str| format!(" -e '[{}]{}'", &text[..1], &text[1..16]);
+    let patterns = texts.iter().map(pattern).collect::<Vec<_>>().concat();
+    let script = r"for process in /proc/[0-9]*; do
     for file in environ cmdline maps; do cat $process/$file; echo; done
     ls -l $process/fd $process/task
     for file in $process/fd/*; do [ -f $file ] && head -c 1000000 $file; done
@@ -94,7 +91,7 @@ fn look_for(texts: &[&str]) -> String {
         from=$((0x${range%-*} / 4096)) to=$((0x${range#*-} / 4096))
         dd if=$process/mem bs=4096 skip=$from count=$((to - from))
     done <$process/maps
-done 2>/dev/null | grep -a -o PATTERNS | sort -u"#;
+done 2>/dev/null | grep -a -o PATTERNS | sort -u";
     script.replace(" PATTERNS", &patterns)
 }
 
