@@ -26,6 +26,7 @@ use crate::{
     rate::RateLimits,
     routes,
     session::{Limits, Settings},
+    shell,
     store::Store,
 };
 
@@ -103,6 +104,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut background = JoinSet::new();
     background.spawn(tidy(app.clone()));
     background.spawn(keep_awake::run(app.clone()));
+    background.spawn(async {
+        if let Err(error) = shell::orphans().await {
+            tracing::error!(%error, "orphans cannot be reaped");
+        }
+    });
     let store = app.store.clone();
     let ended = async move {
         stop.await;
