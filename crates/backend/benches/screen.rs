@@ -7,7 +7,7 @@ use std::hint::black_box;
 use divan::{AllocProfiler, Bencher, counter::BytesCount};
 
 // The crate shows none of this; it is compiled in here by itself.
-#[path = "../src/screen.rs"]
+#[path = "../src/screen/mod.rs"]
 mod screen;
 
 mod session {
@@ -59,7 +59,7 @@ fn feed(bencher: Bencher<'_, '_>, kind: &str) {
     let mut screen = Screen::new(SIZE);
     bencher.counter(BytesCount::new(bytes.len())).bench_local(|| {
         for chunk in bytes.chunks(CHUNK) {
-            screen.feed(black_box(chunk));
+            screen.feed(black_box(chunk), &mut { i64::MAX });
         }
     });
 }
@@ -69,7 +69,7 @@ fn feed(bencher: Bencher<'_, '_>, kind: &str) {
 fn snapshot(bencher: Bencher<'_, '_>, kind: &str) {
     let mut screen = Screen::new(SIZE);
     for _ in 0..8 {
-        screen.feed(&output(kind));
+        screen.feed(&output(kind), &mut { i64::MAX });
     }
     bencher.bench_local(|| screen.snapshot());
 }

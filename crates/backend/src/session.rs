@@ -9,8 +9,10 @@ mod connection;
 mod core;
 mod flow;
 mod handle;
+mod model;
 mod snapshot;
 mod task;
+mod thread;
 mod tty;
 
 use std::time::Duration;

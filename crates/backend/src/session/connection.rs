@@ -168,8 +168,9 @@ impl Attachment {
         if in_flight >= MAX_IN_FLIGHT {
             return None;
         }
-        if let Some(frame) = self.snapshot.as_mut().and_then(|snapshot| snapshot.next(epoch)) {
-            return Some(frame);
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| !snapshot.is_sent()) {
+            // None is for now: it is still to be painted, and what follows it goes after it.
+            return snapshot.next(epoch);
         }
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
         // What is acknowledged has arrived, whether or not its push has come back.

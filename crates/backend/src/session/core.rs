@@ -17,18 +17,16 @@ use super::{
     Limits, Size,
     client::{Clients, Gone},
     connection::{Attachment, Connection, ConnectionInfo, ExitFrame, encode},
+    model::{Model, Work},
     snapshot::{Picture, Snapshot},
 };
 use crate::{
     outlet::{ConnectionId, Sent},
-    screen::Screen,
     unix_ms,
 };
 
 /// Connections of one session at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Plain output that the model of the screen has not seen: 20 ms of work, all at once when a picture is wanted.
-const MAX_UNFOLLOWED: usize = 1024 * 1024;
 /// Dropped connections that are remembered, so that their late frames are told to attach again.
 const MAX_DROPPED: usize = 64;
 
@@ -37,7 +35,7 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     pub(super) epoch: u64,
     pub(super) log: OutputLog,
-    pub(super) screen: Screen,
+    pub(super) model: Model,
     /// The newest picture of it, for as long as somebody is to get it.
     pub(super) picture: Weak<Picture>,
     pub(super) size: Size,
@@ -61,6 +59,8 @@ pub(super) enum Effect {
     Check(ConnectionId),
     /// Tell the PTY its size.
     Resize(Size),
+    /// Do a turn of what the model of the screen has to follow; it is given back to [`Core::followed`].
+    Follow(Box<Work>),
 }
 
 /// What a push was, so that its end means something.
@@ -83,7 +83,7 @@ impl Core {
             limits,
             epoch,
             log: OutputLog::new(limits.output_buffer),
-            screen: Screen::new(size),
+            model: Model::new(size, epoch, limits.output_buffer),
             picture: Weak::new(),
             size,
             exit: None,
@@ -271,11 +271,11 @@ impl Core {
             connection.size = Some(size);
         }
         self.refit();
-        let Core { connections, log, screen, picture, size, .. } = self;
+        let Core { connections, log, model, picture, size, .. } = self;
         let connection = connections.get_mut(id)?;
         connection.told_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
-        attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
+        attachment.bridge_gap(log, || Picture::shared(picture, model, log.end(), *size));
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
         self.attached(id)
@@ -361,19 +361,15 @@ impl Core {
         }
     }
 
-    /// Bytes of the shell.
+    /// Bytes of the shell, no more than [`Core::read_allowance`] said.
     pub(super) fn output(&mut self, bytes: &[u8]) {
-        let most = self.limits.output_buffer.clamp(1, MAX_UNFOLLOWED);
-        for bytes in bytes.chunks(most) {
-            if self.log.end() - self.screen.at() + bytes.len() as u64 > most as u64 {
-                self.screen.catch_up(&self.log);
-            }
-            self.log.append(bytes);
-            // What asks for more than its own length in work is paid for as it comes: eight bytes can print 65,535.
-            if !Screen::is_plain(bytes) {
-                self.screen.catch_up(&self.log);
-            }
-        }
+        self.model.output(bytes);
+        self.log.append(bytes);
+    }
+
+    /// The model of the screen has done a turn.
+    pub(super) fn followed(&mut self, work: Box<Work>) {
+        self.model.followed(work);
     }
 
     /// The shell ended, and all of its output was given to [`Core::output`].
@@ -407,7 +403,7 @@ impl Core {
     pub(super) fn restarted(&mut self, epoch: u64, now: Duration) {
         self.epoch = epoch.max(self.epoch + 1);
         self.log = OutputLog::new(self.limits.output_buffer);
-        self.screen = Screen::new(self.size);
+        self.model.restart(self.size, self.epoch);
         self.picture = Weak::new();
         self.exit = None;
         for (_, client) in self.clients.iter_mut() {
@@ -495,8 +491,7 @@ impl Core {
         };
         let Some(size) = smallest.or_else(newest).filter(|size| *size != self.size) else { return };
         self.size = size;
-        self.screen.catch_up(&self.log);
-        self.screen.resize(size);
+        self.model.resize(self.log.end(), size);
         self.picture = Weak::new();
         self.effects.push_back(Effect::Resize(size));
     }

@@ -27,11 +27,13 @@ impl Core {
                 .then(|| self.limits.output_window.saturating_sub(behind))
         };
         let best = self.connections.values().filter_map(|c| room(c, c.attachment.as_ref()?)).max();
-        match (best, self.clients.waited_for(now, self.limits.resume_grace, self.log.start())) {
+        let room = match (best, self.clients.waited_for(now, self.limits.resume_grace, self.log.start())) {
             (Some(room), _) => usize::try_from(room).unwrap_or(usize::MAX),
             (None, Some(needs)) => self.log.room_before(needs),
             (None, None) => usize::MAX,
-        }
+        };
+        // The model of the screen holds it back, too, for the moment that a turn takes.
+        room.min(self.model.room(&self.log))
     }
 
     /// Input that can be written to the shell now: whose, and the bytes. The turn is of the one who wrote longest ago.
@@ -70,6 +72,10 @@ impl Core {
             // Past that, the session waits for something else, such as a new shell's turn.
             at(Some(*since + self.limits.resume_grace).filter(|due| *due > now));
         }
+        match self.model.next(&self.log, now) {
+            Some(work) => self.effects.push_back(Effect::Follow(work)),
+            None => at(self.model.due(now)),
+        }
         next
     }
 
@@ -92,8 +98,7 @@ impl Core {
     }
 
     fn tick_connection(&mut self, id: &std::sync::Arc<str>, now: Duration) -> Option<Duration> {
-        let Core { limits, epoch, log, screen, picture, size, exit, connections, clients, effects, .. } =
-            self;
+        let Core { limits, epoch, log, model, picture, size, exit, connections, clients, effects, .. } = self;
         let connection = connections.get_mut(id)?;
         if now >= connection.expires {
             let frame = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
@@ -122,7 +127,7 @@ impl Core {
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
-            attachment.bridge_gap(log, || Picture::shared(picture, screen, log, *size));
+            attachment.bridge_gap(log, || Picture::shared(picture, model, end, *size));
         }
         while let Some(frame) = attachment.next_frame(connection.in_flight, log, *epoch, input, now) {
             connection.in_flight += 1;

@@ -1,25 +1,23 @@
 //! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use shellbridge_protocol::{frame::ServerFrame, payload::Payload, stream::OutputLog};
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload};
 
 use super::{
     Size,
     connection::{PAYLOAD_BUDGET, encode},
+    model::Model,
 };
-use crate::screen::Screen;
 
 /// The screen as it stood at one offset of the output, cut into what frames hold.
 #[derive(Debug)]
 pub(super) struct Picture {
     offset: u64,
     size: Size,
-    parts: Vec<Payload>,
+    /// Unset until the model has come to the offset.
+    parts: OnceLock<Vec<Payload>>,
 }
 
 /// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
@@ -28,25 +26,27 @@ pub(super) struct Snapshot {
     picture: Arc<Picture>,
     /// Bytes of output that it stands for and that this client does not have.
     gap: u64,
-    unsent: VecDeque<u32>,
+    /// Parts that were sent.
+    sent: u32,
 }
 
 impl Picture {
-    /// The picture at the end of `log`, the newest if that is it: any number of viewers may be behind, and each must not cost a
-    /// whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by output.
-    pub(super) fn shared(
-        newest: &mut Weak<Self>,
-        screen: &mut Screen,
-        log: &OutputLog,
-        size: Size,
-    ) -> Arc<Self> {
-        let end = log.end();
+    /// The picture at the end of the output, the newest if that is it: any number of viewers may be behind, and each must
+    /// not cost a whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by
+    /// output.
+    pub(super) fn shared(newest: &mut Weak<Self>, model: &mut Model, end: u64, size: Size) -> Arc<Self> {
         if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
             return picture;
         }
-        screen.catch_up(log);
-        let bytes = screen.snapshot();
-        let mut rest = bytes.as_slice();
+        let picture = Arc::new(Self { offset: end, size, parts: OnceLock::new() });
+        model.paint(end, &picture);
+        *newest = Arc::downgrade(&picture);
+        picture
+    }
+
+    /// What is to be written to a terminal that was just reset.
+    pub(super) fn paint(&self, bytes: &[u8]) {
+        let mut rest = bytes;
         let mut parts = Vec::new();
         loop {
             let (part, after) = rest.split_at(Payload::fit(rest, PAYLOAD_BUDGET));
@@ -56,20 +56,19 @@ impl Picture {
                 break;
             }
         }
-        let picture = Arc::new(Self { offset: end, size, parts });
-        *newest = Arc::downgrade(&picture);
-        picture
+        // It is painted once.
+        let _ = self.parts.set(parts);
     }
 
-    fn count(&self) -> u32 {
-        u32::try_from(self.parts.len()).unwrap_or(u32::MAX)
+    /// How many parts it has, once it is painted.
+    fn count(&self) -> Option<u32> {
+        Some(u32::try_from(self.parts.get()?.len()).unwrap_or(u32::MAX))
     }
 }
 
 impl Snapshot {
-    pub(super) fn new(picture: Arc<Picture>, gap: u64) -> Self {
-        let unsent = (0..picture.count()).collect();
-        Self { picture, gap, unsent }
+    pub(super) const fn new(picture: Arc<Picture>, gap: u64) -> Self {
+        Self { picture, gap, sent: 0 }
     }
 
     /// Where output goes on after it.
@@ -84,15 +83,16 @@ impl Snapshot {
 
     /// Whether all parts were sent.
     pub(super) fn is_sent(&self) -> bool {
-        self.unsent.is_empty()
+        self.picture.count().is_some_and(|parts| self.sent >= parts)
     }
 
-    /// The next part to send.
+    /// The next part to send, if it is painted.
     pub(super) fn next(&mut self, epoch: u64) -> Option<Bytes> {
-        let part = self.unsent.pop_front()?;
+        let part = self.sent;
         let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
-        let payload = self.picture.parts.get(part as usize)?.clone();
-        let (parts, gap) = (self.picture.count(), self.gap);
+        let payload = self.picture.parts.get()?.get(part as usize)?.clone();
+        let (parts, gap) = (self.picture.count()?, self.gap);
+        self.sent += 1;
         Some(encode(&ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }))
     }
 

@@ -1,13 +1,14 @@
 //! The task of a session: owns the PTY, the pushes and the running command, and does what `core` decides.
 
 mod end;
+mod push;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
     future::pending,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -15,11 +16,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use shellbridge_protocol::{
     ErrorCode, PROTOCOL_VERSION,
-    frame::{ClientFrame, ErrorFrame, Exit, FrameHead, NoticeCode, ServerFrame},
+    frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -32,9 +32,11 @@ use tracing::Instrument;
 use super::{
     Limits,
     commands::{Asker, Commands, Request},
-    connection::{ConnectionInfo, encode},
+    connection::ConnectionInfo,
     core::{Core, Effect, PushKind},
     handle::{Handle, Incoming, Message, Status},
+    model::Work,
+    thread,
     tty::Tty,
 };
 use crate::{
@@ -114,6 +116,7 @@ pub(crate) fn spawn(
         outlets: HashMap::new(),
         pushes: JoinSet::new(),
         command: None,
+        following: None,
         detached_since: Some(Instant::now()),
         restart_at: SHORT_LIFE,
         restart_wait: SHORT_LIFE,
@@ -159,6 +162,8 @@ struct Task {
     pushes: JoinSet<(ConnectionId, Done)>,
     commands: Commands,
     command: Option<JoinHandle<std::io::Result<Finished>>>,
+    /// A turn of the model of the screen.
+    following: Option<oneshot::Receiver<Box<Work>>>,
     /// Shells that were started, to find what they started.
     leaders: HashSet<Leader>,
     detached_since: Option<Instant>,
@@ -183,6 +188,7 @@ enum Event {
     Exited(Exit),
     Done(ConnectionId, Done),
     Command(std::io::Result<Finished>),
+    Followed(Result<Box<Work>, oneshot::error::RecvError>),
     Timer,
 }
 
@@ -226,6 +232,11 @@ impl Task {
                         self.core.push(&to, &frame);
                     }
                 }
+                Event::Followed(Ok(work)) => {
+                    self.following = None;
+                    self.core.followed(work);
+                }
+                Event::Followed(Err(_)) => resume_unwind(Box::new("the model of the screen has failed")),
                 Event::Timer => {}
             }
         }
@@ -303,6 +314,12 @@ impl Task {
                 None => pending().await,
             }
         };
+        let following = async {
+            match &mut self.following {
+                Some(following) => following.await,
+                None => pending().await,
+            }
+        };
         // What is short and bounded goes first; quiet is when there is nothing to read.
         tokio::select! {
             biased;
@@ -319,6 +336,7 @@ impl Task {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
+            followed = following => Event::Followed(followed),
             read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
                 Event::Read(read)
             }
@@ -413,7 +431,7 @@ impl Task {
                     let Some(outlet) = self.outlets.get(&to).cloned() else { continue };
                     self.pushes.spawn(async move {
                         // A push that never came back would be under way for ever.
-                        let sent = AssertUnwindSafe(push(outlet, frame, kind)).catch_unwind().await;
+                        let sent = AssertUnwindSafe(push::push(outlet, frame, kind)).catch_unwind().await;
                         (to, Done::Pushed(kind, sent.unwrap_or(Sent::Gone)))
                     });
                 }
@@ -429,6 +447,7 @@ impl Task {
                     self.pushes.spawn(async move { (id, Done::Checked(outlet.exists().await)) });
                 }
                 Effect::Resize(size) => self.shell.resize(size),
+                Effect::Follow(work) => self.following = Some(thread::turn(work)),
             }
         }
     }
@@ -476,18 +495,5 @@ impl Task {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-}
-
-/// Pushes a frame. In place of an answer that is too large goes an error that says so.
-async fn push(outlet: Arc<dyn Outlet>, frame: Bytes, kind: PushKind) -> Sent {
-    match outlet.send(frame.clone()).await {
-        Sent::TooLarge if kind == PushKind::Other => {
-            let reference = FrameHead::read(&frame).ok().and_then(|head| head.reference());
-            let error =
-                ErrorFrame::new(ErrorCode::TooLarge, "the answer is larger than the way to you takes");
-            outlet.send(encode(&error.answering(reference).into())).await
-        }
-        sent => sent,
     }
 }

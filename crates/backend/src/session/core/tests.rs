@@ -7,6 +7,7 @@ use crate::session::Size;
 
 mod ends;
 mod input;
+mod model;
 mod output;
 mod size;
 mod weather;
@@ -54,11 +55,32 @@ fn code(answer: Option<ServerFrame>) -> Option<ErrorCode> {
     }
 }
 
+/// The model of the screen follows what it has to, as its thread would.
+fn follow(core: &mut Core, now: Duration) {
+    loop {
+        core.tick(now);
+        let mut turns = Vec::new();
+        for effect in std::mem::take(&mut core.effects) {
+            match effect {
+                Effect::Follow(work) => turns.push(work),
+                effect => core.effects.push_back(effect),
+            }
+        }
+        if turns.is_empty() {
+            return;
+        }
+        for mut work in turns {
+            work.run();
+            core.followed(work);
+        }
+    }
+}
+
 /// Frames pushed so far, all of them delivered.
 fn pushed(core: &mut Core, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
     let mut all = Vec::new();
     loop {
-        core.tick(now);
+        follow(core, now);
         let effects: Vec<_> = core.effects.drain(..).collect();
         if effects.is_empty() {
             return all;

@@ -1,12 +1,13 @@
 //! A session around a real shell: how it ends, and that nobody is left waiting.
 
+use bytes::Bytes;
 use shellbridge_protocol::frame::ClientFrame;
 use tokio::{sync::mpsc::UnboundedSender, time::timeout};
 
-use super::*;
+use super::{push::push, *};
 use crate::{
     outlet::Boxed,
-    session::{Answer, Unreachable},
+    session::{Answer, Unreachable, connection::encode},
     shell::ShellRequest,
 };
 

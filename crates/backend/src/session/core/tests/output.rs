@@ -87,10 +87,12 @@ fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
     core.disconnect(&a, MS);
     while core.read_allowance(2 * MS) > 0 {
         core.output(&vec![b'y'; core.read_allowance(2 * MS).min(4096)]);
+        follow(&mut core, 2 * MS);
     }
     assert_eq!(core.log.lost(1000), 0, "nothing that it needs is gone");
     assert_eq!(core.log.end() - 1000, LIMITS.output_buffer as u64);
-    assert_eq!(core.read_allowance(61_000 * MS), usize::MAX);
+    follow(&mut core, 61_000 * MS);
+    assert!(core.read_allowance(61_000 * MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -100,7 +102,7 @@ fn a_connected_client_that_says_nothing_for_the_grace_counts_as_lost() {
     core.output(&vec![b'x'; 16 * 1024]);
     pushed(&mut core, MS);
     assert_eq!(core.read_allowance(59_000 * MS), 0);
-    assert_eq!(core.read_allowance(60_002 * MS), usize::MAX);
+    assert!(core.read_allowance(60_002 * MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -110,9 +112,9 @@ fn viewers_never_hold_the_shell() {
     core.frame(&"v".into(), attach("v", 0), MS);
     core.output(&vec![b'x'; 64 * 1024]);
     pushed(&mut core, MS);
-    assert_eq!(core.read_allowance(MS), usize::MAX);
+    assert!(core.read_allowance(MS) > LIMITS.output_buffer / 2);
     core.disconnect("v", MS);
-    assert_eq!(core.read_allowance(MS), usize::MAX);
+    assert!(core.read_allowance(MS) > LIMITS.output_buffer / 2);
 }
 
 #[test]
@@ -163,6 +165,7 @@ fn a_client_lost_with_a_picture_on_its_way_needs_only_what_follows() {
     let mut core = core();
     core.output(&vec![b'x'; 100_000]);
     let a = joined(&mut core, "a", MS);
+    follow(&mut core, MS);
     core.disconnect(&a, MS);
     assert_eq!(core.read_allowance(2 * MS), LIMITS.output_buffer);
 }
@@ -249,6 +252,7 @@ fn a_late_acknowledgement_does_not_take_a_picture_away() {
         unreachable!()
     };
     core.frame(&a, ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, seq: Some(1) }, MS);
+    follow(&mut core, MS);
     core.tick(MS);
     let first: Vec<_> = core.effects.drain(..).collect();
     core.frame(&a, ack(end), MS);

@@ -76,13 +76,25 @@ fn a_new_size_comes_at_its_place_in_the_output() {
         let bytes = text.repeat(LIMITS.output_buffer / text.len() + 2);
         for piece in bytes.as_bytes().chunks(5_000) {
             core.output(piece);
+            follow(&mut core, MS);
         }
-        followed.feed(bytes.as_bytes());
+        followed.feed_all(bytes.as_bytes());
         core.frame(&a, ClientFrame::Resize { cols, rows, seq: None }, MS);
         followed.resize(Size { cols, rows });
     }
     core.output(b"\x1b[1mthe end");
-    followed.feed(b"\x1b[1mthe end");
-    core.screen.catch_up(&core.log);
-    assert_eq!(String::from_utf8(core.screen.snapshot()), String::from_utf8(followed.snapshot()));
+    followed.feed_all(b"\x1b[1mthe end");
+    core.connect(info("v", 9, true), MS);
+    core.frame(&"v".into(), attach("v", 0), MS);
+    let frames = pushed(&mut core, MS);
+    let shown: Vec<u8> = frames
+        .into_iter()
+        .filter(|(to, _)| &**to == "v")
+        .filter_map(|(_, frame)| match frame {
+            ServerFrame::Snapshot { payload, .. } => Some(payload.decode().unwrap()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(String::from_utf8(shown), String::from_utf8(followed.snapshot()));
 }

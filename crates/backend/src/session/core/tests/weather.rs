@@ -175,6 +175,10 @@ impl World {
                 }
                 Effect::Close(id, _) if self.connection.as_ref() == Some(&id) => self.cut(),
                 Effect::Close(..) | Effect::Resize(_) => {}
+                Effect::Follow(mut work) => {
+                    work.run();
+                    self.core.followed(work);
+                }
                 Effect::Check(id) => {
                     let exists = self.connection.as_ref() == Some(&id);
                     self.core.checked(&id, exists, self.now);
