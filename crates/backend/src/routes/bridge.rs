@@ -157,10 +157,9 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
     };
     session.connect(info, outlet).await.map_err(|error| {
         let cause = match error {
-            Unreachable::Ended => "no_session",
+            Unreachable::Ended | Unreachable::Stale(Stale::Earlier) => "no_session",
             Unreachable::Busy => "busy",
             Unreachable::Full => "full",
-            Unreachable::Stale(Stale::Earlier) => "no_session",
             Unreachable::Stale(Stale::Revoked) => "revoked",
         };
         refused(cause)(error.into())

@@ -1,4 +1,5 @@
 //! The clients against real servers on this machine.
+#![allow(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 mod connections;
 mod jwks;
