@@ -137,7 +137,9 @@ export class Tab {
         this.exit = undefined;
         void this.#learnExpiry();
       }
-      const gone = status.error?.code === "SESSION_INVALID" || status.error?.code === "SESSION_EXPIRED";
+      // A retryable SESSION_INVALID is about the connection alone: the session lives, and the client connects again.
+      const ended = status.error?.code === "SESSION_INVALID" || status.error?.code === "SESSION_EXPIRED";
+      const gone = ended && !status.error?.retryable;
       if (gone && !status.readOnly) void this.#renewed();
       changed();
     });
