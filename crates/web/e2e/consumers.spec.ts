@@ -10,7 +10,7 @@ import { expect, test } from "@playwright/test";
 import { Stack } from "./support/stack";
 
 const WEB = resolve(import.meta.dirname, "..");
-const ADMIN_TOKEN = "the admin token of the consumers' test, 32 bytes and more";
+const ADMIN_TOKEN = "admin-token-of-the-consumers-test-of-32-bytes-and-more";
 
 /** The block of a README whose first line is this comment. */
 function example(readme: string, name: string): string {
