@@ -167,7 +167,7 @@ impl Backend {
                 Err(Failed::Final(failure)) => return Err(failure),
                 Ok(answer) => return Ok(answer),
             };
-            if !retry.again().await {
+            if !retry.wait().await {
                 return Err(passing);
             }
             tally.retries += 1;

@@ -118,9 +118,9 @@ impl Parameters {
     pub(crate) async fn get(&self, name: &str) -> Result<Parameter, ParameterError> {
         let mut retry = Retry::until(Instant::now() + self.limits.aws).at_most(REPEATS);
         loop {
-            let attempt = timeout_at(retry.attempt_ends(self.limits.aws_attempt), self.once(name)).await;
+            let attempt = timeout_at(retry.attempt_deadline(self.limits.aws_attempt), self.once(name)).await;
             match attempt.unwrap_or(Err(ParameterError::Late)) {
-                Err(error) if error.is_retryable() && retry.again().await => self.repeats.add(),
+                Err(error) if error.is_retryable() && retry.wait().await => self.repeats.add(),
                 result => return result,
             }
         }

@@ -75,7 +75,7 @@ impl Reply {
         tally: &mut Tally,
     ) -> Posted {
         let api = timeout_at(until, self.api(&invocation.callback_url)).await;
-        let api = match api.unwrap_or(Err(ConnectionError::Late)) {
+        let api = match api.unwrap_or(Err(ConnectionError::Timeout)) {
             Ok(api) => api,
             Err(error) => {
                 tracing::error!(cause = chain(&error), "there is no client for @connections");
@@ -104,7 +104,7 @@ impl Reply {
         let close =
             async { self.api(&invocation.callback_url).await?.close(&invocation.connection_id).await };
         let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
-        if let Err(error) = timeout(within, close).await.unwrap_or(Err(ConnectionError::Late)) {
+        if let Err(error) = timeout(within, close).await.unwrap_or(Err(ConnectionError::Timeout)) {
             tracing::warn!(cause = chain(&error), "a connection could not be ended");
         }
     }
