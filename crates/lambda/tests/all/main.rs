@@ -1,6 +1,6 @@
 //! The function against a real `DynamoDB` API, a real HTTP backend and a real `@connections`, from recorded
 //! API Gateway events.
-#![allow(
+#![expect(
     unreachable_pub,
     clippy::expect_used,
     clippy::indexing_slicing,
