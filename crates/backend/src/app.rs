@@ -12,6 +12,7 @@ use shellbridge_protocol::{
     bridge::{BridgeKeys, ReplayCache},
     origin::AllowedOrigins,
 };
+use shellbridge_session::{Limits, Settings};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -26,8 +27,7 @@ use crate::{
     keep_awake::{self, KeepAwake},
     push::Pusher,
     rate::RateLimits,
-    routes, serve,
-    session::{Limits, Settings},
+    routes, serve, shell,
     store::Store,
 };
 
@@ -117,6 +117,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     background.spawn(tidy(app.clone()));
     background.spawn(keep_awake::run(app.clone()));
+    background.spawn(async {
+        if let Err(error) = shell::orphans().await {
+            tracing::error!(%error, "orphans cannot be reaped");
+        }
+    });
     let store = app.store.clone();
     let ended = async move {
         stop.await;

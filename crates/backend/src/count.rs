@@ -10,7 +10,7 @@ use shellbridge_protocol::{
     frame::{ClientFrame, ServerFrame},
 };
 
-use crate::{rate::TooMany, session::Answer};
+use crate::rate::TooMany;
 
 const CONNECTS: &str = "shellbridge_connects_total";
 const CONNECT_REFUSALS: &str = "shellbridge_connect_refusals_total";
@@ -140,11 +140,11 @@ pub(crate) fn frame(frame: Option<&ClientFrame>) {
 }
 
 /// A frame was answered, with so many bytes.
-pub(crate) fn replied(answer: &Answer, bytes: usize) {
+pub(crate) fn replied(answer: Option<&ServerFrame>, bytes: usize) {
     let kind = match answer {
-        Answer::Frame(ServerFrame::Error(_)) => "error",
-        Answer::Frame(_) => "frame",
-        Answer::Nothing => "none",
+        Some(ServerFrame::Error(_)) => "error",
+        Some(_) => "frame",
+        None => "none",
     };
     counter!(REPLIES, "kind" => kind).increment(1);
     counter!(BYTES, "direction" => "out").increment(bytes as u64);

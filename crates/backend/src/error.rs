@@ -9,7 +9,7 @@ use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
 use crate::{
     access,
-    session::{Stale, Unreachable},
+    sessions::{Stale, Unreachable},
     store::Refused,
 };
 
@@ -74,14 +74,13 @@ impl From<Unreachable> for ApiError {
     fn from(error: Unreachable) -> Self {
         let busy = |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
         match error {
-            Unreachable::Ended => Self::no_session(),
+            Unreachable::Ended | Unreachable::Stale(Stale::Earlier) => Self::no_session(),
             Unreachable::Busy => busy(ErrorCode::BackendUnavailable),
             Unreachable::Full => busy(ErrorCode::RateLimited),
             // Between the two programs, 401 says that the Lambda's signature is no good.
             Unreachable::Stale(Stale::Revoked) => {
                 Self::new(StatusCode::FORBIDDEN, ErrorCode::TokenExpired, error.to_string())
             }
-            Unreachable::Stale(Stale::Earlier) => Self::no_session(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The backend: runs shells, keeps their byte streams, and speaks nothing but HTTP.
 //!
 //! Requests of the Lambda come in at `routes::bridge`, are turned into frames for a `session`, and what the session
-//! has to say goes out through `push`. A session is one task around a state machine without I/O (`session::core`).
+//! has to say goes out through `push`. A session is one task around a state machine without I/O
+//! (`shellbridge_session`).
 
 pub mod access;
 mod admin;
@@ -11,15 +12,14 @@ mod count;
 pub mod error;
 mod keep_awake;
 mod observe;
-mod outlet;
 mod push;
 mod rate;
 mod routes;
-mod screen;
 mod serve;
-mod session;
+mod sessions;
 mod shell;
 mod store;
+mod transport;
 
 pub use shell::keep_secrets;
 

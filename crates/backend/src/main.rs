@@ -1,7 +1,8 @@
-//! Reads the settings, keeps the secrets, serves until told to stop.
+//! Keeps the secrets, reads the settings, serves until told to stop.
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use shellbridge_backend::{
     app,
@@ -14,8 +15,10 @@ use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before anything else, and before the runtime starts its threads, to which a part of this applies one by one.
+    let kept = keep_secrets();
     start_log();
-    match run() {
+    match kept.context("the secrets cannot be kept from shells").and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people too, who read neither JSON nor the log.
@@ -33,8 +36,6 @@ fn run() -> anyhow::Result<()> {
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
     check_environment(std::env::vars_os())?;
-    // Before the runtime starts its threads, to which this applies one by one.
-    keep_secrets()?;
     tokio::runtime::Runtime::new()?.block_on(app::serve(config))
 }
 

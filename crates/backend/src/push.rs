@@ -12,17 +12,22 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use shellbridge_outbound::{ConnectionError, Connections, Http, Patience, Pool, chain, sdk_config};
 use shellbridge_protocol::{
+    ErrorCode,
     callback::is_allowed_callback,
-    limits::{HANDSHAKE_GRACE, PUSH_FAILING_FOR},
+    ids::ConnectionId,
+    limits::{HANDSHAKE_GRACE, MAX_FRAME, PUSH_FAILING_FOR},
 };
+use shellbridge_session::{OutletLimits, Sent};
 use tokio::time::Instant;
 
 use crate::{
     count,
-    outlet::{Boxed, ConnectionId, Outlet, Sent},
+    transport::{Boxed, Outlet, Route, Transport},
     unix_ms,
 };
 
+/// Output frames in flight to one connection at once.
+const MAX_IN_FLIGHT: usize = 4;
 /// For one request to the API and its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,14 +66,8 @@ impl Pusher {
         Ok(Self { apis, fixed, region })
     }
 
-    /// The way to a connection. `made_at`: when it was made, Unix ms, if that was just now, so that its handshake may
-    /// not have ended.
-    pub(crate) fn outlet(
-        &self,
-        connection: ConnectionId,
-        callback_url: &str,
-        made_at: Option<i64>,
-    ) -> Result<Arc<dyn Outlet>, Forbidden> {
+    /// The way to a connection at the API that the Lambda names. See [`Transport::outlet`] for `made_at`.
+    pub(crate) fn route(&self, callback_url: &str, made_at: Option<i64>) -> Result<Route, Forbidden> {
         let api = match &self.fixed {
             Some(api) => Arc::clone(api),
             None if is_allowed_callback(callback_url, &self.region) => {
@@ -76,9 +75,19 @@ impl Pusher {
             }
             None => return Err(Forbidden),
         };
+        Ok(Route { transport: api, made_at })
+    }
+}
+
+impl Transport for Connections {
+    fn limits(&self) -> OutletLimits {
+        OutletLimits { max_frame: MAX_FRAME, in_flight: MAX_IN_FLIGHT }
+    }
+
+    fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<i64>) -> Arc<dyn Outlet> {
         let grace = if made_at.is_some() { HANDSHAKE_GRACE } else { Duration::ZERO };
         let opening = made_at.map(|at| Arc::new(AtomicU64::new(u64::try_from(at).unwrap_or(0))));
-        Ok(Arc::new(ApiGateway { api, connection, handshake_ends: Instant::now() + grace, opening }))
+        Arc::new(ApiGateway { api: self, connection, handshake_ends: Instant::now() + grace, opening })
     }
 }
 
@@ -98,7 +107,8 @@ impl Outlet for ApiGateway {
         Box::pin(async move { this.send_until_delivered(frame).await })
     }
 
-    fn close(&self) -> Boxed<()> {
+    fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
+        // API Gateway closes with a code of its own.
         let this = self.clone();
         Box::pin(async move {
             if let Err(error) = this.api.close(&this.connection).await {

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::session::{Handle, Status};
+use crate::sessions::{Handle, Status};
 
 /// Sessions of one process: far more than it has memory and descriptors for.
 const MAX_SESSIONS: usize = 10_000;
@@ -73,8 +73,8 @@ impl Store {
         let same = |handle: &Option<Handle>| {
             handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status))
         };
-        if sessions.by_id.get(&status.id).is_some_and(same) {
-            sessions.by_id.remove(&status.id);
+        if sessions.by_id.get(&*status.id).is_some_and(same) {
+            sessions.by_id.remove(&*status.id);
             sessions.living.send_modify(|living| *living = living.saturating_sub(1));
         }
     }
@@ -145,9 +145,11 @@ impl Drop for Reservation {
 mod tests {
     use std::time::Duration;
 
+    use shellbridge_session::{Limits, Settings};
+
     use super::*;
     use crate::{
-        session::{Limits, Settings, Start, spawn},
+        sessions::{Start, spawn},
         shell::{ShellRequest, ShellSpec},
     };
 
@@ -167,8 +169,8 @@ mod tests {
         let settings = Settings { limits, detached_ttl: Duration::from_mins(10), shell_restart: false };
         let shell = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
         let start = Start {
-            id: "a".to_owned(),
-            owner: "alice".to_owned(),
+            id: "a".into(),
+            owner: "alice".into(),
             spec: ShellSpec::new(shell).unwrap(),
             expires_at: crate::unix_ms() + 600_000,
         };

@@ -16,7 +16,7 @@ use shellbridge_bench::{
     load::Plan,
     mixed,
     mode::{Beside, Mode, Subject},
-    output,
+    neighbour, output,
     report::{Row, print_rows, write_json},
     smoke,
     stack::{Programs, Stack},
@@ -70,6 +70,12 @@ enum What {
     Output(OutputArgs),
     /// People typing while builds run beside them
     Mixed(LoadArgs),
+    /// Other sessions' keys and `/health` while one session floods its terminal, beside the same without
+    Neighbour {
+        /// Seconds of each of three rounds with and three without, of three floods at two sizes
+        #[arg(long, short, default_value_t = 2.0)]
+        seconds: f64,
+    },
     /// Memory and time of sessions that sleep
     Idle {
         /// How many
@@ -151,6 +157,15 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let share = 100.0 * row.rate / bare;
             show(&[Row::bytes("floor: bare PTY read", 1, bare), row], json)?;
             println!("{share:.0}% of the floor");
+        }
+        What::Neighbour { seconds } => {
+            let stack = cli.programs.find()?.stack().start().await?;
+            let costs = neighbour::measure(&stack, Duration::from_secs_f64(seconds)).await?;
+            neighbour::print(&costs);
+            write_json(&costs, json)?;
+            if !costs.iter().all(neighbour::Cost::is_met) {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         What::Idle { sessions, full } => {
             let programs = cli.programs.find()?;

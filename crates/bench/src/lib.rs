@@ -14,6 +14,7 @@ pub mod idle;
 pub mod load;
 pub mod mixed;
 pub mod mode;
+pub mod neighbour;
 pub mod output;
 pub mod process;
 pub mod report;

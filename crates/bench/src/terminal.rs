@@ -28,13 +28,24 @@ pub struct Terminal {
 impl Terminal {
     /// Not connected yet. `name` makes its client id.
     pub fn new(session: Session, name: &str) -> Self {
-        let client = Client::new(format!("{name:->16}"), 80, 24);
+        Self::of(session, name, 80, 24)
+    }
+
+    fn of(session: Session, name: &str, cols: u16, rows: u16) -> Self {
+        let client = Client::new(format!("{name:->16}"), cols, rows);
         Self { session, client, socket: None, started: Instant::now() }
     }
 
     /// Connected and attached.
     pub async fn attached(session: Session, name: &str) -> anyhow::Result<Self> {
         let mut terminal = Self::new(session, name);
+        terminal.connect().await?;
+        Ok(terminal)
+    }
+
+    /// Connected and attached, of another size.
+    pub async fn sized(session: Session, name: &str, cols: u16, rows: u16) -> anyhow::Result<Self> {
+        let mut terminal = Self::of(session, name, cols, rows);
         terminal.connect().await?;
         Ok(terminal)
     }

@@ -5,19 +5,23 @@
 //! It implements this contract without I/O and without a clock: callers pass in the time and random ids, so tests generate
 //! schedules instead of waiting.
 
+#[cfg(feature = "tokens")]
 pub mod access;
 pub mod backoff;
+#[cfg(feature = "tokens")]
 pub mod bridge;
 pub mod callback;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod origin;
 pub mod payload;
 pub mod secret;
 pub mod settings;
+pub mod size;
 pub mod stream;
 
 pub use error::ErrorCode;

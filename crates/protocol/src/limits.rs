@@ -43,10 +43,11 @@ pub const SNAPSHOT_SCROLLBACK: usize = 1_000;
 
 /// Shortest and longest `clientId`.
 pub const CLIENT_ID_LEN: std::ops::RangeInclusive<usize> = 16..=64;
-/// Largest terminal; larger requests are brought down to it, because the screen model is kept in memory.
-pub const MAX_COLS: u16 = 1_000;
+/// Largest terminal; larger requests are brought down to it, because the screen model is kept in memory, and a few bytes
+/// can touch all of it.
+pub const MAX_COLS: u16 = 500;
 /// See [`MAX_COLS`].
-pub const MAX_ROWS: u16 = 500;
+pub const MAX_ROWS: u16 = 200;
 
 /// `command` without `timeoutMs` is killed after this.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(25);

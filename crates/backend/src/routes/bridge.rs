@@ -15,18 +15,19 @@ use shellbridge_protocol::{
     access::{good_until_ms, may_open},
     bridge::{BridgeToken, CONNECTION_ID_HEADER, ConnectRequest, DisconnectRequest, Envelope, Replay},
     frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
+    ids::ConnectionId,
     limits::MAX_FRAME,
 };
+use shellbridge_session::{ConnectionInfo, Reply};
 
 use crate::{
     app::App,
     count,
     error::ApiError,
     observe::about_session,
-    outlet::ConnectionId,
     push::Forbidden,
     routes::bearer,
-    session::{Answer, ConnectionInfo, Handle, Stale, Status, Unreachable, Use},
+    sessions::{Handle, Stale, Status, Unreachable, Use},
     unix_ms, unix_secs,
 };
 
@@ -145,8 +146,8 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
         return Err(refused("not_owner")(ApiError::forbidden("not your session")));
     }
     let id: ConnectionId = request.connection_id.into();
-    let outlet = app.pusher.outlet(id.clone(), &request.callback_url, Some(request.connected_at));
-    let outlet = outlet.map_err(forbidden).map_err(refused("callback_url"))?;
+    let route = app.pusher.route(&request.callback_url, Some(request.connected_at));
+    let route = route.map_err(forbidden).map_err(refused("callback_url"))?;
     let info = ConnectionInfo {
         id,
         read_only: request.read_only,
@@ -154,13 +155,13 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, signed: Signed) -> Resu
         token_id: request.token_id.map(Into::into),
         connected_at: request.connected_at,
         token_lasts: lasts(request.token_expires_at),
+        limits: route.transport.limits(),
     };
-    session.connect(info, outlet).await.map_err(|error| {
+    session.connect(info, route).await.map_err(|error| {
         let cause = match error {
-            Unreachable::Ended => "no_session",
+            Unreachable::Ended | Unreachable::Stale(Stale::Earlier) => "no_session",
             Unreachable::Busy => "busy",
             Unreachable::Full => "full",
-            Unreachable::Stale(Stale::Earlier) => "no_session",
             Unreachable::Stale(Stale::Revoked) => "revoked",
         };
         refused(cause)(error.into())
@@ -192,8 +193,8 @@ pub(crate) async fn message(State(app): State<Arc<App>>, signed: Signed) -> Resu
         .check(envelope.bridge.token_id.as_deref(), Use::Connection, unix_ms())
         .map_err(Unreachable::from)?;
     let answer = answer(&app, &session, envelope, &signed.body).await?;
-    let json = answer.json();
-    count::replied(&answer, json.as_ref().map_or(0, Bytes::len));
+    let json = answer.as_ref().map(ServerFrame::to_json);
+    count::replied(answer.as_ref(), json.as_ref().map_or(0, Bytes::len));
     Ok(match json {
         Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -217,23 +218,26 @@ pub(crate) async fn disconnect(State(app): State<Arc<App>>, signed: Signed) -> R
 /// for watching, and not for a session of the same name that was before it.
 fn adoptable(envelope: &Envelope, session: &Status) -> bool {
     let created_at = i64::try_from(session.created_at).unwrap_or(i64::MAX);
-    (envelope.user_id == session.owner || envelope.bridge.read_only)
+    (*envelope.user_id == *session.owner || envelope.bridge.read_only)
         && envelope.bridge.connected_at >= created_at.saturating_sub(CLOCK_SKEW_MS)
 }
 
-async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) -> Result<Answer, ApiError> {
+async fn answer(
+    app: &App,
+    session: &Handle,
+    envelope: Envelope,
+    body: &[u8],
+) -> Result<Option<ServerFrame>, ApiError> {
     // What the Lambda adds is not the client's. Measured only where it decides.
     if body.len() > MAX_FRAME && body.len().saturating_sub(envelope_size(&envelope)) > MAX_FRAME {
         count::frame(None);
-        return Ok(Answer::Frame(
-            ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into(),
-        ));
+        return Ok(Some(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes").into()));
     }
     let (mut frame, head) = match ClientFrame::parse(body) {
         Ok(parsed) => parsed,
         Err(error) => {
             count::frame(None);
-            return Ok(Answer::Frame(error.into()));
+            return Ok(Some(error.into()));
         }
     };
     count::frame(Some(&frame));
@@ -241,18 +245,13 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
         // The Lambda's stands where the client's was.
         let Ok(sent) = envelope.bridge.client_timestamp.as_ref().map(|raw| raw.number()).transpose() else {
             let error = ErrorFrame::new(ErrorCode::BadFrame, "timestamp is a number");
-            return Ok(Answer::Frame(error.answering(head.reference()).into()));
+            return Ok(Some(error.answering(head.reference()).into()));
         };
         *timestamp = sent.flatten();
     }
-    match frame {
-        ClientFrame::Echo => return Ok(Answer::Frame(echo(body))),
-        ClientFrame::Unknown => return Ok(Answer::Frame(unknown(head))),
-        _ => {}
-    }
     let bridge = envelope.bridge;
     let id: ConnectionId = envelope.connection_id.into();
-    let outlet = app.pusher.outlet(id.clone(), &bridge.callback_url, None).map_err(forbidden)?;
+    let route = app.pusher.route(&bridge.callback_url, None).map_err(forbidden)?;
     let info = ConnectionInfo {
         id,
         read_only: bridge.read_only,
@@ -260,12 +259,16 @@ async fn answer(app: &App, session: &Handle, envelope: Envelope, body: &[u8]) ->
         token_id: bridge.token_id.map(Into::into),
         connected_at: bridge.connected_at,
         token_lasts: lasts(bridge.token_expires_at),
+        limits: route.transport.limits(),
     };
-    Ok(match session.frame(info, outlet, frame, bridge.message_id).await? {
-        Answer::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
-            Answer::Frame(error.answering(head.reference()).into())
+    Ok(match session.frame(info, route, frame, bridge.message_id).await? {
+        Reply::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
+            Some(error.answering(head.reference()).into())
         }
-        answer => answer,
+        Reply::Frame(frame) => Some(frame),
+        Reply::Echo => Some(echo(body)),
+        Reply::Unknown => Some(unknown(head)),
+        Reply::Nothing | Reply::Later => None,
     })
 }
 

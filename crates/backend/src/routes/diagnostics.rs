@@ -16,7 +16,7 @@ use crate::{
     access::Refused,
     app::App,
     routes::bearer,
-    session::{Stale, Use},
+    sessions::{Stale, Use},
     unix_ms,
 };
 

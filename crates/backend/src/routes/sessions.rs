@@ -18,7 +18,7 @@ use crate::{
     error::ApiError,
     observe::about_session,
     routes::bearer,
-    session::{self, Handle, Start, Status, Use},
+    sessions::{self, Handle, Start, Status, Use},
     shell::{ShellRequest, ShellSpec},
     store::Refused,
     unix_ms,
@@ -341,11 +341,16 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     about_session(&id);
     let reservation = app.store.reserve(&id)?;
     let store = app.store.clone();
-    let start = Start { id: id.clone(), owner: user_id.clone(), spec, expires_at };
-    let handle = session::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
-        tracing::error!(%error, session_id = %id, "a shell cannot be started");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "the shell cannot be started")
-    })?;
+    let start = Start { id: id.as_str().into(), owner: user_id.as_str().into(), spec, expires_at };
+    let handle =
+        sessions::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
+            tracing::error!(%error, session_id = %id, "a shell cannot be started");
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Internal,
+                "the shell cannot be started",
+            )
+        })?;
     let status = handle.status().clone();
     if let Err(late) = reservation.fill(handle) {
         late.end().await;

@@ -2,8 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    io::Read,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    fs::File,
+    io::ErrorKind,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -13,23 +17,31 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
+};
 use shellbridge_protocol::{frame::Exit, limits::MAX_COMMAND_RESULT};
 use tokio::{io::AsyncReadExt, net::unix::pipe, process::Child};
 
 use super::{
     environment::ShellSpec,
     process::{self, Leader},
+    reap::{self, WaitedFor},
 };
 
 /// Bytes of the state a command leaves behind that are looked at; more is no environment of a person's making.
-const MAX_STATE: u64 = 256 * 1024;
+const MAX_STATE: usize = 256 * 1024;
+/// The descriptor that holds the state has at least this number: scripts use those of one digit, shells those from 10 on.
+const STATE_DESCRIPTOR: i32 = 100;
 
 /// Runs the command in this shell, so that what it exports and where it goes can be seen at its end.
 ///
-/// `$1` is the file for that: the working directory, then the environment, separated by NULs.
+/// `$1` is the file for that: the environment, each variable ended by a NUL, another NUL, the working directory, and a
+/// mark that says that it is complete.
 const WRAPPER: &str = r#"__sb_file=$1 __sb_command=$2
 shift 2
-trap '__sb_code=$?; { pwd -P; command -p env -0; } >|"$__sb_file" 2>/dev/null; exit "$__sb_code"' EXIT
+trap '__sb_code=$?; { command -p env -0; printf "\0"; pwd -P; printf .; } >|"$__sb_file" 2>/dev/null; exit "$__sb_code"' EXIT
 eval "$__sb_command""#;
 
 /// What lasts from one command of a session to the next.
@@ -63,22 +75,17 @@ impl CommandState {
         Self { shell: posix_shell(&spec.shell), cwd: spec.cwd.clone(), env: spec.env.clone() }
     }
 
-    /// Reads what the wrapper left, if it came to that: a command that replaced the shell leaves nothing.
-    fn read(&mut self, file: &Path) {
-        let mut text = Vec::new();
-        let read = std::fs::File::open(file).and_then(|file| file.take(MAX_STATE).read_to_end(&mut text));
-        let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return };
-        if read.is_err() || text.len() as u64 >= MAX_STATE {
-            return;
-        }
-        let (cwd, env) = text.split_at(end);
-        let cwd = PathBuf::from(String::from_utf8_lossy(cwd).into_owned());
+    /// Takes what the wrapper left, if it came to that: a command that replaced the shell leaves nothing, and one that
+    /// was killed no whole.
+    fn take(&mut self, left: &[u8]) {
+        let Some(left) = left.strip_suffix(b"\n.") else { return };
+        let Some(end) = left.iter().rposition(|byte| *byte == 0) else { return };
+        let (env, cwd) = left.split_at(end);
+        let cwd = PathBuf::from(String::from_utf8_lossy(cwd.get(1..).unwrap_or_default()).into_owned());
         if cwd.is_absolute() {
             self.cwd = cwd;
         }
         let env: BTreeMap<_, _> = env
-            .get(1..)
-            .unwrap_or_default()
             .split(|byte| *byte == 0)
             .filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='))
             // The shell's own bookkeeping, which starts anew in each.
@@ -99,11 +106,51 @@ fn posix_shell(shell: &Path) -> PathBuf {
     if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }
 }
 
+/// A file in memory without a name, into which the wrapper writes the state.
+///
+/// The command may do with its descriptor what it likes; it cannot put another file in place of this one, such as one
+/// that never ends, that nobody writes to, or that only the backend may read. Reading it waits for nobody.
+struct StateFile(File);
+
+impl StateFile {
+    fn new() -> rustix::io::Result<Self> {
+        let file = memfd_create("state", MemfdFlags::CLOEXEC)?;
+        Ok(Self(fcntl_dupfd_cloexec(file, STATE_DESCRIPTOR)?.into()))
+    }
+
+    /// Its path for a process that has inherited it.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
+    /// Whether what is started now inherits it.
+    fn inherit(&self, inherit: bool) -> rustix::io::Result<()> {
+        fcntl_setfd(&self.0, if inherit { FdFlags::empty() } else { FdFlags::CLOEXEC })
+    }
+
+    /// What is in it, unless that is more than any state. Something in the background may write to it meanwhile.
+    fn read(&self) -> Option<Vec<u8>> {
+        let mut text = vec![0; usize::try_from(self.0.metadata().ok()?.len()).ok()?.min(MAX_STATE + 1)];
+        let mut len = 0;
+        while let Some(room) = text.get_mut(len..).filter(|room| !room.is_empty()) {
+            match self.0.read_at(room, len as u64) {
+                Ok(0) => break,
+                Ok(count) => len += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        text.truncate(len);
+        (len <= MAX_STATE).then_some(text)
+    }
+}
+
 /// A command that was started.
 pub(crate) struct Running {
     child: Child,
+    _waited_for: WaitedFor,
     reader: pipe::Receiver,
-    file: PathBuf,
+    file: StateFile,
     state: CommandState,
     group: Leader,
     started: Instant,
@@ -115,14 +162,12 @@ impl Running {
     /// # Errors
     /// When there is no more process, descriptor or memory to be had.
     pub(crate) fn start(state: CommandState, command: &str) -> std::io::Result<Self> {
-        let file = std::env::temp_dir().join(format!("shellbridge-{}", uuid::Uuid::new_v4().simple()));
-        // It will hold the session's variables: for this user's eyes only.
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+        let file = StateFile::new()?;
         let (reader, writer) = std::io::pipe()?;
         let mut shell = tokio::process::Command::new(&state.shell);
         shell
             .args(["-c", WRAPPER, "sh"])
-            .arg(&file)
+            .arg(file.path())
             .arg(command)
             .env_clear()
             .envs(&state.env)
@@ -133,10 +178,15 @@ impl Running {
             .process_group(0)
             .kill_on_drop(true);
         // `shell` holds the writing ends, and goes at the end of this function; the reader would never see their end.
-        let child = shell.spawn()?;
-        let group = Leader::new(child.id().map_or(0, u32::cast_signed));
+        let (child, waited_for) = reap::start(|| {
+            file.inherit(true)?;
+            let child = shell.spawn();
+            file.inherit(false)?;
+            child
+        })?;
+        let group = Leader::new(waited_for.pid());
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-        Ok(Self { child, reader, file, state, group, started: Instant::now() })
+        Ok(Self { child, _waited_for: waited_for, reader, file, state, group, started: Instant::now() })
     }
 
     /// Its process group, in which it may leave something behind.
@@ -168,7 +218,9 @@ impl Running {
             }
         };
         output.drain(&self.reader);
-        self.state.read(&self.file);
+        if let Some(left) = self.file.read() {
+            self.state.take(&left);
+        }
         Ok(Finished {
             output: std::mem::take(&mut output.kept),
             truncated: output.truncated,
@@ -177,13 +229,6 @@ impl Running {
             timed_out,
             state: self.state.clone(),
         })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Not there when the shell was replaced or killed.
-        let _ = std::fs::remove_file(&self.file);
     }
 }
 
@@ -268,6 +313,79 @@ mod tests {
             text(&run(done.state, "echo $LAST $PATH; test -n \"$HOME\" && echo home").await),
             "ing /nowhere\nhome\n"
         );
+    }
+
+    /// In place of its file, the command left one that nobody writes to, one of the backend's own, one without end.
+    /// The first was waited for by a worker, for ever.
+    #[tokio::test]
+    async fn regression_no_file_of_the_command_s_is_opened_for_its_state() {
+        for file in ["mkfifo", "ln -s /proc/self/environ", "ln -s /dev/zero"] {
+            let command = format!(
+                "export A=1; cd /usr; trap - EXIT; rm -f \"$__sb_file\"; {file} \"$__sb_file\"; exit 3"
+            );
+            let before = state();
+            let done = run(before.clone(), &command).await;
+            assert_eq!(done.exit.exit_code, 3);
+            assert_eq!((&done.state.cwd, &done.state.env), (&before.cwd, &before.env), "{file}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_goes_without_its_state_leaves_it_as_it_was() {
+        let before = state();
+        for (command, said) in [
+            ("export A=1; exec echo replaced", "replaced\n"),
+            ("export A=1; trap 'echo bye' EXIT", "bye\n"),
+            ("export A=1; kill -9 $$", ""),
+            // More than is taken of it, in variables that a process may have.
+            ("big=$(head -c 120000 /dev/zero | tr '\\0' x); export A=$big B=$big C=$big; echo big", "big\n"),
+            // More than a process may have, so that there is no `env` to tell of it.
+            ("export A=$(head -c 200000 /dev/zero | tr '\\0' x); echo larger", "larger\n"),
+        ] {
+            let done = run(before.clone(), command).await;
+            assert_eq!((text(&done), &done.state.env), (said, &before.env), "{command}");
+        }
+    }
+
+    #[tokio::test]
+    async fn scripts_may_use_the_descriptors_that_scripts_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let open: Vec<_> = (3..10).map(|n| format!("exec {n}>{}; ", file.display())).collect();
+        let done = run(state(), &format!("{} export A=1; echo mine >&9", open.concat())).await;
+        assert_eq!(done.state.env["A"], "1");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "mine\n");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_itself_at_its_end_is_killed_at_the_time_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = format!("__sb_file={}/fifo; mkfifo \"$__sb_file\"; echo set", dir.path().display());
+        let running = Running::start(state(), &command).unwrap();
+        let done = running.finish(Duration::from_millis(500)).await.unwrap();
+        assert!(done.timed_out);
+        assert_eq!(text(&done), "set\n");
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_writing_to_the_state_stops_nobody() {
+        let before = state();
+        let command =
+            "while :; do head -c 1000000 /dev/zero >\"$__sb_file\"; done 2>/dev/null & sleep 0.1; exit 4";
+        let running = Running::start(before.clone(), command).unwrap();
+        let group = running.group();
+        let done = running.finish(LONG).await.unwrap();
+        assert_eq!(done.exit.exit_code, 4);
+        process::end_all([group].into()).await;
+        assert_eq!(text(&run(done.state, "echo $HOME").await).trim(), before.env["HOME"]);
+    }
+
+    /// It holds another session's variables.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn each_inherits_its_own_state_and_no_other_s() {
+        let commands: tokio::task::JoinSet<_> =
+            (0..32).map(|_| async { run(state(), "ls -l /proc/self/fd | grep -c memfd").await }).collect();
+        assert!(commands.join_all().await.iter().all(|done| text(done) == "1\n"));
     }
 
     #[tokio::test]

@@ -4,11 +4,14 @@ use std::{collections::HashSet, os::unix::process::ExitStatusExt, process::ExitS
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, Uid},
 };
 use rustix::{
     process::{DumpableBehavior, set_dumpable_behavior},
-    thread::{CapabilitySet, remove_capability_from_bounding_set},
+    thread::{
+        CapabilitySet, capability_is_in_bounding_set, clear_ambient_capability_set,
+        remove_capability_from_bounding_set,
+    },
 };
 use shellbridge_protocol::frame::Exit;
 
@@ -32,17 +35,27 @@ const PRYING: [CapabilitySet; 6] = [
 ///
 /// A process that is not dumpable owns its `/proc` files as root, so that a shell of the same user cannot read
 /// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with one of [`PRYING`]; they are taken
-/// from the bounding set, which every child inherits. What root can do beyond that needs a container's limits.
+/// from the bounding set, which every child inherits, and from the ambient set, by which any user may have them. What
+/// root can do beyond that needs a container's limits.
 ///
-/// Must be called before any thread is started: the bounding set belongs to a thread.
+/// Must be called before any thread is started: these sets belong to a thread.
 ///
 /// # Errors
-/// When the kernel refuses to make the process non-dumpable.
+/// When the kernel refuses to make the process non-dumpable, or a shell of root would have one of [`PRYING`].
 pub fn keep_secrets() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    clear_ambient_capability_set()?;
     for capability in PRYING {
-        // Not being root, there is nothing to remove and no right to remove it.
-        let _ = remove_capability_from_bounding_set(capability);
+        // Not being root, there is no right to remove it, and no shell gets it from this set.
+        let removed = remove_capability_from_bounding_set(capability);
+        // A kernel that does not know a capability gives it to nobody.
+        let left = capability_is_in_bounding_set(capability).unwrap_or(false);
+        if left && Uid::effective().is_root() {
+            let why = removed.err().map(|error| error.to_string()).unwrap_or_default();
+            return Err(std::io::Error::other(format!(
+                "a shell of root would have {capability:?} ({why}): run as another user, or with CAP_SETPCAP"
+            )));
+        }
     }
     Ok(())
 }

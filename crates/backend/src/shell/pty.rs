@@ -2,14 +2,14 @@
 
 use futures_util::FutureExt as _;
 use pty_process::{OwnedReadPty, OwnedWritePty};
-use shellbridge_protocol::frame::Exit;
+use shellbridge_protocol::{frame::Exit, size::Size};
 use tokio::{io::AsyncReadExt as _, process::Child};
 
 use super::{
     environment::ShellSpec,
     process::{self, Leader},
+    reap::{self, WaitedFor},
 };
-use crate::session::Size;
 
 /// A running shell: the two ends of its PTY, and its process.
 pub(crate) struct Shell {
@@ -18,6 +18,7 @@ pub(crate) struct Shell {
     /// The shell itself; what it started may outlive it.
     pub(crate) child: Child,
     leader: Leader,
+    _waited_for: WaitedFor,
 }
 
 impl Shell {
@@ -26,17 +27,20 @@ impl Shell {
         let (pty, pts) = pty_process::open()?;
         pty.resize(pty_process::Size::new(size.rows, size.cols))?;
         let name = spec.shell.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let child = pty_process::Command::new(&spec.shell)
-            // A leading dash makes it a login shell, as after `ssh`.
-            .arg0(format!("-{name}"))
-            .env_clear()
-            .envs(&spec.env)
-            .current_dir(&spec.cwd)
-            .kill_on_drop(true)
-            .spawn(pts)?;
-        let leader = Leader::new(child.id().map_or(0, u32::cast_signed));
+        let (child, waited_for) = reap::start(|| {
+            pty_process::Command::new(&spec.shell)
+                // A leading dash makes it a login shell, as after `ssh`.
+                .arg0(format!("-{name}"))
+                .env_clear()
+                .envs(&spec.env)
+                .current_dir(&spec.cwd)
+                .kill_on_drop(true)
+                .spawn(pts)
+        })?;
+        waited_for.yield_as_session();
+        let leader = Leader::new(waited_for.pid());
         let (reader, writer) = pty.into_split();
-        Ok(Self { reader, writer, child, leader })
+        Ok(Self { reader, writer, child, leader, _waited_for: waited_for })
     }
 
     /// The leader of its POSIX session.

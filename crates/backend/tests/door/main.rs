@@ -3,6 +3,7 @@
 
 mod answers;
 mod awake;
+mod image;
 mod keys;
 mod limits;
 mod logs;

@@ -37,6 +37,7 @@ pub(crate) const ADMIN_TOKEN: &str = "the-platform-s-own-token-of-32-bytes-and-m
 pub(crate) const ORIGIN: &str = "https://app.example.org";
 pub(crate) const ISSUER: &str = "https://issuer.example.org";
 pub(crate) const AUDIENCE: &str = "shellbridge";
+pub(crate) const BACKEND: &str = env!("CARGO_BIN_EXE_backend");
 /// Debug builds on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -154,17 +155,17 @@ impl Settings {
         self.set("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &url)
     }
 
-    fn command(&self, home: &TempDir) -> Command {
-        let backend = env!("CARGO_BIN_EXE_backend");
+    fn command(&self, home: &TempDir, (program, arguments): (&str, &[String])) -> Command {
         let mut command = match self.descriptors {
-            None => Command::new(backend),
+            None => Command::new(program),
             Some(limit) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", "ulimit -n \"$0\"; exec \"$1\"", &limit.to_string(), backend]);
+                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), program]);
                 shell
             }
         };
         command
+            .args(arguments)
             .env_clear()
             .envs(&self.variables)
             // No start-up files of whoever runs the tests.
@@ -179,8 +180,13 @@ impl Settings {
 
     /// Starts a backend.
     pub(crate) async fn start(self) -> Backend {
+        self.start_by((BACKEND, &[])).await
+    }
+
+    /// Starts a program that becomes a backend, or starts one.
+    pub(crate) async fn start_by(self, program: (&str, &[String])) -> Backend {
         let home = TempDir::new().unwrap();
-        let mut child = self.command(&home).spawn().unwrap();
+        let mut child = self.command(&home, program).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = tokio::spawn(async move {
             let mut log = String::new();
@@ -199,8 +205,13 @@ impl Settings {
 
     /// Runs a backend that is not to come up; returns its exit code and what it said.
     pub(crate) async fn fails(self) -> (i32, String) {
+        self.fails_by((BACKEND, &[])).await
+    }
+
+    /// The same, by way of another program.
+    pub(crate) async fn fails_by(self, program: (&str, &[String])) -> (i32, String) {
         let home = TempDir::new().unwrap();
-        let output = self.command(&home).spawn().unwrap().wait_with_output();
+        let output = self.command(&home, program).spawn().unwrap().wait_with_output();
         let output = timeout(PATIENCE, output).await.expect("it ends by itself").unwrap();
         assert!(output.stdout.is_empty(), "it never listened");
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())

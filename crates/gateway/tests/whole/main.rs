@@ -9,6 +9,7 @@ mod flood;
 mod idle;
 mod keys;
 mod leaks;
+mod neighbour;
 mod outages;
 mod promise;
 mod rotation;

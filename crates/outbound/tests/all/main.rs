@@ -1,4 +1,5 @@
 //! The clients against real servers on the loopback interface.
+#![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 mod connections;
 mod jwks;

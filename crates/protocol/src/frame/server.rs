@@ -1,5 +1,6 @@
 //! What clients are sent.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -244,6 +245,14 @@ pub enum NoticeCode {
     #[serde(other)]
     #[ts(skip)]
     Unknown,
+}
+
+impl ServerFrame {
+    /// The frame as JSON text.
+    pub fn to_json(&self) -> Bytes {
+        // Infallible: frames hold no maps whose keys are not text, and writing to memory does not fail.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
 }
 
 impl ErrorFrame {

@@ -1,0 +1,180 @@
+//! The backend as its image starts it: process 1 of a container, as the image's user and as root.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::{ADMIN_TOKEN, BACKEND, BRIDGE_SECRET, Backend, Gateway, JWT_SECRET, PATIENCE, Settings};
+
+/// Secrets that a platform sets besides.
+const AWS_SECRET: &str = "an-aws-secret-access-key-of-the-task";
+/// The session's own, which its shells are to know: what looks for secrets finds this one.
+const OWN: &str = "what-the-platform-gives-to-the-session";
+/// The image's user (`infra/Containerfile`).
+const USER: &str = "10001";
+
+fn containerfile() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/Containerfile");
+    fs::read_to_string(path).unwrap()
+}
+
+/// What the image of the backend, the last of the file, starts.
+fn entrypoint() -> Vec<String> {
+    let file = containerfile();
+    let stage = file.rsplit_once("\nFROM ").unwrap().1;
+    let line = stage.lines().find_map(|line| line.strip_prefix("ENTRYPOINT ")).unwrap();
+    serde_json::from_str(line).unwrap()
+}
+
+/// Where `backend` is, for users who cannot look into anybody's target directory.
+fn programs() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(BACKEND, directory.path().join("backend")).unwrap();
+    directory
+}
+
+/// The image's entry point as process 1, by way of `setpriv` with these arguments.
+fn container(setpriv: &[&str]) -> Vec<String> {
+    let mut command = vec!["--pid", "--fork", "--kill-child", "--mount-proc"];
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        // Root in a namespace of one's own is as much as there is.
+        command.extend(["--user", "--map-root-user"]);
+    }
+    command.extend(["--", "setpriv"]);
+    command.extend(setpriv);
+    command.into_iter().map(str::to_owned).chain(entrypoint()).collect()
+}
+
+fn settings(programs: &TempDir) -> Settings {
+    Settings::new()
+        .set("PATH", &format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", programs.path().display()))
+        .set("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
+}
+
+/// Runs a command in a session and returns its result, whichever way it comes.
+async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, command: &str) -> Value {
+    let frame = json!({"type": "command", "id": id, "command": command, "timeoutMs": 60_000});
+    let answer = backend.frame(session, "alice", session, frame).await;
+    if answer.status() == 200 {
+        return answer.json().await.unwrap();
+    }
+    let late = |call: &crate::support::Call| call.connection == session && call.frame["id"] == id;
+    gateway.until("late result", late).await.frame
+}
+
+/// Makes a session with a connection of the same name.
+async fn session(backend: &Backend, name: &str) {
+    let body = json!({"userId": "alice", "sessionId": name, "shell": "/bin/sh", "cwd": "/", "env": {"OWN": OWN, "HOME": "/"}});
+    let made = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body).send().await.unwrap();
+    assert_eq!(made.status(), 201, "{}", made.text().await.unwrap());
+    backend.connect(name, "alice", name).await;
+}
+
+/// A script that prints which of these texts it finds, once each, in all that can be read of any process. It holds none
+/// of them itself.
+fn look_for(texts: &[&str]) -> String {
+    let pattern = |text: &&str| format!(" -e '[{}]{}'", &text[..1], &text[1..16]);
+    let patterns = texts.iter().map(pattern).collect::<Vec<_>>().concat();
+    let script = r"for process in /proc/[0-9]*; do
+    for file in environ cmdline maps; do cat $process/$file; echo; done
+    ls -l $process/fd $process/task
+    for file in $process/fd/*; do [ -f $file ] && head -c 1000000 $file; done
+    while read -r range may rest; do
+        case $may in r*) ;; *) continue;; esac
+        from=$((0x${range%-*} / 4096)) to=$((0x${range#*-} / 4096))
+        dd if=$process/mem bs=4096 skip=$from count=$((to - from))
+    done <$process/maps
+done 2>/dev/null | grep -a -o PATTERNS | sort -u";
+    script.replace(" PATTERNS", &patterns)
+}
+
+#[tokio::test]
+async fn regression_no_secret_of_the_image_s_processes_is_found_from_inside_a_shell() {
+    assert!(
+        !containerfile().contains("\nHEALTHCHECK"),
+        "what a platform runs in the container has all of its environment, and the backend's user: any shell can read it"
+    );
+    let programs = programs();
+    let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
+    // A platform may give a user what only root has.
+    let able = [&user[..], &["--inh-caps", "+sys_ptrace", "--ambient-caps", "+sys_ptrace"]].concat();
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    for setpriv in if root { vec![&user[..], &able, &[]] } else { vec![&[][..]] } {
+        let gateway = Gateway::start().await;
+        let backend =
+            settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(setpriv))).await;
+        session(&backend, "s").await;
+        let id = run(&backend, &gateway, "s", "1", "id -u").await;
+        let expected = if setpriv.is_empty() { "0" } else { USER };
+        assert_eq!(id["result"], format!("{expected}\n"));
+        let look = look_for(&[BRIDGE_SECRET, JWT_SECRET, ADMIN_TOKEN, AWS_SECRET, OWN]);
+        let found = run(&backend, &gateway, "s", "2", &look).await;
+        assert_eq!(found["result"], format!("{}\n", &OWN[..16]), "as {expected}: {found}");
+        let first = run(&backend, &gateway, "s", "3", "cat /proc/1/comm").await;
+        assert_eq!(first["result"], "backend\n", "as {expected}");
+    }
+}
+
+/// Without the right to take capabilities away from its shells, a backend of root gives them everything.
+#[tokio::test]
+async fn root_that_cannot_keep_its_secrets_does_not_start() {
+    let programs = programs();
+    let (code, said) =
+        settings(&programs).fails_by(("unshare", &container(&["--bounding-set", "-setpcap"]))).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("CAP_SETPCAP"), "{said}");
+}
+
+#[tokio::test]
+async fn process_1_reaps_orphans_and_takes_nobody_s_status() {
+    let programs = programs();
+    let gateway = Gateway::start().await;
+    let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&[]))).await;
+    let orphans = |code: u32| {
+        format!("for n in 1 2 3 4; do setsid -f sh -c 'exit 9'; (sh -c 'exit 8' &); done; exit {code}")
+    };
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        session(&backend, name).await;
+    }
+    let work = |name: &'static str| {
+        let (backend, gateway) = (&backend, &gateway);
+        async move {
+            for code in 0..25 {
+                let done = run(backend, gateway, name, &code.to_string(), &orphans(code)).await;
+                assert_eq!(done["exitCode"], code, "{done}");
+            }
+        }
+    };
+    tokio::join!(work("a"), work("b"), work("c"), work("d"));
+    let zombies = "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z '";
+    let reaped = async {
+        for round in 0.. {
+            let left = run(&backend, &gateway, "a", &format!("left-{round}"), zombies).await;
+            if left["result"] == "0\n" {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, reaped).await.expect("the dead are reaped");
+
+    // A shell's own status, too.
+    for (name, code) in names.into_iter().zip(3..) {
+        let client = format!("client-of-{name}-----------");
+        let attach = json!({"type": "attach", "clientId": client, "cols": 80, "rows": 24});
+        backend.frame(name, "alice", name, attach).await;
+        let data = format!("setsid -f true; exit {code}\n");
+        let input = json!({"type": "input", "clientId": client, "offset": 0, "data": data});
+        backend.frame(name, "alice", name, input).await;
+        let exit =
+            gateway.until("exit", |call| call.connection == name && call.frame["type"] == "exit").await;
+        assert_eq!(exit.frame["exitCode"], code);
+    }
+}

@@ -1,0 +1,217 @@
+//! What one session that floods its terminal costs the others: their keys, with and without it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use shellbridge_protocol::limits::{MAX_COLS, MAX_ROWS};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::{
+    exchange::Typist,
+    load::{self, Latencies, Plan},
+    report::{Row, print_table},
+    stack::Stack,
+    target::Target,
+    terminal::Terminal,
+};
+
+/// The floods: what costs the model of the screen the most for its length, in one line and in long ones, and what costs
+/// everything else the most.
+const FLOODS: [(&str, &str); 3] = [
+    ("clear and scroll", r"yes $'\e[41m\e[2J\e[500S'"),
+    ("24 KB of scrolling", r#"yes "$(printf '\e[500S%.0s' {1..4000})""#),
+    ("yes", "yes"),
+];
+/// Sizes of everybody's terminal.
+const SIZES: [(u16, u16); 2] = [(80, 24), (MAX_COLS, MAX_ROWS)];
+/// People who type, and the keys a second of all of them: enough for a 99th percentile in a few seconds.
+const TYPISTS: usize = 4;
+const KEYS: f64 = 200.0;
+/// With and without the flood, in turns, so that noise meets both.
+const ROUNDS: usize = 3;
+/// How often `/health` is asked, and how long it may take with a flood: a load balancer gives it 5 s.
+const HEALTH_EVERY: Duration = Duration::from_millis(50);
+const HEALTH_WITHIN: f64 = 250.0;
+/// How often keys may take with a flood what they take without, at their 99th percentile.
+const RATIO: f64 = 5.0;
+
+/// What one flood cost at one size.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Keys without it.
+    pub quiet: Row,
+    /// Keys with it.
+    pub flooded: Row,
+    /// How many times the 99th percentile without it the one with it is.
+    pub ratio: f64,
+    /// The longest answer of `/health` with it, ms.
+    pub health: f64,
+}
+
+impl Cost {
+    /// Whether it is within its bounds.
+    pub fn is_met(&self) -> bool {
+        self.ratio <= RATIO && self.health <= HEALTH_WITHIN
+    }
+}
+
+/// Measures every flood at every size, each round for so long.
+pub async fn measure(stack: &Stack, round: Duration) -> anyhow::Result<Vec<Cost>> {
+    let target = Target::local(stack)?;
+    let mut costs = Vec::new();
+    for size in SIZES {
+        for flood in FLOODS {
+            costs.push(one(&target, &stack.page, size, flood, round).await?);
+        }
+    }
+    Ok(costs)
+}
+
+/// Prints them as a table.
+pub fn print(costs: &[Cost]) {
+    let head = [
+        "keys to their echo, ms",
+        "p50 quiet",
+        "p50 flooded",
+        "p99 quiet",
+        "p99 flooded",
+        "ratio",
+        "/health, worst",
+        "",
+    ];
+    let lines = costs.iter().map(|cost| {
+        let of = |row: &Row| row.latency.map_or((f64::NAN, f64::NAN), |latency| (latency.p50, latency.p99));
+        let ((p50, p99), (p50_flooded, p99_flooded)) = (of(&cost.quiet), of(&cost.flooded));
+        let mut line = vec![cost.flooded.name.clone()];
+        line.extend([p50, p50_flooded, p99, p99_flooded].map(|ms| format!("{ms:.2}")));
+        line.push(format!("{:.1}", cost.ratio));
+        line.push(format!("{:.1}", cost.health));
+        line.push(if cost.is_met() { "met" } else { "MISSED" }.to_owned());
+        line
+    });
+    print_table(&head.map(str::to_owned), &lines.collect::<Vec<_>>());
+    println!("Met: a ratio of {RATIO} at most, and {HEALTH_WITHIN} ms.");
+}
+
+async fn one(
+    target: &Target,
+    page: &str,
+    (cols, rows): (u16, u16),
+    (name, flood): (&str, &str),
+    round: Duration,
+) -> anyhow::Result<Cost> {
+    let plan = Plan { warm: round / 4, measure: round, rate: Some(KEYS) };
+    let mut sessions = target.sessions("/bin/cat", TYPISTS).await?;
+    let mut typists = Vec::with_capacity(TYPISTS);
+    for (session, index) in sessions.iter().cloned().zip(0..) {
+        let terminal = Terminal::sized(session, &format!("person-{index}"), cols, rows).await?;
+        typists.push(Typist::new(terminal));
+    }
+    let flooding = target.session("/bin/bash").await?;
+    sessions.push(flooding.clone());
+    let mut flooder = Terminal::sized(flooding, "flood", cols, rows).await?;
+    flooder.run("PS1=; stty -echo; echo re''ady", "ready").await?;
+    let (mut quiet, mut flooded): (Option<Latencies>, Option<Latencies>) = (None, None);
+    let mut health = Duration::ZERO;
+    let add = |all: &mut Option<Latencies>, more: Latencies| {
+        if let Some(all) = all {
+            return all.add(&more);
+        }
+        *all = Some(more);
+        Ok(())
+    };
+    for _ in 0..ROUNDS {
+        let (latencies, rested) = load::run(typists, plan, || ()).await?;
+        add(&mut quiet, latencies)?;
+        let flood = Flood::start(flooder, flood);
+        let asking = Asking::start(page);
+        let (latencies, rested) = load::run(rested, plan, || ()).await?;
+        add(&mut flooded, latencies)?;
+        health = health.max(asking.stop().await?);
+        flooder = flood.stop().await.context(name.to_owned())?;
+        typists = rested;
+    }
+    drop(typists);
+    target.end(&sessions).await?;
+    let row = |what: &str, latencies: Option<Latencies>| -> anyhow::Result<Row> {
+        let latencies = latencies.context("no rounds")?;
+        ensure!(latencies.count() > 0, "no key came back");
+        Ok(Row::new(&format!("{what} at {cols}x{rows}"), TYPISTS, &latencies, None))
+    };
+    let (quiet, flooded) = (row("quiet", quiet)?, row(name, flooded)?);
+    let p99 = |row: &Row| row.latency.map_or(f64::NAN, |latency| latency.p99);
+    let ratio = p99(&flooded) / p99(&quiet);
+    Ok(Cost { quiet, flooded, ratio, health: health.as_secs_f64() * 1e3 })
+}
+
+/// A session that floods, and a client that takes all of it.
+struct Flood {
+    stop: Arc<Notify>,
+    task: JoinHandle<anyhow::Result<Terminal>>,
+}
+
+impl Flood {
+    fn start(mut terminal: Terminal, flood: &str) -> Self {
+        terminal.write(flood.as_bytes());
+        terminal.write(b"\n");
+        let stop = Arc::new(Notify::new());
+        let told = stop.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                // A step is done whole or not at all.
+                tokio::select! {
+                    () = told.notified() => break,
+                    stepped = terminal.step() => { stepped?; }
+                }
+                terminal.take_output();
+            }
+            terminal.write(b"\x03");
+            terminal.run("echo sto''pped", "stopped").await?;
+            Ok(terminal)
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> anyhow::Result<Terminal> {
+        self.stop.notify_one();
+        self.task.await?
+    }
+}
+
+/// Asks `/health` all the time, each time on a connection of its own as a load balancer does.
+struct Asking {
+    stop: Arc<Notify>,
+    task: JoinHandle<anyhow::Result<Duration>>,
+}
+
+impl Asking {
+    fn start(page: &str) -> Self {
+        let url = format!("{page}health");
+        let stop = Arc::new(Notify::new());
+        let told = stop.clone();
+        let task = tokio::spawn(async move {
+            let http = reqwest::Client::builder().pool_max_idle_per_host(0).build()?;
+            let mut worst = Duration::ZERO;
+            loop {
+                let began = Instant::now();
+                http.get(&url).send().await.context("/health")?.error_for_status()?;
+                worst = worst.max(began.elapsed());
+                tokio::select! {
+                    () = told.notified() => return Ok(worst),
+                    () = tokio::time::sleep(HEALTH_EVERY) => {}
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> anyhow::Result<Duration> {
+        self.stop.notify_one();
+        self.task.await?
+    }
+}

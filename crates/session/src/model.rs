@@ -1,0 +1,253 @@
+//! The model of the screen: follows the output on a thread of its own, within a budget.
+//!
+//! The session decides what is followed next, to which size it changes and when a picture is made ([`Model`]); the thread
+//! does one turn of that ([`Work::run`]). Output, sizes and pictures keep their order.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use shellbridge_protocol::{size::Size, stream::OutputLog};
+
+use crate::{screen::Screen, snapshot::Picture};
+
+/// Cells that the model of one session may touch a second, saved up for a second: a fifth of a core, and a dozen
+/// megabytes of text in colours. A flood of a few bytes each for a whole screen has used that up at once.
+const CELLS: i64 = 100_000_000;
+/// Cells of one turn: 2 ms, so that many models share a thread.
+const TURN: i64 = 1_000_000;
+/// Output that may wait to be followed: 20 ms of plain text.
+const MAX_WAITING: usize = 1024 * 1024;
+/// How long the shell is held for the model, and how long a picture is waited for, until the model gives up what it is
+/// behind by: the thread may have other things to do, or the machine.
+const HELD: Duration = Duration::from_millis(200);
+const WAITED: Duration = Duration::from_millis(500);
+/// Changes of size that may wait, before one takes the place of the last.
+const MAX_STEPS: usize = 32;
+
+/// What is to be followed, by which place in the output.
+pub(crate) struct Model {
+    /// None while the thread has it.
+    work: Option<Box<Work>>,
+    /// Which shell the model is of.
+    epoch: u64,
+    steps: VecDeque<(u64, Step)>,
+    /// The first byte that the work has not got.
+    taken: u64,
+    /// All of what it has not got is plain text.
+    plain: bool,
+    waiting: usize,
+    /// Cells that may be touched; below zero by what the last turn took too many.
+    cells: i64,
+    /// When those were counted.
+    counted: Duration,
+    /// Since when the shell is held, and since when somebody waits for a picture.
+    held_since: Option<Duration>,
+    waited_since: Option<Duration>,
+}
+
+/// What comes after output.
+enum Step {
+    Resize(Size),
+    /// For as long as somebody waits for it.
+    Paint(Weak<Picture>),
+}
+
+/// Output for the screen model to follow, and what comes after it: see [`Effect::Follow`](crate::Effect::Follow).
+pub struct Work {
+    epoch: u64,
+    screen: Screen,
+    bytes: Vec<u8>,
+    /// How many of the bytes were followed.
+    at: usize,
+    /// Bytes before these that are gone.
+    gone: u64,
+    /// The bytes are not to be followed any more.
+    given_up: bool,
+    step: Option<Step>,
+    spent: i64,
+}
+
+impl Model {
+    pub(crate) fn new(size: Size, epoch: u64, output_buffer: usize) -> Self {
+        Self {
+            work: Some(Box::new(Work::new(size, epoch))),
+            epoch,
+            steps: VecDeque::new(),
+            taken: 0,
+            plain: true,
+            waiting: output_buffer.clamp(1, MAX_WAITING),
+            cells: CELLS,
+            counted: Duration::ZERO,
+            held_since: None,
+            waited_since: None,
+        }
+    }
+
+    /// Another shell: its output starts anew.
+    pub(crate) fn restart(&mut self, size: Size, epoch: u64) {
+        let (cells, counted) = (self.cells, self.counted);
+        *self = Self { cells, counted, ..Self::new(size, epoch, self.waiting) };
+    }
+
+    /// These bytes are appended to the output.
+    pub(crate) fn output(&mut self, bytes: &[u8]) {
+        self.plain &= Screen::is_plain(bytes);
+    }
+
+    /// The size changes, at this place in the output.
+    pub(crate) fn resize(&mut self, at: u64, size: Size) {
+        let many = self.steps.len() >= MAX_STEPS;
+        match self.steps.back_mut() {
+            Some(last @ (_, Step::Resize(_))) if many => *last = (at, Step::Resize(size)),
+            _ => self.steps.push_back((at, Step::Resize(size))),
+        }
+    }
+
+    /// The picture shows the screen as it is at this place in the output.
+    pub(crate) fn paint(&mut self, at: u64, picture: &Arc<Picture>) {
+        self.steps.retain(|(_, step)| step.is_wanted());
+        self.steps.push_back((at, Step::Paint(Arc::downgrade(picture))));
+    }
+
+    /// How many bytes may be appended to the output before something is gone that was not followed.
+    pub(crate) fn room(&self, log: &OutputLog) -> usize {
+        let waits = usize::try_from(log.end() - self.taken).unwrap_or(usize::MAX);
+        self.waiting.saturating_sub(waits)
+    }
+
+    /// The next turn of the work, if there is any to do and it may be done now. It comes back to [`Model::followed`].
+    pub(crate) fn next(&mut self, log: &OutputLog, now: Duration) -> Option<Box<Work>> {
+        self.count(now);
+        let mut work = self.work.take()?;
+        if work.is_done() {
+            self.fill(&mut work, log);
+        }
+        let since = |was: Option<Duration>, is: bool| is.then(|| was.unwrap_or(now));
+        self.held_since = since(self.held_since, self.room(log) == 0);
+        self.waited_since = since(self.waited_since, self.is_waited_for(&work));
+        let spent = self.cells <= 0;
+        let late =
+            |since: Option<Duration>, within| since.is_some_and(|since| spent || now >= since + within);
+        if !work.is_done() {
+            work.given_up |= late(self.held_since, HELD) || late(self.waited_since, WAITED);
+            if !spent {
+                return Some(work);
+            }
+        }
+        self.work = Some(work);
+        None
+    }
+
+    /// When there is a turn to do, after [`Model::next`] had none.
+    pub(crate) fn due(&self, now: Duration) -> Option<Duration> {
+        let work = self.work.as_ref()?;
+        let wait =
+            u64::try_from(1 - self.cells).unwrap_or(0) * 1_000_000 / u64::try_from(CELLS / 1000).ok()?;
+        (!work.is_done()).then(|| now + Duration::from_nanos(wait))
+    }
+
+    /// A turn was done.
+    pub(crate) fn followed(&mut self, work: Box<Work>) {
+        self.cells -= work.spent;
+        if work.epoch == self.epoch {
+            self.work = Some(work);
+        }
+    }
+
+    fn count(&mut self, now: Duration) {
+        let since = i64::try_from(now.saturating_sub(self.counted).as_micros()).unwrap_or(i64::MAX);
+        self.cells = self.cells.saturating_add(since.saturating_mul(CELLS / 1_000_000)).min(CELLS);
+        self.counted = self.counted.max(now);
+    }
+
+    /// Whether a picture is to be made of what this work leads to.
+    fn is_waited_for(&self, work: &Work) -> bool {
+        let paints = |step: &Step| matches!(step, Step::Paint(_)) && step.is_wanted();
+        work.step.as_ref().is_some_and(paints) || self.steps.iter().any(|(_, step)| paints(step))
+    }
+
+    /// Takes what is to be done next, if it is time for that: plain text is cheap in bulk, and waits.
+    fn fill(&mut self, work: &mut Work, log: &OutputLog) {
+        self.steps.retain(|(_, step)| step.is_wanted());
+        let end = self.steps.front().map_or(log.end(), |(at, _)| *at);
+        if self.steps.is_empty() && (end == self.taken || (self.plain && self.room(log) > self.waiting / 2)) {
+            return;
+        }
+        work.gone = log.lost(self.taken).min(end - self.taken);
+        let (a, b) = log.since(self.taken + work.gone).unwrap_or_default();
+        work.bytes.extend_from_slice(a);
+        work.bytes.extend_from_slice(b);
+        work.bytes.truncate(usize::try_from(end - self.taken - work.gone).unwrap_or(usize::MAX));
+        work.at = 0;
+        work.given_up = false;
+        self.taken = end;
+        work.step = self.steps.pop_front().map(|(_, step)| step);
+        self.plain = end == log.end() || self.plain;
+    }
+}
+
+impl Step {
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Resize(_) => true,
+            Self::Paint(picture) => picture.strong_count() > 0,
+        }
+    }
+}
+
+/// Without what a shell wrote.
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("epoch", &self.epoch).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    fn new(size: Size, epoch: u64) -> Self {
+        let screen = Screen::new(size);
+        Self { epoch, screen, bytes: Vec::new(), at: 0, gone: 0, given_up: false, step: None, spent: 0 }
+    }
+
+    fn is_done(&self) -> bool {
+        self.gone == 0 && self.at == self.bytes.len() && self.step.is_none()
+    }
+
+    /// Does a turn: a few milliseconds of work. May run on any thread.
+    pub fn run(&mut self) {
+        let mut cells = TURN;
+        let gone = std::mem::take(&mut self.gone);
+        if self.given_up || gone > 0 {
+            let (followed, rest) = self.bytes.split_at_checked(self.at).unwrap_or_default();
+            let rest = if self.given_up { rest } else { &[] };
+            self.screen.skip(gone, rest);
+            self.at = followed.len() + rest.len();
+        }
+        while cells > 0
+            && let Some(rest) = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())
+        {
+            self.at += self.screen.feed(rest, &mut cells);
+        }
+        if cells > 0 {
+            match self.step.take() {
+                Some(Step::Resize(size)) => cells -= self.screen.resize(size),
+                Some(Step::Paint(picture)) => {
+                    if let Some(picture) = picture.upgrade() {
+                        cells -= self.screen.snapshot_cost();
+                        picture.paint(&self.screen.snapshot());
+                    }
+                }
+                None => {}
+            }
+        }
+        if self.is_done() {
+            // A megabyte for every session that ever was in a hurry would be much.
+            self.bytes = Vec::new();
+            self.at = 0;
+        }
+        self.spent = TURN - cells;
+    }
+}

@@ -1,0 +1,477 @@
+//! The state of a session, and what each thing that happens does to it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Weak,
+    time::Duration,
+};
+
+use shellbridge_protocol::{
+    ErrorCode, PROTOCOL_VERSION,
+    frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
+    ids::{ConnectionId, SessionId},
+    size::Size,
+    stream::OutputLog,
+};
+
+use crate::{
+    attach::error,
+    client::{Clients, Gone},
+    commands::{Asker, By, Command, CommandOutcome, Commands},
+    connection::{Connection, ConnectionInfo, ExitFrame},
+    effect::{Effect, End, PushKind, Reply, Request, Sent},
+    model::{Model, Work},
+    snapshot::Picture,
+    timers::{Restarts, TimerTable},
+};
+
+/// The bounds of a session's streams and waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `OUTPUT_BUFFER`: output kept for replay, bytes.
+    pub output_buffer: usize,
+    /// `OUTPUT_WINDOW`: output sent past a connection's last acknowledgement, bytes.
+    pub output_window: u64,
+    /// `RESUME_GRACE`: how long the shell waits for a lost client.
+    pub resume_grace: Duration,
+}
+
+/// What a session is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bounds of its streams.
+    pub limits: Limits,
+    /// `DETACHED_TTL`: how long it lives without a connection.
+    pub detached_ttl: Duration,
+    /// `SHELL_RESTART`: whether a new shell is started when one ends.
+    pub shell_restart: bool,
+}
+
+/// A session has as many connections as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the session has too many connections")]
+pub struct TooManyConnections;
+
+/// What is known of a session from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Connections it has.
+    pub connections: usize,
+    /// Whether its shell has ended.
+    pub exited: bool,
+}
+
+/// A session: one shell, its byte streams, and the connections that watch and type.
+pub struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) settings: Settings,
+    /// Unix ms at which the session's own time is zero.
+    started: u64,
+    pub(crate) epoch: u64,
+    pub(crate) log: OutputLog,
+    pub(crate) model: Model,
+    /// The newest picture of the screen, for as long as a client is to get it.
+    pub(crate) picture: Weak<Picture>,
+    pub(crate) size: Size,
+    pub(crate) exit: Option<(Exit, Duration)>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    pub(crate) clients: Clients,
+    pub(crate) commands: Commands,
+    /// Writes to the shell so far.
+    pub(crate) writes: u64,
+    pub(crate) dropped: VecDeque<ConnectionId>,
+    /// When its time is over.
+    pub(crate) expires: Duration,
+    pub(crate) detached_since: Option<Duration>,
+    pub(crate) restarts: Restarts,
+    pub(crate) timers: TimerTable,
+    pub(crate) effects: VecDeque<Effect>,
+    /// [`Effect::StartShell`] was given, and its outcome has not come.
+    pub(crate) restarting: bool,
+    /// Something happened since the timers were set.
+    pub(crate) stale: bool,
+    pub(crate) over: bool,
+}
+
+impl Session {
+    /// A session whose shell starts now. `started` and `expires_at` are Unix ms; `started` names the first shell.
+    pub fn new(id: SessionId, settings: Settings, started: u64, expires_at: u64) -> Self {
+        let size = Size::default();
+        Self {
+            id,
+            settings,
+            started,
+            epoch: started,
+            log: OutputLog::new(settings.limits.output_buffer),
+            model: Model::new(size, started, settings.limits.output_buffer),
+            picture: Weak::new(),
+            size,
+            exit: None,
+            connections: BTreeMap::new(),
+            clients: Clients::default(),
+            commands: Commands::default(),
+            writes: 0,
+            dropped: VecDeque::new(),
+            expires: Duration::from_millis(expires_at.saturating_sub(started)),
+            detached_since: None,
+            restarts: Restarts::default(),
+            timers: TimerTable::default(),
+            effects: VecDeque::new(),
+            restarting: false,
+            stale: true,
+            over: false,
+        }
+    }
+
+    /// The terminal's size in force.
+    pub const fn size(&self) -> Size {
+        self.size
+    }
+
+    /// What is known of it from outside.
+    pub fn status(&self) -> Status {
+        Status { connections: self.connections.len(), exited: self.exit.is_some() }
+    }
+
+    /// Whether it has this connection.
+    pub fn has(&self, id: &str) -> bool {
+        self.connections.contains_key(id)
+    }
+
+    /// A connection was made, or is vouched for anew.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn handle_connect(&mut self, info: ConnectionInfo, now: Duration) -> Result<(), TooManyConnections> {
+        let id = info.id.clone();
+        let read_only = info.read_only;
+        let known = self.connections.contains_key(&id);
+        self.connect(info, now)?;
+        if !known {
+            let greeting = ServerFrame::Connected {
+                message: "connected to the session's shell".to_owned(),
+                session_id: self.id.to_string(),
+                connection_id: id.to_string(),
+                timestamp: self.unix_ms(now),
+                protocol: PROTOCOL_VERSION,
+                read_only,
+            };
+            self.push(&id, &greeting);
+        }
+        Ok(())
+    }
+
+    /// A connection is gone, as its `$disconnect` says.
+    pub fn handle_gone(&mut self, id: &str, now: Duration) {
+        self.stale = true;
+        self.disconnect(id, now);
+    }
+
+    /// A frame came. A connection that is not known is adopted, as `info` vouches for it.
+    pub fn handle_frame(
+        &mut self,
+        info: ConnectionInfo,
+        frame: ClientFrame,
+        request: Request,
+        now: Duration,
+    ) -> Reply {
+        let id = info.id.clone();
+        if !self.connections.contains_key(&id) {
+            if self.was_dropped(&id) && !matches!(frame, ClientFrame::Attach { .. }) {
+                return error(ErrorCode::NotAttached, "attach first").into();
+            }
+            if let Err(full) = self.connect(info, now) {
+                return error(ErrorCode::RateLimited, &full.to_string()).into();
+            }
+        }
+        self.decide(&id, frame, request, now)
+    }
+
+    /// Decides every frame; read-only is judged here and nowhere else.
+    pub(crate) fn decide(
+        &mut self,
+        id: &ConnectionId,
+        frame: ClientFrame,
+        request: Request,
+        now: Duration,
+    ) -> Reply {
+        self.stale = true;
+        let timestamp = self.unix_ms(now);
+        let Some(connection) = self.connections.get_mut(id) else {
+            return error(ErrorCode::NotAttached, "attach first").into();
+        };
+        connection.heard = now;
+        let read_only = connection.info.read_only;
+        match frame {
+            ClientFrame::Resize { .. }
+            | ClientFrame::Input { .. }
+            | ClientFrame::Command { .. }
+            | ClientFrame::Clear
+            // What was run is the writers' matter: a command may hold a secret that the screen never showed.
+            | ClientFrame::History
+                if read_only =>
+            {
+                error(ErrorCode::ReadOnly, "this connection is view-only").into()
+            }
+            ClientFrame::Ping { timestamp: echo, output_offset } => {
+                if let Some(offset) = output_offset {
+                    self.acknowledge(id, offset, None, now);
+                }
+                Reply::Frame(ServerFrame::Pong { timestamp, echo })
+            }
+            ClientFrame::Command { command, id: name, timeout_ms } => {
+                let by = By { connection: id.clone(), client: connection.client_id.clone() };
+                let asker = Asker { by, request: request.number };
+                let command = Command::new(name.unwrap_or(request.message_id), command, timeout_ms);
+                let Self { commands, connections, effects, .. } = self;
+                commands.ask(command, asker, effects, now, |id| connections.contains_key(id))
+            }
+            ClientFrame::Resize { cols, rows, seq } => {
+                if connection.is_news(seq) {
+                    connection.size = Some(Size { cols, rows });
+                    self.refit();
+                }
+                let Size { cols, rows } = self.size;
+                Reply::Frame(ServerFrame::ResizeAck { cols, rows, timestamp })
+            }
+            ClientFrame::History => Reply::Frame(self.commands.history(timestamp)),
+            ClientFrame::Clear => Reply::Frame(self.commands.clear(timestamp)),
+            ClientFrame::Echo => Reply::Echo,
+            ClientFrame::Attach { client_id, cols, rows, output_offset, epoch, seq } => {
+                let offset = output_offset.filter(|_| epoch.is_none_or(|epoch| epoch == self.epoch));
+                self.attach(id, client_id, Size { cols, rows }, offset.unwrap_or(0), seq, now).into()
+            }
+            ClientFrame::Input { client_id, offset, payload, epoch, output_offset } => {
+                if epoch.is_some_and(|epoch| epoch != self.epoch) {
+                    return Reply::Nothing;
+                }
+                let bytes = match payload.decode() {
+                    Ok(bytes) => bytes,
+                    Err(bad) => return error(ErrorCode::BadFrame, &bad.to_string()).into(),
+                };
+                if let Some(offset) = output_offset {
+                    self.acknowledge(id, offset, None, now);
+                }
+                self.input(id, &client_id, offset, &bytes, now).into()
+            }
+            ClientFrame::Ack { output_offset, epoch } => {
+                self.acknowledge(id, output_offset, epoch, now);
+                Reply::Nothing
+            }
+            ClientFrame::Detach { seq } => {
+                if connection.is_news(seq) {
+                    connection.left = seq;
+                    self.detach(id, now);
+                    self.refit();
+                }
+                Reply::Frame(ServerFrame::Detached)
+            }
+            ClientFrame::Unknown => Reply::Unknown,
+        }
+    }
+
+    /// Connections that `stale` names end in a while: whoever waits for a newer token has until then to connect with it.
+    pub fn handle_revoked(&mut self, wait: Duration, now: Duration, stale: impl Fn(&ConnectionInfo) -> bool) {
+        self.stale = true;
+        for connection in self.connections.values_mut().filter(|connection| stale(&connection.info)) {
+            connection.expires = connection.expires.min(now + wait);
+        }
+    }
+
+    /// A push ended, as [`Effect::Push`] asked for it.
+    pub fn handle_pushed(&mut self, id: &ConnectionId, kind: PushKind, sent: Sent, now: Duration) {
+        self.stale = true;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        match kind {
+            PushKind::Output => connection.in_flight = connection.in_flight.saturating_sub(1),
+            PushKind::Size => connection.size_in_flight = false,
+            PushKind::Exit | PushKind::Other => {}
+        }
+        if sent == Sent::Gone {
+            self.drop_connection(id, now);
+        } else if sent == Sent::TooLarge {
+            // Sent again it would be as large, and nothing may be left out.
+            let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
+            self.farewell(id, error, now);
+        } else if kind == PushKind::Exit
+            && let Some(attachment) = &mut connection.attachment
+            && attachment.exit == ExitFrame::InFlight
+        {
+            attachment.exit = ExitFrame::Delivered;
+        }
+    }
+
+    /// What [`Effect::Check`] found.
+    pub fn handle_checked(&mut self, id: &ConnectionId, exists: bool, now: Duration) {
+        self.stale = true;
+        if !exists {
+            self.drop_connection(id, now);
+        }
+    }
+
+    /// The shell wrote bytes, no more than [`Session::read_allowance`] said.
+    pub fn handle_output(&mut self, bytes: &[u8]) {
+        self.stale = true;
+        self.model.output(bytes);
+        self.log.append(bytes);
+    }
+
+    /// The screen model has done a turn, as [`Effect::Follow`] asked.
+    pub fn handle_followed(&mut self, work: Box<Work>) {
+        self.stale = true;
+        self.model.followed(work);
+    }
+
+    /// The shell ended, and all of its output was given to [`Session::handle_output`].
+    pub fn handle_exit(&mut self, exit: Exit, now: Duration) {
+        self.stale = true;
+        self.exit = Some((exit, now));
+    }
+
+    /// The command that [`Effect::Run`] started has ended, or could not be started or followed.
+    pub fn handle_command(&mut self, outcome: CommandOutcome, now: Duration) {
+        self.stale = true;
+        let timestamp = self.unix_ms(now);
+        self.commands.finished(outcome, timestamp, &mut self.effects, now);
+    }
+
+    /// A new shell runs, as [`Effect::StartShell`] asked: its streams start anew, and every client attaches again.
+    pub fn handle_restarted(&mut self, now: Duration) {
+        self.stale = true;
+        self.restarting = false;
+        self.restarts.started(now);
+        // Epochs only rise, whatever the clock at the start was.
+        self.restarted(self.unix_ms(now), now);
+    }
+
+    /// No new shell could be started: the session is over.
+    pub fn handle_restart_failed(&mut self) {
+        self.end(End::ShellEnded);
+    }
+
+    /// The session lives until `expires_at`, Unix ms. Clients are told anew when that is near.
+    pub fn handle_extend(&mut self, expires_at: u64) {
+        self.stale = true;
+        self.expires = self.expires.max(Duration::from_millis(expires_at.saturating_sub(self.started)));
+        for connection in self.connections.values_mut() {
+            connection.told_expiry = false;
+        }
+    }
+
+    /// The backend is stopping.
+    pub fn handle_drain(&mut self) {
+        self.notify(NoticeCode::Draining, "the backend is stopping");
+    }
+
+    /// The session is deleted: its clients are told, and it is over.
+    pub fn handle_end(&mut self) {
+        self.end_with(ErrorCode::SessionInvalid, "the session was ended", End::Deleted);
+    }
+
+    /// Something may be due; see [`Session::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.advance(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self, now: Duration) -> Option<Effect> {
+        if self.effects.is_empty() && std::mem::take(&mut self.stale) {
+            self.advance(now);
+        }
+        self.effects.pop_front()
+    }
+
+    /// When [`Session::handle_timeout`] must be called at the latest, if nothing else happens before.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// Unix time, derived from the start.
+    pub(crate) fn unix_ms(&self, now: Duration) -> u64 {
+        self.started.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Ends the session after an error frame to every connection.
+    pub(crate) fn end_with(&mut self, code: ErrorCode, message: &str, end: End) {
+        let last = ServerFrame::from(ErrorFrame::new(code, message)).to_json();
+        for connection in std::mem::take(&mut self.connections).into_keys() {
+            let last = Some(last.clone());
+            self.effects.push_back(Effect::Close { connection, last, reason: Some(code) });
+        }
+        self.end(end);
+    }
+
+    /// Ends the session.
+    pub(crate) fn end(&mut self, end: End) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.timers = TimerTable::default();
+            self.effects.push_back(Effect::End(end));
+        }
+    }
+
+    /// Starts the streams anew.
+    pub(crate) fn restarted(&mut self, epoch: u64, now: Duration) {
+        self.epoch = epoch.max(self.epoch + 1);
+        self.log = OutputLog::new(self.settings.limits.output_buffer);
+        self.model.restart(self.size, self.epoch);
+        self.picture = Weak::new();
+        self.exit = None;
+        for (_, client) in self.clients.iter_mut() {
+            client.discard_input();
+            client.gone = client.gone.map(|gone| Gone { needs: None, ..gone });
+        }
+        let all: Vec<_> = self.connections.keys().cloned().collect();
+        for id in &all {
+            self.detach(id, now);
+        }
+        self.notify(NoticeCode::ShellRestarted, "a new shell was started");
+    }
+
+    /// Sends every connection a notice.
+    pub(crate) fn notify(&mut self, code: NoticeCode, message: &str) {
+        let frame = ServerFrame::Notice { code, message: message.to_owned() }.to_json();
+        let all: Vec<_> = self.connections.keys().cloned().collect();
+        for to in all {
+            self.effects.push_back(Effect::Push { to, frame: frame.clone(), kind: PushKind::Other });
+        }
+    }
+
+    /// Tells every connection once that the session's time is nearly over.
+    pub(crate) fn expires_soon(&mut self) {
+        let message = "the session's time is nearly over".to_owned();
+        let frame = ServerFrame::Notice { code: NoticeCode::SessionExpiring, message }.to_json();
+        for (to, connection) in &mut self.connections {
+            if !std::mem::replace(&mut connection.told_expiry, true) {
+                let effect = Effect::Push { to: to.clone(), frame: frame.clone(), kind: PushKind::Other };
+                self.effects.push_back(effect);
+            }
+        }
+    }
+
+    /// Pushes a frame that answers no request.
+    pub(crate) fn push(&mut self, to: &ConnectionId, frame: &ServerFrame) {
+        let frame = frame.to_json();
+        self.effects.push_back(Effect::Push { to: to.clone(), frame, kind: PushKind::Other });
+    }
+
+    /// Sets the terminal to the smallest size of the attached writers, or, while there is none, to the size of the
+    /// connection heard last.
+    pub(crate) fn refit(&mut self) {
+        let attached = self.connections.values().filter(|c| c.attachment.is_some() && !c.info.read_only);
+        let smallest = attached
+            .filter_map(|connection| connection.size)
+            .reduce(|a, b| Size { cols: a.cols.min(b.cols), rows: a.rows.min(b.rows) });
+        let newest = || {
+            let sized = self.connections.values().filter(|connection| connection.size.is_some());
+            sized.max_by_key(|connection| connection.heard).and_then(|connection| connection.size)
+        };
+        let Some(size) = smallest.or_else(newest).filter(|size| *size != self.size) else { return };
+        self.size = size;
+        self.model.resize(self.log.end(), size);
+        self.picture = Weak::new();
+        self.effects.push_back(Effect::Resize(size));
+    }
+}
+
+#[cfg(test)]
+mod tests;

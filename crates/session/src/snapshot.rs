@@ -1,0 +1,99 @@
+//! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size};
+
+use crate::{connection::PAYLOAD_BUDGET, model::Model};
+
+/// The screen as it stood at one offset of the output, cut into what frames hold.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    offset: u64,
+    size: Size,
+    /// Unset until the model has come to the offset.
+    parts: OnceLock<Vec<Payload>>,
+}
+
+/// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    picture: Arc<Picture>,
+    /// Bytes of output that it stands for and that this client does not have.
+    gap: u64,
+    /// Parts that were sent.
+    sent: u32,
+}
+
+impl Picture {
+    /// The picture at the end of the output, the newest if that is it: any number of viewers may be behind, and each must
+    /// not cost a whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by
+    /// output.
+    pub(crate) fn shared(newest: &mut Weak<Self>, model: &mut Model, end: u64, size: Size) -> Arc<Self> {
+        if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
+            return picture;
+        }
+        let picture = Arc::new(Self { offset: end, size, parts: OnceLock::new() });
+        model.paint(end, &picture);
+        *newest = Arc::downgrade(&picture);
+        picture
+    }
+
+    /// What is to be written to a terminal that was just reset.
+    pub(crate) fn paint(&self, bytes: &[u8]) {
+        let mut rest = bytes;
+        let mut parts = Vec::new();
+        loop {
+            let (part, after) = rest.split_at(Payload::fit(rest, PAYLOAD_BUDGET));
+            parts.push(Payload::new(part));
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        // It is painted once.
+        let _ = self.parts.set(parts);
+    }
+
+    /// How many parts it has, once it is painted.
+    fn count(&self) -> Option<u32> {
+        Some(u32::try_from(self.parts.get()?.len()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Snapshot {
+    pub(crate) const fn new(picture: Arc<Picture>, gap: u64) -> Self {
+        Self { picture, gap, sent: 0 }
+    }
+
+    /// Where output goes on after it.
+    pub(crate) fn offset(&self) -> u64 {
+        self.picture.offset
+    }
+
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// Whether all parts were sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.picture.count().is_some_and(|parts| self.sent >= parts)
+    }
+
+    /// The next part to send, if it is painted.
+    pub(crate) fn next(&mut self, epoch: u64) -> Option<Bytes> {
+        let part = self.sent;
+        let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
+        let payload = self.picture.parts.get()?.get(part as usize)?.clone();
+        let (parts, gap) = (self.picture.count()?, self.gap);
+        self.sent += 1;
+        Some(ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }.to_json())
+    }
+
+    /// All parts are to be sent again.
+    pub(crate) fn again(self) -> Self {
+        Self::new(self.picture, self.gap)
+    }
+}

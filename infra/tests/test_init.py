@@ -1,0 +1,35 @@
+"""No process in front of the backend holds its secrets: any shell could read them there (infra/Containerfile)."""
+
+import pathlib
+import re
+
+import yaml
+
+INFRA = pathlib.Path(__file__).parent.parent
+
+
+def instructions():
+    text = (INFRA / "Containerfile").read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_image_starts_the_programs_themselves():
+    starts = [line for line in instructions() if re.match(r"\s*(ENTRYPOINT|CMD)\b", line)]
+    assert len(starts) == 2
+    assert starts[0].startswith('ENTRYPOINT ["gateway", ')
+    assert starts[1] == 'ENTRYPOINT ["backend"]'
+    assert not [line for line in instructions() if "tini" in line or "HEALTHCHECK" in line]
+
+
+def test_compose_puts_no_init_and_no_check_into_a_container_with_secrets():
+    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
+    for name in ["backend", "gateway"]:
+        service = services[name]
+        assert not {"init", "healthcheck", "entrypoint", "command"} & set(service), name
+
+
+def test_ecs_puts_no_init_in_front():
+    templates = [*INFRA.glob("*.yaml"), INFRA.parent / "template.yaml"]
+    assert len(templates) > 4
+    for template in templates:
+        assert not re.search(r"initProcessEnabled|HealthCheck:\s*\n\s*Command", template.read_text(), re.I), template
