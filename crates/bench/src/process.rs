@@ -1,8 +1,8 @@
-//! What `/proc` says of a process: its children, its time on the processor, its memory.
+//! Children, CPU time and memory of processes, from `/proc`.
 
 use std::{fs, time::Duration};
 
-/// Living children of a process, with their names.
+/// Running children of a process: ids and names.
 pub fn children(parent: u32) -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -13,7 +13,7 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
     .collect()
 }
 
-/// Time a process has had on the processor, in user and kernel mode, all its threads together. Steps of 10 ms.
+/// CPU time of a process, user and system, of all threads. Resolution 10 ms.
 pub fn cpu(pid: u32) -> Duration {
     let ticks = Stat::read(pid).and_then(|stat| Some(stat.field(11)? + stat.field(12)?)).unwrap_or_default();
     Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
@@ -24,7 +24,7 @@ pub fn resident(pid: u32) -> u64 {
     status(pid, "VmRSS:")
 }
 
-/// The most resident memory it ever had, bytes.
+/// Peak resident memory, bytes.
 pub fn most_resident(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
@@ -54,15 +54,15 @@ impl Stat {
     }
 }
 
-/// Lets this process, and those it starts, have as many descriptors as it may.
-pub fn raise_descriptors() {
+/// Raises the limit of open files to its maximum, for this process and its children.
+pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Has all threads of this process run on one core, or on any. The core is there or nothing changes.
-pub fn keep_to(core: Option<usize>) {
+/// Pins all threads of this process to one core, or unpins them. No-op if the core does not exist.
+pub fn pin_to_core(core: Option<usize>) {
     use rustix::thread::{CpuSet, sched_setaffinity};
     let mut cores = CpuSet::new();
     match core {
@@ -77,12 +77,10 @@ pub fn keep_to(core: Option<usize>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn a_child_is_found_by_name_with_its_memory() {
+    fn children_have_names_and_memory() {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         assert!(children(std::process::id()).iter().any(|(pid, _)| *pid == child.id()));
@@ -94,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_seen_as_time() {
+    fn work_takes_cpu_time() {
         let before = cpu(std::process::id());
         let mut sum = 0_u64;
         while cpu(std::process::id()) < before + Duration::from_millis(20) {
