@@ -1,64 +1,43 @@
 //! Children, CPU time and memory of processes, from `/proc`.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
+
+use procfs::process::Process;
 
 /// Running children of a process: ids and names.
 pub fn children(parent: u32) -> Vec<(u32, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| {
-        let stat = Stat::read(pid)?;
-        (stat.field(1)? == u64::from(parent)).then_some((pid, stat.name))
-    })
-    .collect()
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    let stats = processes.filter_map(|process| process.stat().ok());
+    let children = stats.filter(|stat| u32::try_from(stat.ppid) == Ok(parent));
+    children.filter_map(|stat| Some((u32::try_from(stat.pid).ok()?, stat.comm))).collect()
 }
 
 /// CPU time of a process, user and system, of all threads. Resolution 10 ms.
 pub fn cpu(pid: u32) -> Duration {
-    let ticks = Stat::read(pid).and_then(|stat| Some(stat.field(11)? + stat.field(12)?)).unwrap_or_default();
-    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    let ticks =
+        process(pid).and_then(|process| process.stat().ok()).map_or(0, |stat| stat.utime + stat.stime);
+    Duration::from_millis(ticks * 1_000 / procfs::ticks_per_second())
 }
 
 /// Resident memory, bytes.
 pub fn resident(pid: u32) -> u64 {
-    status(pid, "VmRSS:")
+    process(pid).and_then(|process| process.status().ok()?.vmrss).unwrap_or_default() * 1024
 }
 
 /// Peak resident memory, bytes.
 pub fn most_resident(pid: u32) -> u64 {
-    status(pid, "VmHWM:")
+    process(pid).and_then(|process| process.status().ok()?.vmhwm).unwrap_or_default() * 1024
 }
 
-fn status(pid: u32, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
-    value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
-}
-
-/// `/proc/PID/stat` (`proc_pid_stat(5)`): its name, and the fields after it, from `state`.
-struct Stat {
-    name: String,
-    fields: String,
-}
-
-impl Stat {
-    fn read(pid: u32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
-        let (head, fields) = text.rsplit_once(')')?;
-        Some(Self { name: head.split_once('(')?.1.to_owned(), fields: fields.to_owned() })
-    }
-
-    fn field(&self, index: usize) -> Option<u64> {
-        self.fields.split_ascii_whitespace().nth(index)?.parse().ok()
-    }
+fn process(pid: u32) -> Option<Process> {
+    Process::new(i32::try_from(pid).ok()?).ok()
 }
 
 /// Raises the limit of open files to its maximum, for this process and its children.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
-    let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ignored = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Pins all threads of this process to one core, or unpins them. No-op if the core does not exist.
@@ -69,9 +48,9 @@ pub fn pin_to_core(core: Option<usize>) {
         Some(core) => cores.set(core),
         None => (0..CpuSet::MAX_CPU).for_each(|core| cores.set(core)),
     }
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    for thread in threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-        let _as_it_was = sched_setaffinity(rustix::process::Pid::from_raw(thread), &cores);
+    let threads = Process::myself().and_then(|process| process.tasks()).into_iter().flatten().flatten();
+    for thread in threads {
+        let _ignored = sched_setaffinity(rustix::process::Pid::from_raw(thread.tid), &cores);
     }
 }
 
