@@ -1,5 +1,5 @@
 //! Every mode completes against the whole stack and measures something; the tests do not judge how much.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test program: tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 use std::process::Command;
 

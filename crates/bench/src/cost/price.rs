@@ -209,8 +209,6 @@ pub(super) fn formula() -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-
     use super::*;
 
     fn near(a: f64, b: f64) -> bool {

@@ -4,7 +4,6 @@
     unreachable_pub,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::unwrap_used,
     reason = "a test program: nothing is public, and tests fail by panicking"
 )]
