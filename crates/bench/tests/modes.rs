@@ -1,4 +1,4 @@
-//! Every mode completes against the whole stack and measures something; the tests do not judge how much.
+//! Every mode completes against the whole stack and measures something; speed is not tested.
 #![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 use std::process::Command;

@@ -108,7 +108,7 @@ async fn a_client_without_origin_or_multi_value_headers_is_admitted() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_session_opens_the_requested_one_if_the_backend_agrees() {
+async fn a_token_without_a_session_opens_any_that_the_backend_allows() {
     let bed = Bed::new().await;
     let event = connect_event(&token(&json!({"sessionId":null,"readOnly":true})));
     assert_eq!(bed.handle(event).await.status_code, 200);

@@ -234,7 +234,7 @@ async fn regression_a_token_admitted_within_the_leeway_survives_its_first_frame(
 }
 
 #[tokio::test]
-async fn the_token_id_accompanies_frames_and_a_revoked_token_closes_the_connection() {
+async fn frames_carry_the_token_id_and_a_revoked_token_closes_the_connection() {
     let bed = Bed::new().await;
     let event = connect_event(&token(&json!({"shellbridgeId":"session.token"})));
     assert_eq!(bed.handle(event).await.status_code, 200);

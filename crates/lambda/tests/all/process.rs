@@ -237,7 +237,7 @@ async fn other_processes_cannot_read_the_environment() {
 }
 
 #[tokio::test]
-async fn a_missing_or_invalid_setting_stops_the_start_with_its_name_and_no_secret() {
+async fn an_invalid_setting_stops_the_start_with_its_name_and_no_secret() {
     let missing = ["JWT_SECRET", "BRIDGE_SECRET", "ALLOWED_ORIGINS", "BACKEND_URL"].map(|name| (name, ""));
     for (name, value) in missing.into_iter().chain([("LOG_LEVEL", "loud"), ("JWKS_ALLOW_PRIVATE", "perhaps")])
     {
