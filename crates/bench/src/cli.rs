@@ -1,4 +1,4 @@
-//! The command line, and what each subcommand does with the library.
+//! The command line: subcommands and their dispatch to the library.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,25 +8,26 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use shellbridge_bench::{
-    all, compare,
+    compare,
     cost::{self, CostArgs},
     counts::{self, CountsArgs},
     floor::{self, Floor},
     function, idle,
     load::Plan,
     mixed,
-    mode::{Beside, Mode, Subject},
+    mode::{FloorSampler, Mode, Subject},
     neighbour, output,
     report::{Row, print_rows, write_json},
     smoke,
     stack::{Programs, Stack},
+    suite,
     target::{Target, TargetArgs},
 };
 
-/// How long sleeping sessions are watched.
+/// Measurement window of idle sessions.
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
-/// Measures a terminal's whole way, beside floors of the same run.
+/// Benchmarks a terminal end to end, next to floors of the same run.
 #[derive(Parser)]
 #[command(name = "bench", version)]
 pub(crate) struct Cli {
@@ -34,18 +35,18 @@ pub(crate) struct Cli {
     what: What,
     #[command(flatten)]
     programs: ProgramArgs,
-    /// Write what was measured to this file too, for programs
+    /// Also write the results to this file as JSON
     #[arg(long, global = true)]
     json: Option<PathBuf>,
 }
 
-/// What is started where nothing is named.
+/// The programs of a local stack.
 #[derive(Args)]
 struct ProgramArgs {
-    /// Directory of `gateway` and `backend`; that of this program by default
+    /// Directory of `gateway` and `backend`; by default that of this program
     #[arg(long, global = true)]
     bin: Option<PathBuf>,
-    /// The function; by default the one that is deployed, `target/function/websocket-handler`, if it was built
+    /// The function; by default the deployed build, `target/function/websocket-handler`, if it exists
     #[arg(long, global = true)]
     function: Option<PathBuf>,
 }
@@ -58,42 +59,42 @@ impl ProgramArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// `ping` to `pong`, beside a raw WebSocket echo
+    /// Latency from `ping` to `pong`, next to a raw WebSocket echo
     Ping(LoadArgs),
-    /// `command` `true` to its result
+    /// Latency from `command` `true` to its result
     Command(LoadArgs),
-    /// A key to its echo through `cat`, beside a raw WebSocket echo
+    /// Latency from a key to its echo through `cat`, next to a raw WebSocket echo
     Echo(LoadArgs),
-    /// Handshake to `attached`
+    /// Latency from handshake to `attached`
     Connect(LoadArgs),
-    /// Bytes a second of `head | base64`, every one compared, beside a bare PTY read
+    /// Bytes per second of `head | base64`, every byte verified, next to a bare PTY read
     Output(OutputArgs),
-    /// People typing while builds run beside them
+    /// Latency of typing while builds run in other sessions
     Mixed(LoadArgs),
-    /// Other sessions' keys and `/health` while one session floods its terminal, beside the same without
+    /// Latency of other sessions' keys and `/health` while one session floods its terminal, next to the same without a flood
     Neighbour {
-        /// Seconds of each of three rounds with and three without, of three floods at two sizes
+        /// Seconds of each of three rounds with and three without a flood, for three floods at two sizes
         #[arg(long, short, default_value_t = 2.0)]
         seconds: f64,
     },
-    /// Memory and time of sessions that sleep
+    /// Memory and CPU time of idle sessions
     Idle {
-        /// How many
+        /// Number of idle sessions
         #[arg(long, short, default_value_t = 1_000)]
         sessions: usize,
-        /// Sessions whose kept output is full, measured after them
+        /// Sessions with a full output log, measured next
         #[arg(long, default_value_t = 16)]
         full: usize,
     },
-    /// The function by itself, and what one frame makes happen
+    /// Size, memory and start-up time of the function, and the requests of one frame
     Function,
     /// Everything, and whether the targets are met
     All,
-    /// What people use instead, where it is installed: pushpin, ttyd
+    /// Alternatives, if installed: pushpin, ttyd
     Compare,
-    /// Whether a stack works, step by step; without --url one is started here, with TLS
+    /// Check a stack step by step; without --url a local one, with TLS
     Smoke(TargetArgs),
-    /// Is a floor until stdin ends; the other modes start them
+    /// Run a floor until stdin ends; other subcommands start it
     #[command(hide = true)]
     Floor {
         kind: floor::Kind,
@@ -102,21 +103,21 @@ enum What {
         #[arg(long)]
         core: Option<usize>,
     },
-    /// Dollars of an hour of lab work
+    /// Price of an hour of lab work, in dollars
     Cost(CostArgs),
-    /// Instructions of one frame through function and backend, against stored bounds
+    /// Instructions per frame in function and backend, against stored bounds
     Counts(CountsArgs),
 }
 
 #[derive(Args)]
 struct LoadArgs {
-    /// Connections at once, each with a session of its own
+    /// Concurrent connections, one session each
     #[arg(long, short, default_value_t = 1)]
     connections: usize,
-    /// Seconds that count
+    /// Seconds measured
     #[arg(long, short, default_value_t = 4.0)]
     seconds: f64,
-    /// Exchanges a second in all, begun whether or not the last was answered; without it as many as are answered
+    /// Total exchanges per second (an open loop); without it, each connection waits for the last answer (a closed loop)
     #[arg(long)]
     rate: Option<f64>,
     #[command(flatten)]
@@ -125,17 +126,17 @@ struct LoadArgs {
 
 #[derive(Args)]
 struct OutputArgs {
-    /// Sessions that write at once
+    /// Concurrent sessions
     #[arg(long, short, default_value_t = 1)]
     sessions: usize,
-    /// Zeros that each writes as base64
+    /// Zeros that each session writes as base64
     #[arg(long, default_value_t = 50_000_000)]
     bytes: u64,
     #[command(flatten)]
     target: TargetArgs,
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let json = cli.json.as_deref();
     match cli.what {
@@ -172,7 +173,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let idle = idle::sleeping(&programs.stack().start().await?, sessions, IDLE_FOR).await?;
             let kept = idle::full(&programs.stack().start().await?, full).await?;
             println!(
-                "{sessions} sleeping: backend {:.1} KB each and {:.2}% of a core, gateway {:.1} KB each; {:.2} MB a session with full kept output",
+                "{sessions} idle sessions: backend {:.1} KB each and {:.2}% of a core, gateway {:.1} KB each; {:.2} MB per session with a full output log",
                 idle.backend_bytes / 1e3,
                 100.0 * idle.backend_core,
                 idle.gateway_bytes / 1e3,
@@ -186,7 +187,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             drop(stack);
             function::print_per_frame(&function::per_frame(&programs).await?);
         }
-        What::All => all::run(&cli.programs.find()?, json).await?,
+        What::All => suite::run(&cli.programs.find()?, json).await?,
         What::Compare => compare::run(&cli.programs.find()?).await?,
         What::Smoke(args) => {
             let (_stack, target) = subject(&cli.programs, &args, true).await?;
@@ -210,14 +211,14 @@ async fn latency(
     let short = Plan { rate: None, measure: Duration::from_secs(1), ..args.plan() };
     let core = (args.connections == 1).then_some(0);
     let floor = Floor::start(floor::Kind::Websocket, core).await?;
-    let under = if core.is_some() { Beside::apart } else { Beside::new };
-    let mut under = under(&floor, args.connections, short);
-    under.again().await?;
+    let sampler = if core.is_some() { FloorSampler::pinned } else { FloorSampler::new };
+    let mut sampler = sampler(&floor, args.connections, short);
+    sampler.sample().await?;
     let row = mode.measure(subject, args.connections, args.plan()).await?;
-    under.again().await?;
-    let under = under.row()?;
-    let (p50, rate) = (row.p50() / under.p50(), under.rate / row.rate);
-    show(&[under, row], json)?;
+    sampler.sample().await?;
+    let sampler = sampler.row()?;
+    let (p50, rate) = (row.p50() / sampler.p50(), sampler.rate / row.rate);
+    show(&[sampler, row], json)?;
     println!("p50 {p50:.1}x the floor's, rate 1/{rate:.1} of it");
     Ok(())
 }
@@ -227,7 +228,7 @@ fn show(rows: &[Row], json: Option<&Path>) -> anyhow::Result<()> {
     write_json(&rows, json)
 }
 
-/// The stack that was named, or one started here.
+/// The deployed stack in `args`, or a local one.
 async fn subject(
     programs: &ProgramArgs,
     args: &TargetArgs,

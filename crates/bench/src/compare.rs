@@ -1,4 +1,4 @@
-//! `bench compare`: what people use instead, where it is installed, beside ours and the raw echo.
+//! `bench compare`: alternatives, if installed, next to Shellbridge and the raw echo.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{
-    exchange::{Asker, Kind},
+    exchange::{FrameClient, Kind},
     floor::{self, Floor},
     load::{self, Exchange, Latencies, Plan},
-    mode::{Beside, Mode, Subject},
+    mode::{FloorSampler, Mode, Subject},
     output,
     report::{Row, print_rows},
     socket::Socket,
@@ -27,10 +27,10 @@ use crate::{
 /// Connections of the table.
 const CONNECTIONS: [usize; 3] = [1, 16, 128];
 const PLAN: Plan = Plan { warm: Duration::from_millis(500), measure: Duration::from_secs(2), rate: None };
-/// Time until somebody else's program listens, and until it stops.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of other programs' start and stop.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Measures all that is here and prints one table.
+/// Measures everything installed and prints one table.
 pub async fn run(programs: &Programs) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let websocket = Floor::start(floor::Kind::Websocket, None).await?;
@@ -44,17 +44,17 @@ pub async fn run(programs: &Programs) -> anyhow::Result<()> {
         None
     };
     for connections in CONNECTIONS {
-        let mut under = Beside::new(&websocket, connections, PLAN);
-        under.again().await?;
-        let ours = Mode::Ping.measure(subject, connections, PLAN).await?;
-        let theirs = match &pushpin {
+        let mut sampler = FloorSampler::new(&websocket, connections, PLAN);
+        sampler.sample().await?;
+        let ping = Mode::Ping.measure(subject, connections, PLAN).await?;
+        let proxied = match &pushpin {
             Some(pushpin) => Some(pushpin.measure(connections).await?),
             None => None,
         };
-        under.again().await?;
-        rows.push(under.row()?);
-        rows.push(ours);
-        rows.extend(theirs.map(|theirs| Row::new("pushpin: echo over HTTP", connections, &theirs, None)));
+        sampler.sample().await?;
+        rows.push(sampler.row()?);
+        rows.push(ping);
+        rows.extend(proxied.map(|proxied| Row::new("pushpin: echo over HTTP", connections, &proxied, None)));
     }
     if let Some(pushpin) = pushpin {
         pushpin.stop().await;
@@ -73,17 +73,17 @@ fn installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-/// A child that is asked to stop, so that it can stop its own.
+/// Stops a child by SIGTERM, so that it can stop its own children.
 async fn stop(mut child: Child) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         let _gone = kill_process(pid, Signal::TERM);
     }
-    // What does not stop is killed as it is dropped.
-    let _late = tokio::time::timeout(PATIENCE, child.wait()).await;
+    // Dropping the child kills it if it is still running.
+    let _late = tokio::time::timeout(TIMEOUT, child.wait()).await;
 }
 
-fn quietly(program: &str, arguments: &[&str]) -> anyhow::Result<Child> {
+fn spawn_silently(program: &str, arguments: &[&str]) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.kill_on_drop(true).spawn().with_context(|| program.to_owned())
@@ -93,9 +93,9 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Connects as soon as somebody listens.
-async fn patiently(url: &str, subprotocol: Option<&str>) -> anyhow::Result<Socket> {
-    let until = Instant::now() + PATIENCE;
+/// Connects as soon as the server listens.
+async fn connect_with_retry(url: &str, subprotocol: Option<&str>) -> anyhow::Result<Socket> {
+    let until = Instant::now() + TIMEOUT;
     loop {
         match Socket::offering(url, false, subprotocol).await {
             Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -104,7 +104,7 @@ async fn patiently(url: &str, subprotocol: Option<&str>) -> anyhow::Result<Socke
     }
 }
 
-/// pushpin before an axum that gives every event back: WebSocket-over-HTTP without token, look-up or function.
+/// pushpin in front of an axum echo: WebSocket-over-HTTP without token, lookup or function.
 struct Pushpin {
     proxy: Child,
     zurl: Child,
@@ -119,7 +119,7 @@ impl Pushpin {
         let directory = TempDir::new()?;
         let path = directory.path().to_str().context("the temporary directory's name")?;
         let (port, push_port) = (free_port()?, free_port()?);
-        // zurl makes pushpin's HTTP requests. Debian's own configuration forbids loopback.
+        // zurl sends pushpin's HTTP requests. Debian's default configuration forbids loopback.
         let zurl = format!(
             "[General]\nin_spec=ipc://{path}/zurl-in\nin_stream_spec=ipc://{path}/zurl-in-stream\nout_spec=ipc://{path}/zurl-out\nin_req_spec=\ndefpolicy=allow\nallow=\ndeny=\nmax_open_requests=2000\nbuffer_size=200000\ntimeout=600\nin_hwm=1000\nout_hwm=1000\n"
         );
@@ -138,22 +138,22 @@ impl Pushpin {
         let zurl = write("zurl.conf", &zurl)?;
         let pushpin = write("pushpin.conf", &pushpin)?;
         let started = Self {
-            zurl: quietly("zurl", &[&format!("--config={}", zurl.display())])?,
-            proxy: quietly("pushpin", &[&format!("--config={}", pushpin.display())])?,
+            zurl: spawn_silently("zurl", &[&format!("--config={}", zurl.display())])?,
+            proxy: spawn_silently("pushpin", &[&format!("--config={}", pushpin.display())])?,
             _backend: backend,
             _directory: directory,
             url: format!("ws://127.0.0.1:{port}/"),
         };
-        patiently(&started.url, None).await?.close().await;
+        connect_with_retry(&started.url, None).await?.close().await;
         Ok(started)
     }
 
     async fn measure(&self, connections: usize) -> anyhow::Result<Latencies> {
-        let mut askers = Vec::with_capacity(connections);
+        let mut clients = Vec::with_capacity(connections);
         for _ in 0..connections {
-            askers.push(Asker::new(Socket::connect(&self.url, false).await?, Kind::Ping));
+            clients.push(FrameClient::new(Socket::connect(&self.url, false).await?, Kind::Ping));
         }
-        Ok(load::run(askers, PLAN, || ()).await?.0)
+        Ok(load::run(clients, PLAN, || ()).await?.0)
     }
 
     async fn stop(self) {
@@ -162,12 +162,12 @@ impl Pushpin {
     }
 }
 
-/// Keys through `cat`, and output, of ttyd and of ours.
+/// Keys through `cat` and output, of ttyd and of Shellbridge.
 async fn ttyd(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
     const ZEROS: u64 = 20_000_000;
     let mut rows = vec![Mode::Echo.measure(subject, 1, PLAN).await?];
     let port = free_port()?.to_string();
-    let child = quietly("ttyd", &["-W", "-i", "127.0.0.1", "-p", &port, "cat"])?;
+    let child = spawn_silently("ttyd", &["-W", "-i", "127.0.0.1", "-p", &port, "cat"])?;
     let typist = Ttyd::connect(&port).await?;
     let (keys, typists) = load::run(vec![typist], PLAN, || ()).await?;
     drop(typists);
@@ -177,14 +177,14 @@ async fn ttyd(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
     rows.push(output::measure(subject, 1, ZEROS).await?);
     let port = free_port()?.to_string();
     let script = format!("head -c {ZEROS} /dev/zero | base64");
-    let child = quietly("ttyd", &["-i", "127.0.0.1", "-p", &port, "sh", "-c", &script])?;
+    let child = spawn_silently("ttyd", &["-i", "127.0.0.1", "-p", &port, "sh", "-c", &script])?;
     let mut reader = Ttyd::connect(&port).await?;
     let (begun, mut bytes) = (Instant::now(), 0);
-    // It hangs up when the script has ended.
+    // ttyd hangs up when the script has ended.
     while let Ok(more) = reader.output().await {
         bytes += more.len();
     }
-    #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let rate = bytes as f64 / begun.elapsed().as_secs_f64();
     stop(child).await;
     rows.push(Row::bytes("ttyd: output", 1, rate));
@@ -192,16 +192,16 @@ async fn ttyd(subject: Subject<'_>) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// ttyd's client (its `src/protocol.c`): a message's first byte says what it is; `0` is input, and output.
+/// ttyd's client (its `src/protocol.c`). A message's first byte is its type; `0` is input and output.
 struct Ttyd {
     socket: Socket,
-    /// Whether the last key is to be erased: a line that nobody ends is full at some time.
+    /// Whether to erase the last key: an unfinished line would fill the terminal's buffer.
     erase: bool,
 }
 
 impl Ttyd {
     async fn connect(port: &str) -> anyhow::Result<Self> {
-        let mut socket = patiently(&format!("ws://127.0.0.1:{port}/ws"), Some("tty")).await?;
+        let mut socket = connect_with_retry(&format!("ws://127.0.0.1:{port}/ws"), Some("tty")).await?;
         socket.send_binary(br#"{"AuthToken":"","columns":80,"rows":24}"#.to_vec()).await?;
         Ok(Self { socket, erase: false })
     }
@@ -218,12 +218,12 @@ impl Ttyd {
 
 impl Exchange for Ttyd {
     async fn exchange(&mut self) -> anyhow::Result<()> {
-        // DEL is shown as backspace, space, backspace (`termios(3)`, ECHOE).
+        // DEL echoes as backspace, space, backspace (`termios(3)`, ECHOE).
         let (key, echo) = if self.erase { (0x7f, "\x08 \x08") } else { (b'x', "x") };
         self.erase = !self.erase;
         self.socket.send_binary(vec![b'0', key]).await?;
         let shown = self.output().await?;
-        ensure!(shown == echo.as_bytes(), "{echo:?} was to come, and {shown:?} came");
+        ensure!(shown == echo.as_bytes(), "expected {echo:?}, got {shown:?}");
         Ok(())
     }
 }

@@ -1,10 +1,11 @@
-//! Dollars of an hour of lab work: played through the stack, and at a bare PTY for what the original design would send.
+//! Price of an hour of lab work: played through the stack, and at a bare PTY to derive what the original design would
+//! send.
 //!
-//! The hour is compressed: where nothing happens, nothing is metered but pings and connection minutes, which are counted
-//! as of a whole hour. Keys keep the person's rhythm on a clock that is [`SPEED`] times as fast, and the client's delays
-//! (acknowledgements within 200 ms) are on the same clock, so that what rides on what is as it would be. What is not
-//! faster is the stack: its round trip of about 2 ms counts as 20, for the network and the start of an invocation. What
-//! a frame waits on AWS besides (`price.rs`) it waits here, on that clock.
+//! The hour is compressed: idle time costs only pings and connection minutes, which are computed for a whole hour. The
+//! typist and the client's delays (acknowledgements within 200 ms) run on a clock that is [`SPEED`] times as fast, so
+//! that frames combine as they would in reality. The stack is not accelerated: its round trip of about 2 ms counts as
+//! 20 ms, which stands for the network and the start of an invocation. The other waits of a frame on AWS (`price.rs`) are
+//! injected on the fast clock.
 
 mod line;
 mod month;
@@ -19,7 +20,7 @@ use shellbridge_protocol::limits::{PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTE
 
 use self::{
     line::Line,
-    price::{Counted, Usage, formula},
+    price::{Metering, Usage, formula},
 };
 use crate::{
     report::print_table,
@@ -30,7 +31,7 @@ use crate::{
 /// Settings of `bench cost`.
 #[derive(Debug, clap::Args)]
 pub struct CostArgs {
-    /// Seed of the typist's rhythm
+    /// Seed of the keystroke intervals
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -38,31 +39,31 @@ pub struct CostArgs {
 /// The shell of the lab, with line editing.
 const SHELL: &str = "/bin/bash";
 const PROMPT: &str = "lab$ ";
-/// How much faster than a person the hour is played.
+/// Speed of the clock relative to a real typist.
 const SPEED: u32 = 10;
-/// The typing: as many lines of as many keys, 1,500 in all. A comment, so that each is echoed and nothing runs.
+/// The typing: lines and keys per line, 1,500 keys in all. The lines are comments, which are echoed and run nothing.
 const LINES: u32 = 60;
 const LINE_KEYS: usize = 25;
-/// Mean time between two keys and its standard deviation: Dhakal et al., "Observations on Typing from 136 Million
-/// Keystrokes", CHI 2018, table 2. Their distribution is skewed; log-normal here.
+/// Mean and standard deviation of keystroke intervals: Dhakal et al., "Observations on Typing from 136 Million
+/// Keystrokes", CHI 2018, table 2. The distribution is skewed; modelled as log-normal.
 const KEY_MS: (f64, f64) = (238.7, 111.6);
-/// Any pause in which nothing happens is cut to this: all delays of client and backend have run by then.
+/// Idle pauses are cut to this: every delay of client and backend has elapsed by then.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Listings of a directory with so many files.
+/// Directory listings, and files in the directory.
 const LISTINGS: u32 = 60;
 const FILES: u32 = 40;
-/// Bytes of the build log, all written at once.
+/// Bytes of the build log, written at once.
 const LOG: usize = 10_000_000;
-/// Refreshes of `top`, one in 3 s for 5 minutes. An 80×24 screen of procps' `top` is about 2,500 bytes in one write.
+/// Refreshes of `top`, one every 3 s for 5 minutes. An 80×24 screen of procps' `top` is about 2,500 bytes in one write.
 const REFRESHES: u32 = 100;
 const REFRESH: usize = 2_500;
-/// Pings of an hour in which nothing else happens: [`PING_EVERY`], then [`PING_EVERY_QUIET`].
+/// Pings in an idle hour: every [`PING_EVERY`], then every [`PING_EVERY_QUIET`].
 const PINGS: u64 = PING_QUIET_AFTER.as_secs() / PING_EVERY.as_secs()
     + (3_600 - PING_QUIET_AFTER.as_secs()) / PING_EVERY_QUIET.as_secs();
-/// Those of the original's client, which knows no quiet: one in 30 s, as of ours before this was measured.
+/// Pings of the original client, which always sends one every 30 s.
 const ORIGINAL_PINGS: u64 = 3_600 / PING_EVERY.as_secs();
-/// One is played, and stands for all. It comes after another of which nothing is counted, and more than a minute apart:
-/// longer than anything in the function waits for more frames (`GATHER` of its `metrics.rs`).
+/// One ping is measured for all. It follows an unmeasured one after more than a minute, so that the function's batch of
+/// metrics is due (`FLUSH_EVERY` in its `metrics.rs`).
 const PING_APART: Duration = Duration::from_secs(61);
 const MINUTES: f64 = 60.0;
 
@@ -92,7 +93,7 @@ impl Activity {
         }
     }
 
-    /// The share of the original's dollars that it may cost (issue 8), bytes out apart.
+    /// The largest share of the original's price (issue 8), without bytes out.
     const fn target(self) -> Option<f64> {
         match self {
             Self::Typing | Self::Idle => Some(0.8),
@@ -101,7 +102,7 @@ impl Activity {
         }
     }
 
-    /// Invocations that post an answer themselves: to `ping`, and to `attach`. `input` and `ack` have none.
+    /// Invocations that post an answer, to `ping` and `attach`. `input` and `ack` have none.
     const fn answered(self) -> u64 {
         match self {
             Self::Connect | Self::Idle => 1,
@@ -109,9 +110,8 @@ impl Activity {
         }
     }
 
-    /// Minutes of the hour in which there are frames of it, of what is played faster or closer together than it is done: a
-    /// listing a minute, and so on. A process of the function writes a line of metrics and reads the record of the
-    /// connection at least once in each, by a clock that knows nothing of ours.
+    /// Minutes of the real hour with frames of this activity, such as one per listing. In each of them, the function
+    /// writes at least one line of metrics and reads the connection's record at least once; its clock is not accelerated.
     const fn busy_minutes(self) -> u64 {
         match self {
             Self::Typing => 6,
@@ -125,12 +125,12 @@ impl Activity {
         if matches!(self, Self::Idle) { MINUTES } else { 0.0 }
     }
 
-    /// Does it. Returns how many frames a client without acknowledgements sends for it.
+    /// Plays the activity. Returns the number of frames that a client without acknowledgements sends.
     async fn play(self, line: &mut Line, rhythm: &mut Rhythm) -> anyhow::Result<u64> {
         line.speed(SPEED);
         let mut frames = 0;
         match self {
-            // Both are there already.
+            // The connection is open already.
             Self::Connect => frames = 1,
             Self::Typing => {
                 for _ in 0..LINES {
@@ -143,7 +143,7 @@ impl Activity {
                 }
             }
             Self::BuildLog => {
-                // The shell writes no faster for our clock.
+                // The shell's output is not accelerated.
                 line.speed(1);
                 line.send("cat log\r").await?;
                 line.until(PROMPT).await?;
@@ -161,7 +161,6 @@ impl Activity {
             Self::Idle => {
                 line.speed(1);
                 line.ping(1, PING_APART).await?;
-                // In all.
                 frames = ORIGINAL_PINGS;
             }
         }
@@ -169,7 +168,7 @@ impl Activity {
     }
 }
 
-/// Types a line key by key, then Enter, and reads what comes.
+/// Types a line key by key, then Enter, and waits for the prompt.
 async fn typed(line: &mut Line, rhythm: &mut Rhythm, text: &str) -> anyhow::Result<u64> {
     for key in text.chars() {
         line.send(key.encode_utf8(&mut [0; 4])).await?;
@@ -181,7 +180,7 @@ async fn typed(line: &mut Line, rhythm: &mut Rhythm, text: &str) -> anyhow::Resu
     Ok(text.len() as u64 + 1)
 }
 
-/// Times between keys.
+/// Keystroke intervals.
 struct Rhythm(StdRng);
 
 impl Rhythm {
@@ -196,68 +195,68 @@ impl Rhythm {
     }
 }
 
-/// Plays the hour on both lines and prints what it costs.
+/// Plays the hour on both lines and prints its price.
 pub async fn run(args: &CostArgs, programs: &Programs) -> anyhow::Result<()> {
-    // One process: as if frames never overlapped. Where they do, Lambda has another, with a read and a line of its own.
+    // One process, as if frames never overlapped. Overlapping frames would start another, with its own read and log line.
     let stack = programs.stack().flag("--concurrency", "1").start().await?;
     let home = stack.directory();
-    furnish(home)?;
+    create_lab(home)?;
     let waits = Duration::from_secs_f64(price::FRAME_WAITS_MS / 1e3) / SPEED;
     stack.set_faults(&json!({ "delayMs": u64::try_from(waits.as_millis())? })).await?;
     let target = Target::local(&stack)?;
-    let before = look(&stack, 0).await?;
+    let before = counters(&stack, 0).await?;
     let session = target.session(SHELL).await?;
-    let mut through = Line::through(&session).await?;
-    let mut bare = Line::bare(SHELL, home)?;
+    let mut through = Line::stack(&session).await?;
+    let mut bare = Line::pty(SHELL, home)?;
 
     let mut costs = Vec::new();
     let mut last = before;
     for activity in Activity::ALL {
         match activity {
             Activity::Typing => {
-                // Whatever the shell says first is nobody's.
-                settle(&mut through).await?;
-                settle(&mut bare).await?;
-                last = look(&stack, through.received()).await?;
+                // The shell's start-up output belongs to no activity.
+                set_prompt(&mut through).await?;
+                set_prompt(&mut bare).await?;
+                last = counters(&stack, through.received()).await?;
             }
             Activity::Idle => {
-                // What the function still gathered is not of this.
+                // Flushes the function's batch of the last activity.
                 through.speed(1);
                 through.ping(0, PING_APART).await?;
-                last = look(&stack, through.received()).await?;
+                last = counters(&stack, through.received()).await?;
             }
             _ => {}
         }
         activity.play(&mut through, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
-        let now = look(&stack, through.received()).await?;
+        let now = counters(&stack, through.received()).await?;
         let counted = now.since(&last, activity);
         last = now;
         let (chunks, output) = (bare.chunks(), bare.received());
         let frames = activity.play(&mut bare, &mut Rhythm(StdRng::seed_from_u64(args.seed))).await?;
         let (chunks, output) = (bare.chunks() - chunks, bare.received() - output);
-        let ours = |times| Usage::ours(&counted.times(times), activity.minutes());
-        let (ours, in_hour) = match activity {
-            // Where something happens every few minutes, clients ping as often as the original's.
-            Activity::Idle => (ours(PINGS), ours(ORIGINAL_PINGS)),
-            _ => (ours(1), ours(1)),
+        let measured = |times| Usage::measured(&counted.times(times), activity.minutes());
+        let (measured, in_hour) = match activity {
+            // While something happens every few minutes, clients ping as often as the original.
+            Activity::Idle => (measured(PINGS), measured(ORIGINAL_PINGS)),
+            _ => (measured(1), measured(1)),
         };
         let original = Usage::original(frames, chunks, output, in_hour.log, activity.minutes());
-        costs.push(Cost { activity, ours, in_hour, original });
+        costs.push(Cost { activity, measured, in_hour, original });
     }
     print(&costs);
     month::print();
     Ok(())
 }
 
-/// A prompt to wait for, in a directory of its own.
-async fn settle(line: &mut Line) -> anyhow::Result<()> {
+/// Sets a recognizable prompt in the lab directory.
+async fn set_prompt(line: &mut Line) -> anyhow::Result<()> {
     line.send("cd; cd lab; unset PROMPT_COMMAND; PS1='lab''$ '\r").await?;
     line.until(PROMPT).await?;
     line.wait(PAUSE).await
 }
 
-/// What the hour needs, in `lab` under the shells' home.
-fn furnish(home: &Path) -> anyhow::Result<()> {
+/// Creates the files of the activities in `lab` under the shells' home.
+fn create_lab(home: &Path) -> anyhow::Result<()> {
     let lab = home.join("lab");
     std::fs::create_dir(&lab).context("a directory for the lab")?;
     for number in 0..FILES - 2 {
@@ -283,9 +282,9 @@ fn furnish(home: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was counted at one moment.
+/// All counters at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Look {
+struct Counters {
     messages: u64,
     invocations: u64,
     billed_ms: u64,
@@ -296,11 +295,11 @@ struct Look {
     out: u64,
 }
 
-impl Look {
-    fn since(&self, before: &Self, activity: Activity) -> Counted {
+impl Counters {
+    fn since(&self, before: &Self, activity: Activity) -> Metering {
         let (log, played) = (self.log - before.log, self.log_lines - before.log_lines);
         let log_lines = played.max(activity.busy_minutes());
-        Counted {
+        Metering {
             messages: self.messages - before.messages,
             invocations: self.invocations - before.invocations,
             answered: activity.answered(),
@@ -314,22 +313,22 @@ impl Look {
     }
 }
 
-/// Once nothing happens any more. `out` are the bytes that the client has received, which nobody else counts.
-async fn look(stack: &Stack, out: u64) -> anyhow::Result<Look> {
-    at_rest(async || look_once(stack, out).await).await
+/// Reads the counters once the stack is quiet. `out` is the number of bytes that the client has received.
+async fn counters(stack: &Stack, out: u64) -> anyhow::Result<Counters> {
+    at_rest(async || read_counters(stack, out).await).await
 }
 
-async fn look_once(stack: &Stack, out: u64) -> anyhow::Result<Look> {
+async fn read_counters(stack: &Stack, out: u64) -> anyhow::Result<Counters> {
     let state = stack.state().await?;
     let at = |path: &str| state.pointer(path).and_then(Value::as_u64).unwrap_or_default();
     let sum = |path: &str| {
         let map = state.pointer(path).and_then(Value::as_object);
         map.into_iter().flat_map(serde_json::Map::values).filter_map(Value::as_u64).sum()
     };
-    ensure!(state.get("billedMs").is_some(), "this gateway does not count billed time: build it anew");
+    ensure!(state.get("billedMs").is_some(), "this gateway does not count billed time: rebuild it");
     let log = stack.log()?;
-    let lines = || log.lines().filter(|line| is_of_the_function(line));
-    Ok(Look {
+    let lines = || log.lines().filter(|line| is_function_log(line));
+    Ok(Counters {
         messages: at("/meteredIn") + at("/meteredOut"),
         invocations: sum("/invocations"),
         billed_ms: at("/billedMs"),
@@ -341,8 +340,8 @@ async fn look_once(stack: &Stack, out: u64) -> anyhow::Result<Look> {
     })
 }
 
-/// Whether the function wrote this line: of an invocation, of metrics, or of its log.
-fn is_of_the_function(line: &str) -> bool {
+/// Whether the function wrote this line.
+fn is_function_log(line: &str) -> bool {
     line.starts_with('{')
         && serde_json::from_str::<Value>(line).is_ok_and(|line| {
             let target = line.get("target").and_then(Value::as_str).unwrap_or_default();
@@ -352,10 +351,10 @@ fn is_of_the_function(line: &str) -> bool {
         })
 }
 
-/// What an activity costs.
+/// The price of an activity.
 struct Cost {
     activity: Activity,
-    ours: Usage,
+    measured: Usage,
     /// The same as part of the hour.
     in_hour: Usage,
     original: Usage,
@@ -365,27 +364,29 @@ fn print(costs: &[Cost]) {
     let mut hour = (Usage::default(), Usage::default());
     let mut used = Vec::new();
     let mut paid = Vec::new();
-    let mut add = |name: &str, target: Option<f64>, ours: &Usage, original: &Usage| {
+    let mut add = |name: &str, target: Option<f64>, measured: &Usage, original: &Usage| {
         used.push(
-            std::iter::once(name.to_owned()).chain([ours, original].into_iter().flat_map(metered)).collect(),
+            std::iter::once(name.to_owned())
+                .chain([measured, original].into_iter().flat_map(metered))
+                .collect(),
         );
-        let but_out = ours.dollars_but_out() / original.dollars_but_out();
+        let but_out = measured.dollars_but_out() / original.dollars_but_out();
         let verdict = target.map_or(String::new(), |target| {
             format!("≤ {target:.2} {}", if but_out <= target { "met" } else { "NOT MET" })
         });
         let ratios =
-            [format!("{:.2}", ours.dollars() / original.dollars()), format!("{but_out:.2}"), verdict];
-        let dollars = [ours, original].into_iter().flat_map(micro_dollars);
+            [format!("{:.2}", measured.dollars() / original.dollars()), format!("{but_out:.2}"), verdict];
+        let dollars = [measured, original].into_iter().flat_map(micro_dollars);
         paid.push(std::iter::once(name.to_owned()).chain(dollars).chain(ratios).collect());
     };
-    for Cost { activity, ours, in_hour, original } in costs {
-        add(activity.name(), activity.target(), ours, original);
+    for Cost { activity, measured, in_hour, original } in costs {
+        add(activity.name(), activity.target(), measured, original);
         hour.0 += *in_hour;
         hour.1 += *original;
     }
     add("session-hour", None, &hour.0, &hour.1);
 
-    println!("What is metered: here | in the original design\n");
+    println!("Metered usage: here | in the original design\n");
     let head = ["", "messages", "calls", "reads", "log kB", "out kB"];
     let other = ["| messages", "calls", "reads", "log kB", "out kB"];
     print_table(&owned(&[&head, &other]), &used);
@@ -405,12 +406,12 @@ fn print(costs: &[Cost]) {
         hour.1.dollars() * 1e3,
     );
     println!(
-        "the idle line has {PINGS} pings here (one in 30 s, after five quiet minutes one in 60 s) and {ORIGINAL_PINGS} in the \
-         original design; the session-hour, in which something happens every minute, {ORIGINAL_PINGS} in both"
+        "the idle line has {PINGS} pings here (one every 30 s, after five quiet minutes one every 60 s) and {ORIGINAL_PINGS} \
+         in the original design; the session-hour, which is active every minute, has {ORIGINAL_PINGS} in both"
     );
     println!(
-        "the original has the function's architecture and log lines of ours; targets are of all but the bytes out, which are \
-         the shell's own"
+        "the original has the same architecture and log lines of the function; targets exclude bytes out, which are mostly \
+         the shell's output"
     );
 }
 
@@ -432,7 +433,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_as_fast_as_people_type_them() {
+    fn keystroke_intervals_have_the_published_mean_and_deviation() {
         let mut rhythm = Rhythm(StdRng::seed_from_u64(7));
         let times: Vec<f64> = (0..20_000).map(|_| rhythm.next().as_secs_f64() * 1e3).collect();
         let mean = times.iter().sum::<f64>() / 20_000.0;
@@ -442,10 +443,10 @@ mod tests {
     }
 
     #[test]
-    fn the_function_s_lines_are_told_from_others() {
-        assert!(is_of_the_function(r#"{"Route":"$default","request_id":"r"}"#));
-        assert!(is_of_the_function(r#"{"target":"shellbridge_lambda::connect","level":"WARN"}"#));
-        assert!(!is_of_the_function(r#"{"target":"shellbridge_backend::push","level":"INFO"}"#));
-        assert!(!is_of_the_function("2026-11-20T11:01:42Z  INFO shellbridge_gateway::stack: stopped"));
+    fn log_lines_of_the_function_are_recognized() {
+        assert!(is_function_log(r#"{"Route":"$default","request_id":"r"}"#));
+        assert!(is_function_log(r#"{"target":"shellbridge_lambda::connect","level":"WARN"}"#));
+        assert!(!is_function_log(r#"{"target":"shellbridge_backend::push","level":"INFO"}"#));
+        assert!(!is_function_log("2026-11-20T11:01:42Z  INFO shellbridge_gateway::stack: stopped"));
     }
 }

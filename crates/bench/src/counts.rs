@@ -1,8 +1,8 @@
-//! Instructions of one frame through the function and through the backend: the same on a noisy machine.
+//! Instructions per frame in function and backend, which a noisy machine hardly changes.
 //!
-//! The real stack runs, with one of its programs under `valgrind --tool=callgrind`. What is counted lies between two
-//! looks at a running process, so that its start counts nothing. Noise only adds: what is above its bound is counted
-//! again, and the least counts.
+//! The real stack runs with one program under `valgrind --tool=callgrind`. Counting starts and ends while the process is
+//! running, which excludes its start. Noise only adds instructions: a result above its bound is measured again, and the
+//! minimum is used.
 
 mod profile;
 
@@ -33,10 +33,10 @@ use crate::{
 /// Settings of `bench counts`.
 #[derive(Debug, clap::Args)]
 pub struct CountsArgs {
-    /// Take what is counted as the new bounds
+    /// Store the results as the new bounds
     #[arg(long)]
     accept: bool,
-    /// Also say where the instructions go; wants programs with symbols
+    /// Also print the functions with the most instructions; requires programs with symbols
     #[arg(long)]
     profile: bool,
     /// File with the bounds
@@ -44,34 +44,34 @@ pub struct CountsArgs {
     bounds: PathBuf,
 }
 
-/// Frames before it counts: connections, caches and buffers are as they will be.
+/// Warm-up frames, which fill connection pools, caches and buffers.
 const WARM: u64 = 100;
-/// Frames that count. Two runs of so many are less than 1% apart.
+/// Frames measured. Two runs differ by less than 1%.
 const FRAMES: u64 = 300;
-/// Zeros that a shell writes as base64, and what a terminal shows of them, in MB.
+/// Zeros that a shell writes as base64, and the resulting output in MB.
 const ZEROS: u64 = 3_000_000;
 const SHOWN_MB: u64 = 4;
-/// Times that something above its bound is counted, in all.
-const TRIES: u32 = 3;
-/// valgrind's answer, on a busy machine.
-const ANSWER_WITHIN: Duration = Duration::from_mins(2);
+/// Measurements of a result above its bound.
+const ATTEMPTS: u32 = 3;
+/// Timeout of a monitor command, on a busy machine.
+const VGDB_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What is counted.
+/// A case to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// A `ping` through the function, which posts the answer.
+enum Case {
+    /// A `ping` through the function, including the post of the answer.
     FunctionPing,
-    /// A key through the function, which has no answer to post.
+    /// A key through the function, which posts no answer.
     FunctionKey,
     /// A `ping` through the backend.
     BackendPing,
-    /// A key through the backend to its shell, and the push of its echo.
+    /// A key through the backend to the shell, and the push of its echo.
     BackendKey,
     /// A MB of output through the backend.
     BackendOutput,
 }
 
-impl Way {
+impl Case {
     const ALL: [Self; 5] =
         [Self::FunctionPing, Self::FunctionKey, Self::BackendPing, Self::BackendKey, Self::BackendOutput];
 
@@ -92,15 +92,15 @@ impl Way {
         }
     }
 
-    /// How far above its bound it may be: how the frames of bulk output are cut is a matter of moments.
+    /// Tolerance above the bound; larger for bulk output, whose split into frames depends on timing.
     const fn margin(self) -> f64 {
         if matches!(self, Self::BackendOutput) { 0.10 } else { 0.05 }
     }
 
-    /// Counts it once.
+    /// Measures the case once.
     async fn count(self, programs: &Programs) -> anyhow::Result<Profile> {
-        let watched = Watched::start(programs, self.program()).await?;
-        let target = Target::local(&watched.stack)?;
+        let profiled = ProfiledStack::start(programs, self.program()).await?;
+        let target = Target::local(&profiled.stack)?;
         let shell = if self == Self::BackendOutput { "/bin/sh" } else { "/bin/cat" };
         let mut terminal = Terminal::attached(target.session(shell).await?, "counts").await?;
         let each = match self {
@@ -108,7 +108,7 @@ impl Way {
                 for number in 0..WARM {
                     ping(&mut terminal, number).await?;
                 }
-                watched.ask("zero").await?;
+                profiled.monitor("zero").await?;
                 for number in WARM..WARM + FRAMES {
                     ping(&mut terminal, number).await?;
                 }
@@ -120,7 +120,7 @@ impl Way {
                     typist.exchange().await?;
                     typist.between().await?;
                 }
-                watched.ask("zero").await?;
+                profiled.monitor("zero").await?;
                 for _ in 0..FRAMES {
                     typist.exchange().await?;
                     typist.between().await?;
@@ -131,13 +131,13 @@ impl Way {
                 let write = |zeros: u64| format!("head -c {zeros} /dev/zero | base64; printf 'DO''NE'");
                 terminal.run("stty -echo; PS1=; printf 'DO''NE'", "DONE").await?;
                 terminal.run(&write(ZEROS / 10), "DONE").await?;
-                watched.ask("zero").await?;
+                profiled.monitor("zero").await?;
                 terminal.run(&write(ZEROS), "DONE").await?;
                 SHOWN_MB
             }
         };
-        watched.ask("dump").await?;
-        Profile::read(&watched.directory.path().join("out.1"), each)
+        profiled.monitor("dump").await?;
+        Profile::read(&profiled.directory.path().join("out.1"), each)
     }
 }
 
@@ -153,14 +153,14 @@ async fn ping(terminal: &mut Terminal, number: u64) -> anyhow::Result<()> {
     }
 }
 
-/// A stack of which one program runs under valgrind.
-struct Watched {
+/// A stack with one program under valgrind.
+struct ProfiledStack {
     stack: Stack,
     directory: TempDir,
 }
 
-impl Watched {
-    async fn start(programs: &Programs, watched: &str) -> anyhow::Result<Self> {
+impl ProfiledStack {
+    async fn start(programs: &Programs, profiled: &str) -> anyhow::Result<Self> {
         let directory = TempDir::new()?;
         let place = directory.path();
         let function = std::path::absolute(&programs.function)?;
@@ -169,26 +169,26 @@ impl Watched {
             ("backend", std::path::absolute(programs.directory.join("backend"))?),
             ("websocket-handler", function),
         ] {
-            if name == watched { wrap(place, name, &program)? } else { symlink(&program, place.join(name))? }
+            if name == profiled { wrap(place, name, &program)? } else { symlink(&program, place.join(name))? }
         }
         let programs = Programs { directory: place.to_owned(), function: place.join("websocket-handler") };
-        // One process, so that all frames are counted in one place; valgrind's memory is not the function's.
+        // One process receives all frames. The memory limit makes room for valgrind.
         let stack = programs.stack().flag("--concurrency", "1").flag("--function-memory", "4096");
         Ok(Self { stack: stack.start().await?, directory })
     }
 
-    /// Has callgrind do something (Valgrind manual, "Callgrind monitor commands").
-    async fn ask(&self, what: &str) -> anyhow::Result<()> {
+    /// Sends a command to callgrind (Valgrind manual, "Callgrind monitor commands").
+    async fn monitor(&self, what: &str) -> anyhow::Result<()> {
         let pid = fs::read_to_string(self.directory.path().join("pid")).context("valgrind did not start")?;
         let vgdb = Command::new("vgdb").arg(format!("--pid={}", pid.trim())).arg(what).output();
         let output =
-            timeout(ANSWER_WITHIN, vgdb).await.context("valgrind does not answer")?.context("vgdb")?;
+            timeout(VGDB_TIMEOUT, vgdb).await.context("valgrind does not respond")?.context("vgdb")?;
         ensure!(output.status.success(), "vgdb: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 }
 
-/// A program of this name that is the other under valgrind.
+/// Writes a script `name` that runs `program` under valgrind.
 fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
     let (out, program) = (place.display(), program.display());
     let script = format!(
@@ -201,55 +201,58 @@ fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bounds by build, `debug` or `release`, and by way.
+/// Bounds by build (`debug` or `release`) and case.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Bounds(BTreeMap<String, BTreeMap<String, u64>>);
 
-/// Counts every way and compares. An error if one is above its bound.
+/// Measures every case and compares it with its bound.
+///
+/// # Errors
+/// A case exceeds its bound.
 pub async fn run(args: &CountsArgs, programs: &Programs) -> anyhow::Result<()> {
     let found = Command::new("valgrind").arg("--version").output().await;
     ensure!(found.is_ok_and(|found| found.status.success()), "valgrind is not installed");
     let build = programs.directory.file_name().map(|name| name.to_string_lossy().into_owned());
-    let build = build.context("which build is it?")?;
+    let build = build.context("the directory of the programs has no name")?;
     let text = fs::read_to_string(&args.bounds).with_context(|| args.bounds.display().to_string())?;
     let mut bounds: Bounds =
         serde_json::from_str(&text).with_context(|| args.bounds.display().to_string())?;
     let known = bounds.0.entry(build.clone()).or_default();
     let mut lines = Vec::new();
     let mut above = false;
-    for way in Way::ALL {
-        let bound = known.get(way.name()).copied();
-        let mut least = way.count(programs).await.with_context(|| way.name())?;
-        for _ in 1..TRIES {
-            if args.accept || !is_above(&least, bound, way) {
+    for case in Case::ALL {
+        let bound = known.get(case.name()).copied();
+        let mut least = case.count(programs).await.with_context(|| case.name())?;
+        for _ in 1..ATTEMPTS {
+            if args.accept || !is_above(&least, bound, case) {
                 break;
             }
-            let again = way.count(programs).await.with_context(|| way.name())?;
+            let again = case.count(programs).await.with_context(|| case.name())?;
             if again.each() < least.each() {
                 least = again;
             }
         }
         if args.profile {
-            least.print(way.name());
+            least.print(case.name());
         }
         let verdict = match bound {
             _ if args.accept => "accepted",
             None => "no bound yet",
-            Some(_) if is_above(&least, bound, way) => "TOO MANY",
+            Some(_) if is_above(&least, bound, case) => "TOO MANY",
             Some(_) => "ok",
         };
         above |= verdict == "TOO MANY";
         let change = bound.map(|bound| format!("{:+.1}%", 100.0 * (ratio(least.each(), bound) - 1.0)));
         lines.push(vec![
-            way.name().to_owned(),
+            case.name().to_owned(),
             least.each().to_string(),
             bound.map_or_else(String::new, |bound| bound.to_string()),
             change.unwrap_or_default(),
-            format!("+{:.0}%", 100.0 * way.margin()),
+            format!("+{:.0}%", 100.0 * case.margin()),
             verdict.to_owned(),
         ]);
         if args.accept {
-            known.insert(way.name().to_owned(), least.each());
+            known.insert(case.name().to_owned(), least.each());
         }
     }
     let head = [&format!("instructions, {build} build"), "counted", "bound", "change", "may be", ""];
@@ -259,18 +262,18 @@ pub async fn run(args: &CountsArgs, programs: &Programs) -> anyhow::Result<()> {
     }
     ensure!(
         !above,
-        "a frame takes more instructions than its bound in {} allows. `make counts PROFILE=1` says where they go; if \
-         they are worth it, `make counts ACCEPT=1` takes them as the new bounds, for the commit to show",
+        "a frame takes more instructions than its bound in {} allows. `make counts PROFILE=1` shows where they go; if \
+         they are justified, `make counts ACCEPT=1` stores new bounds, to be committed",
         args.bounds.display()
     );
     Ok(())
 }
 
-fn is_above(counted: &Profile, bound: Option<u64>, way: Way) -> bool {
-    bound.is_some_and(|bound| ratio(counted.each(), bound) > 1.0 + way.margin())
+fn is_above(counted: &Profile, bound: Option<u64>, case: Case) -> bool {
+    bound.is_some_and(|bound| ratio(counted.each(), bound) > 1.0 + case.margin())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn ratio(counted: u64, bound: u64) -> f64 {
     counted as f64 / bound as f64
 }

@@ -1,4 +1,4 @@
-//! What is exchanged: a frame for its answer, a key for its echo, a connection.
+//! The exchanges to measure: a frame and its answer, a key and its echo, a connection.
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -11,37 +11,37 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{load::Exchange, socket::Socket, target::Session, terminal::Terminal};
 
-/// Numbers of frames have as many digits, so that none is part of another.
+/// All frame numbers have the same number of digits, so that none is a substring of another.
 const FIRST_NUMBER: u64 = 1_000_000_000_000;
 
-/// Sends a frame with a number and waits for the frame that holds it. The same code for the stack and for the floor.
-pub struct Asker {
+/// Sends numbered frames and waits for the frame that echoes the number. Serves the stack and the floor alike.
+pub struct FrameClient {
     socket: Socket,
     kind: Kind,
     number: u64,
 }
 
-/// What is asked.
+/// The frame to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `ping`, for `pong`; a raw echo gives the `ping` back.
+    /// `ping`, answered by `pong`; a raw echo returns the `ping`.
     Ping,
-    /// `command` `true`, for its result.
+    /// `command` `true`, answered by its result.
     Command,
 }
 
-impl Asker {
-    /// Over a socket just opened.
+impl FrameClient {
+    /// Uses a newly opened socket.
     pub const fn new(socket: Socket, kind: Kind) -> Self {
         Self { socket, kind, number: FIRST_NUMBER }
     }
 
-    /// Connected to a session.
+    /// Connects to a session.
     pub async fn connect(session: &Session, kind: Kind) -> anyhow::Result<Self> {
         Ok(Self::new(Socket::connect(&session.url, session.insecure).await?, kind))
     }
 
-    /// Runs a command and returns what it wrote.
+    /// Runs a command and returns its output.
     pub async fn command(&mut self, command: &str) -> anyhow::Result<String> {
         self.number += 1;
         let frame = ClientFrame::Command {
@@ -57,7 +57,7 @@ impl Asker {
         }
     }
 
-    /// Sends an `echo` with what transports like to change, and compares what comes back.
+    /// Sends an `echo` with values that transports tend to alter, and verifies the answer.
     pub async fn echo(&mut self) -> anyhow::Result<()> {
         self.number += 1;
         let number = self.number.to_string();
@@ -73,7 +73,7 @@ impl Asker {
         Ok(())
     }
 
-    /// The next frame that holds a text.
+    /// The next frame that contains `text`.
     async fn answer(&mut self, text: &str) -> anyhow::Result<Utf8Bytes> {
         loop {
             let answer = self.socket.text().await?;
@@ -87,7 +87,7 @@ impl Asker {
     }
 }
 
-impl Exchange for Asker {
+impl Exchange for FrameClient {
     async fn exchange(&mut self) -> anyhow::Result<()> {
         self.number += 1;
         let number = self.number.to_string();
@@ -104,17 +104,17 @@ impl Exchange for Asker {
 /// Types a key into `cat` and waits for its echo.
 pub struct Typist {
     terminal: Terminal,
-    /// The offset that the next echo ends at.
+    /// The offset at which the next echo ends.
     expected: u64,
     /// Keys since the last newline.
     keys: u64,
 }
 
-/// Keys of a line. A terminal that reads lines takes 4,095 at most (`termios(3)`, canonical mode).
+/// Keys per line. In canonical mode, a terminal accepts at most 4,095 (`termios(3)`).
 const LINE: u64 = 60;
 
 impl Typist {
-    /// At a terminal attached to `cat` that has written nothing yet.
+    /// Types at a terminal attached to a `cat` without output yet.
     pub const fn new(terminal: Terminal) -> Self {
         Self { terminal, expected: 0, keys: 0 }
     }
@@ -126,7 +126,7 @@ impl Typist {
             self.terminal.step().await?;
         }
         let shown = self.terminal.take_output();
-        ensure!(shown == echo, "typed {key}, {echo:?} was to come, and {shown:?} came");
+        ensure!(shown == echo, "typed {key}, expected {echo:?}, got {shown:?}");
         Ok(())
     }
 }
@@ -141,28 +141,28 @@ impl Exchange for Typist {
         if self.keys < LINE {
             return Ok(());
         }
-        // The terminal echoes the newline, and `cat` writes the line again.
+        // The terminal echoes the newline and `cat` repeats the line.
         let line = "x".repeat(usize::try_from(self.keys)?);
         self.keys = 0;
         self.press(b'\n', format!("\r\n{line}\r\n").as_bytes()).await
     }
 }
 
-/// Opens a connection, attaches, and leaves.
-pub struct Visitor {
+/// Opens a connection, attaches and closes it.
+pub struct ConnectClient {
     session: Session,
     name: String,
     last: Option<Terminal>,
 }
 
-impl Visitor {
-    /// Of a session.
+impl ConnectClient {
+    /// Connects to `session` with a client id made of `name`.
     pub const fn new(session: Session, name: String) -> Self {
         Self { session, name, last: None }
     }
 }
 
-impl Exchange for Visitor {
+impl Exchange for ConnectClient {
     async fn exchange(&mut self) -> anyhow::Result<()> {
         self.last = Some(Terminal::attached(self.session.clone(), &self.name).await?);
         Ok(())
@@ -176,8 +176,8 @@ impl Exchange for Visitor {
     }
 }
 
-/// Posts a small body over a connection kept open and reads the answer, as plainly as HTTP can be spoken.
-pub struct Poster {
+/// Posts a small body over one connection and reads the answer, with minimal HTTP.
+pub struct HttpClient {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
@@ -185,8 +185,8 @@ pub struct Poster {
 /// A body as long as a ping.
 const BODY: &str = r#"{"type":"ping","timestamp":1000000000000}"#;
 
-impl Poster {
-    /// Connected to `HOST:PORT`.
+impl HttpClient {
+    /// Connects to `HOST:PORT`.
     pub async fn connect(address: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| address.to_owned())?;
         stream.set_nodelay(true)?;
@@ -194,7 +194,7 @@ impl Poster {
     }
 }
 
-impl Exchange for Poster {
+impl Exchange for HttpClient {
     async fn exchange(&mut self) -> anyhow::Result<()> {
         let length = BODY.len();
         let request = format!("POST / HTTP/1.1\r\nHost: floor\r\nContent-Length: {length}\r\n\r\n{BODY}");

@@ -1,4 +1,4 @@
-//! Floors: the least that each part could cost, as processes of their own like the real thing.
+//! Floors: the minimum cost of each part, measured in separate processes like the real parts.
 
 use std::{
     io::Read as _,
@@ -23,21 +23,21 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::process;
 
-/// Bytes of one read from the PTY, as in the backend.
+/// Buffer of a PTY read, as in the backend.
 const READ: usize = 16 * 1024;
 
-/// Which floor.
+/// The kind of a floor.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Kind {
-    /// A WebSocket that gives every message back.
+    /// A WebSocket server that echoes every message.
     Websocket,
-    /// axum, which gives every body back.
+    /// An axum server that echoes every body.
     Http,
-    /// A PTY read to its end; prints bytes and seconds.
+    /// Reads a PTY to its end and prints bytes and seconds.
     Pty,
 }
 
-/// A floor that runs until this is dropped.
+/// A running floor; dropping it stops the process.
 pub struct Floor {
     _child: Child,
     /// `HOST:PORT`
@@ -45,7 +45,7 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts this program again, as a floor that listens; on one core only, if one is named.
+    /// Starts this program as a listening floor, pinned to `core` if given.
     pub async fn start(kind: Kind, core: Option<usize>) -> anyhow::Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&kind).context("no name")?;
         let mut child = Command::new(std::env::current_exe()?)
@@ -61,7 +61,7 @@ impl Floor {
     }
 }
 
-/// Bytes a second of a PTY read by a process of its own.
+/// Bytes per second of a PTY read in a separate process.
 pub async fn pty_rate(bytes: u64) -> anyhow::Result<f64> {
     let output = Command::new(std::env::current_exe()?)
         .args(["floor", "pty", "--bytes", &bytes.to_string()])
@@ -74,10 +74,10 @@ pub async fn pty_rate(bytes: u64) -> anyhow::Result<f64> {
     Ok(read.parse::<f64>()? / seconds.parse::<f64>()?)
 }
 
-/// Is a floor, until stdin ends.
+/// Runs a floor until stdin ends.
 pub async fn serve(kind: Kind, bytes: u64, core: Option<usize>) -> anyhow::Result<()> {
     if core.is_some() {
-        process::keep_to(core);
+        process::pin_to_core(core);
     }
     if let Kind::Pty = kind {
         let (read, took) = read_pty(bytes).await?;
@@ -112,7 +112,7 @@ async fn serve_websocket(listener: TcpListener) -> anyhow::Result<()> {
 
 async fn serve_http(listener: TcpListener) -> anyhow::Result<()> {
     use axum::serve::ListenerExt as _;
-    // With its type: an echo of WebSocket-over-HTTP events is an echo over the WebSocket.
+    // Echoes the content type too, so that WebSocket-over-HTTP events echo as WebSocket messages.
     let echo = async |headers: HeaderMap, body: Bytes| {
         let kind = headers.get(CONTENT_TYPE).cloned();
         ([(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json")))], body)
@@ -125,7 +125,7 @@ async fn serve_http(listener: TcpListener) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads what `head | base64` writes to a PTY, as the backend does, and throws it away.
+/// Reads the output of `head | base64` from a PTY, as the backend does, and discards it.
 async fn read_pty(bytes: u64) -> anyhow::Result<(u64, Duration)> {
     let (mut pty, pts) = pty_process::open()?;
     let mut child = pty_process::Command::new("/bin/sh")
@@ -133,7 +133,7 @@ async fn read_pty(bytes: u64) -> anyhow::Result<(u64, Duration)> {
         .spawn(pts)?;
     let started = Instant::now();
     let (mut buffer, mut total) = (vec![0; READ], 0);
-    // Linux answers EIO when the last process that had the terminal is gone.
+    // Linux returns EIO once the last process with the terminal open has exited.
     while let Ok(read @ 1..) = pty.read(&mut buffer).await {
         total += read as u64;
     }

@@ -1,4 +1,4 @@
-//! The function by itself: size, memory, start to its first request for work, start to its first frame answered.
+//! The function alone: size, memory, time from start to the first poll and to the first answered frame.
 
 use std::{
     path::Path,
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    exchange::{Asker, Kind},
+    exchange::{FrameClient, Kind},
     load::Exchange as _,
     process,
     report::print_table,
@@ -34,10 +34,10 @@ use crate::{
     target::Target,
 };
 
-/// Starts of which the median counts.
+/// Starts measured; the result is the median.
 pub const STARTS: usize = 20;
-/// A start, at most.
-const WITHIN: Duration = Duration::from_secs(10);
+/// Timeout of a start.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Figures of the function.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -45,16 +45,15 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub struct Figures {
     /// Bytes of the executable.
     pub binary: u64,
-    /// From its start to its first `GET /invocation/next`, median, ms.
+    /// Time from start to the first `GET /invocation/next`, median, ms.
     pub ready: f64,
-    /// From its start to a `pong` at the client of the frame it was started for: with an empty cache and no connection
-    /// to anything; median, ms.
+    /// Time from start to the client's `pong` for the first frame, with an empty cache and no open connection; median, ms.
     pub first_frame: f64,
-    /// The most resident memory of those processes, bytes.
+    /// Peak resident memory of those processes, bytes.
     pub memory: u64,
 }
 
-/// Measures it, beside a stack whose backend, table and `@connections` it uses.
+/// Measures the function against a stack's backend, table and `@connections`.
 pub async fn measure(stack: &Stack, program: &Path) -> anyhow::Result<Figures> {
     let binary = std::fs::metadata(program)?.len();
     let mut ready = Vec::with_capacity(STARTS);
@@ -71,20 +70,20 @@ pub async fn measure(stack: &Stack, program: &Path) -> anyhow::Result<Figures> {
         let begun = Instant::now();
         let (_, child) = start(stack, program, event).await?;
         let number = format!("\"echo\":{number}}}");
-        while !timeout(WITHIN, socket.text()).await.context("the first frame")??.contains(&number) {}
+        while !timeout(TIMEOUT, socket.text()).await.context("the first frame")??.contains(&number) {}
         first_frame.push(begun.elapsed());
         memory = memory.max(child.id().map_or(0, process::most_resident));
     }
     Ok(Figures { binary, ready: median_ms(ready), first_frame: median_ms(first_frame), memory })
 }
 
-/// Starts it at a Runtime API that has one event for it, or none, and waits until it asks.
+/// Starts the function at a Runtime API with one event or none, and waits for its first poll.
 async fn start(stack: &Stack, program: &Path, event: Vec<u8>) -> anyhow::Result<(Duration, Child)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
-    let (asked, mut asking) = mpsc::channel(8);
+    let (polled, mut polls) = mpsc::channel(8);
     let api =
-        Arc::new(RuntimeApi { event: Mutex::new(Some(event).filter(|event| !event.is_empty())), asked });
+        Arc::new(RuntimeApi { event: Mutex::new(Some(event).filter(|event| !event.is_empty())), polled });
     let app = Router::new()
         .route("/2018-06-01/runtime/invocation/next", get(next))
         .route("/2018-06-01/runtime/invocation/{id}/{verb}", post(|| async { StatusCode::ACCEPTED }))
@@ -116,7 +115,7 @@ async fn start(stack: &Stack, program: &Path, event: Vec<u8>) -> anyhow::Result<
         .spawn()
         .with_context(|| format!("starting {}", program.display()))?;
     tokio::select! {
-        at = timeout(WITHIN, asking.recv()) => {
+        at = timeout(TIMEOUT, polls.recv()) => {
             let at: Instant = at.context("the function did not ask for work")?.context("no Runtime API")?;
             Ok((at - begun, child))
         }
@@ -124,14 +123,14 @@ async fn start(stack: &Stack, program: &Path, event: Vec<u8>) -> anyhow::Result<
     }
 }
 
-/// The Lambda Runtime API (Lambda Developer Guide, *runtimes-api*), of one process and at most one event.
+/// A Lambda Runtime API (Lambda Developer Guide, *runtimes-api*) for one process and at most one event.
 struct RuntimeApi {
     event: Mutex<Option<Vec<u8>>>,
-    asked: mpsc::Sender<Instant>,
+    polled: mpsc::Sender<Instant>,
 }
 
 async fn next(State(api): State<Arc<RuntimeApi>>) -> impl IntoResponse {
-    let _no_longer_of_interest = api.asked.try_send(Instant::now());
+    let _ignored = api.polled.try_send(Instant::now());
     let Some(event) = api.event.lock().await.take() else { return std::future::pending().await };
     let deadline = unix_ms() + 29_000;
     let mut headers = HeaderMap::new();
@@ -148,7 +147,7 @@ async fn next(State(api): State<Arc<RuntimeApi>>) -> impl IntoResponse {
     (headers, event)
 }
 
-/// A `ping` as API Gateway hands it over (Developer Guide, *apigateway-websocket-api-integration-requests*).
+/// API Gateway's event for a `ping` (Developer Guide, *apigateway-websocket-api-integration-requests*).
 fn event(connection_id: &str, number: usize) -> Vec<u8> {
     let now = unix_ms();
     let event = json!({
@@ -175,45 +174,44 @@ fn median_ms(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
 }
 
-/// What one frame makes happen, by what the gateway's `/__state` counted: requests as they came to it, not as the
-/// function or the backend says.
+/// Requests caused by one frame, as the gateway counts them in `/__state`, independent of function and backend.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PerFrame {
     /// Requests to the backend.
     pub backend_calls: f64,
-    /// Reads of `DynamoDB`, once the process has the record.
+    /// Reads of `DynamoDB`, with the record cached.
     pub dynamodb_reads: f64,
     /// Posts to `@connections`.
     pub pushes: f64,
 }
 
-/// Frames before that.
+/// Warm-up frames.
 const WARM: u32 = 20;
-/// Frames that are counted.
+/// Frames measured.
 const FRAMES: u32 = 500;
-/// Those of `DynamoDB`'s operations that read.
+/// `DynamoDB`'s read operations.
 const READS: [&str; 6] = ["GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems", "ExecuteStatement"];
 
-/// Counts it for pings on one connection, in a stack of its own: the relay that counts the backend's calls takes time,
-/// which elsewhere is measured.
+/// Counts the requests of pings on one connection. Starts a separate stack, because the relay that counts backend calls
+/// would distort the latencies measured elsewhere.
 pub async fn per_frame(programs: &Programs) -> anyhow::Result<PerFrame> {
-    // One process, so that after the first frames none is left that has yet to read the record.
+    // With one process, the record is cached after the first frame.
     let stack = programs.stack().flag("--count-backend-calls", "").flag("--concurrency", "1").start().await?;
     let session = Target::local(&stack)?.session("/bin/cat").await?;
-    let mut asker = Asker::connect(&session, Kind::Ping).await?;
+    let mut client = FrameClient::connect(&session, Kind::Ping).await?;
     for _ in 0..WARM {
-        asker.exchange().await?;
+        client.exchange().await?;
     }
-    let before = at_rest(async || Counted::now(&stack).await).await?;
+    let before = at_rest(async || Counters::now(&stack).await).await?;
     for _ in 0..FRAMES {
-        asker.exchange().await?;
+        client.exchange().await?;
     }
-    let after = at_rest(async || Counted::now(&stack).await).await?;
+    let after = at_rest(async || Counters::now(&stack).await).await?;
     let frames = after.frames - before.frames;
     ensure!(frames == u64::from(FRAMES), "other frames came in between");
-    #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    let each = |count: fn(&Counted) -> u64| (count(&after) - count(&before)) as f64 / frames as f64;
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    let each = |count: fn(&Counters) -> u64| (count(&after) - count(&before)) as f64 / frames as f64;
     Ok(PerFrame {
         backend_calls: each(|counted| counted.backend_calls),
         dynamodb_reads: each(|counted| counted.dynamodb_reads),
@@ -221,16 +219,16 @@ pub async fn per_frame(programs: &Programs) -> anyhow::Result<PerFrame> {
     })
 }
 
-/// What the gateway has counted so far.
+/// The gateway's counters.
 #[derive(PartialEq)]
-struct Counted {
+struct Counters {
     frames: u64,
     backend_calls: u64,
     dynamodb_reads: u64,
     pushes: u64,
 }
 
-impl Counted {
+impl Counters {
     async fn now(stack: &Stack) -> anyhow::Result<Self> {
         let state = stack.state().await?;
         let sum = |name: &str, wanted: &dyn Fn(&str) -> bool| {
@@ -248,10 +246,10 @@ impl Counted {
     }
 }
 
-/// The counts, and which of the gateway's they are.
+/// Prints the counts and the names of the gateway's counters.
 pub fn print_per_frame(per_frame: &PerFrame) {
     let PerFrame { backend_calls, dynamodb_reads, pushes } = *per_frame;
-    let head = ["of one frame", "count", "of /__state"].map(str::to_owned);
+    let head = ["per frame", "count", "in /__state"].map(str::to_owned);
     let lines = [
         ("calls of the backend", backend_calls, "backendCalls"),
         ("reads of DynamoDB, record cached", dynamodb_reads, "dynamodb"),

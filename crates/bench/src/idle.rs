@@ -1,4 +1,4 @@
-//! Sessions that sleep, and sessions whose kept output is full: the backend's memory and time.
+//! Memory and CPU time of idle sessions and of sessions with a full output log.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use crate::{
     terminal::Terminal,
 };
 
-/// Connections being made at once.
-const AT_ONCE: usize = 16;
-/// After they are attached and before anything is looked at: acknowledgements are sent, start-up is over.
-const SETTLE: Duration = Duration::from_secs(2);
-/// Zeros that fill the kept output: 1.36 MB as base64, 1 MiB of it kept.
+/// Connections opened concurrently.
+const CONCURRENCY: usize = 16;
+/// Pause between attaching and measuring, for start-up and acknowledgements.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Zeros that fill the output log: 1.36 MB as base64, of which it keeps 1 MiB.
 const FILL: u64 = 1_000_000;
 
-/// What sleeping sessions take.
+/// Resources of idle sessions.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Idle {
-    /// How many.
+    /// Number of sessions.
     pub sessions: usize,
-    /// Resident memory of the backend, bytes a session more than before them.
+    /// Growth of the backend's resident memory, bytes per session.
     pub backend_bytes: f64,
-    /// The same of the stand-in.
+    /// Growth of the gateway's resident memory, bytes per session.
     pub gateway_bytes: f64,
-    /// Share of a core that the backend takes, pings every 30 s included.
+    /// CPU time of the backend as a share of one core, with pings every 30 s.
     pub backend_core: f64,
 }
 
@@ -42,22 +42,22 @@ pub fn resident(stack: &Stack, role: Role) -> u64 {
     of_role.map(|(_, pid)| process::resident(pid)).sum()
 }
 
-/// Has so many attached sessions of `cat` sleep for a while.
+/// Measures `count` attached sessions of `cat` that idle for `window`.
 pub async fn sleeping(stack: &Stack, count: usize, window: Duration) -> anyhow::Result<Idle> {
     let target = Target::local(stack)?;
-    // What the first one of all makes is not a session's.
+    // The first session allocates what all share.
     Terminal::attached(target.session("/bin/cat").await?, "idle-first").await?.close().await;
     let before = [Role::Backend, Role::Gateway].map(|role| resident(stack, role));
     let target = &target;
     let opening = stream::iter(0..count).map(|index| async move {
         Terminal::attached(target.session("/bin/cat").await?, &format!("idle-{index}")).await
     });
-    let terminals: Vec<_> = opening.buffer_unordered(AT_ONCE).try_collect().await?;
-    let begin = Instant::now() + SETTLE;
+    let terminals: Vec<_> = opening.buffer_unordered(CONCURRENCY).try_collect().await?;
+    let begin = Instant::now() + WARM_UP;
     let end = begin + window;
     let mut tasks = JoinSet::new();
     for (terminal, index) in terminals.into_iter().zip(0_u32..) {
-        // Their pings are spread as those of people who came one by one.
+        // Spreads the pings evenly, as for users who arrived one by one.
         let ping = Instant::now() + PING_EVERY * index / u32::try_from(count)?;
         tasks.spawn(sleep(terminal, ping, end));
     }
@@ -69,7 +69,7 @@ pub async fn sleeping(stack: &Stack, count: usize, window: Duration) -> anyhow::
     let cpu = process::cpu(backend).saturating_sub(cpu);
     let [backend_bytes, gateway_bytes] =
         [(Role::Backend, before[0]), (Role::Gateway, before[1])].map(|(role, before)| {
-            #[allow(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+            #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
             let grown = resident(stack, role).saturating_sub(before) as f64 / count as f64;
             grown
         });
@@ -92,7 +92,7 @@ async fn sleep(mut terminal: Terminal, ping: Instant, end: Instant) -> anyhow::R
     Ok(())
 }
 
-/// Resident memory of the backend, bytes a session whose kept output is full.
+/// Growth of the backend's resident memory, bytes per session with a full output log.
 pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
     let target = Target::local(stack)?;
     Terminal::attached(target.session("/bin/sh").await?, "full-first").await?.close().await;
@@ -103,7 +103,7 @@ pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
         terminal.run(&format!("head -c {FILL} /dev/zero | base64; printf 'FU''LL\\n'"), "FULL\r\n").await?;
         terminals.push(terminal);
     }
-    #[allow(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
     let grown = resident(stack, Role::Backend).saturating_sub(before) as f64 / count as f64;
     Ok(grown)
 }

@@ -1,9 +1,8 @@
-//! Measures the whole way, beside floors of the same run, and smokes deployed stacks.
+//! End-to-end benchmarks, each next to floors measured in the same run, and a smoke test of deployed stacks.
 //!
-//! `stack` starts the built programs, `target` says how sessions are had, `terminal` and `socket` are the client,
-//! `load` runs closed and open loops of the `exchange`s.
+//! `stack` starts the built programs, `target` creates sessions, `terminal` and `socket` are the client, and `load` runs
+//! `exchange`s in closed and open loops.
 
-pub mod all;
 pub mod compare;
 pub mod cost;
 pub mod counts;
@@ -21,6 +20,7 @@ pub mod report;
 pub mod smoke;
 pub mod socket;
 pub mod stack;
+pub mod suite;
 pub mod target;
 pub mod targets;
 pub mod terminal;

@@ -1,4 +1,4 @@
-//! Closed and open loops over any number of connections, and what they measured.
+//! Closed and open loops over many connections, and their latencies.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Longest latency that is told apart, µs; longer ones count as this.
+/// Longest latency recorded, µs; longer ones are clamped.
 const MAX_MICROS: u64 = 60_000_000;
 
-/// One thing that is done again and again on one connection.
+/// An operation repeated on one connection.
 pub trait Exchange: Send + 'static {
-    /// Does it once. What does not belong to the latency goes into [`Exchange::between`].
+    /// Runs the operation once. Work that must not be measured belongs in [`Exchange::between`].
     fn exchange(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// Whatever must be done from time to time, and is not measured.
+    /// Runs before each exchange, unmeasured.
     fn between(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send {
         async { Ok(()) }
     }
 }
 
-/// How long, and how often.
+/// Duration and rate of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Time before anything counts.
+    /// Warm-up time.
     pub warm: Duration,
-    /// Time that counts.
+    /// Measured time.
     pub measure: Duration,
-    /// Exchanges a second, of all connections together, begun whether or not the last was answered: latency then counts
-    /// from when one was to begin. Without it each connection begins one when the last was answered.
+    /// Exchanges per second over all connections, in an open loop: latency counts from an exchange's scheduled start.
+    /// `None` is a closed loop, in which each connection waits for the last answer.
     pub rate: Option<f64>,
 }
 
-/// Latencies, and how many in what time.
+/// A histogram of latencies and the time measured.
 #[derive(Debug, Clone)]
 pub struct Latencies {
     /// µs
@@ -53,7 +53,7 @@ impl Latencies {
         self.histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MAX_MICROS).max(1));
     }
 
-    /// One more run of the same.
+    /// Adds another run.
     pub fn add(&mut self, other: &Self) -> anyhow::Result<()> {
         self.histogram.add(&other.histogram).context("adding histograms")?;
         self.seconds += other.seconds;
@@ -62,25 +62,25 @@ impl Latencies {
 
     /// A quantile from 0 to 1, ms.
     pub fn quantile_ms(&self, quantile: f64) -> f64 {
-        #[allow(clippy::cast_precision_loss, reason = "a minute in µs is far below 2^53")]
+        #[expect(clippy::cast_precision_loss, reason = "a minute in µs is far below 2^53")]
         let micros = self.histogram.value_at_quantile(quantile) as f64;
         micros / 1_000.0
     }
 
-    /// How many were measured.
+    /// Number of exchanges measured.
     pub fn count(&self) -> u64 {
         self.histogram.len()
     }
 
-    /// How many a second.
+    /// Exchanges per second.
     pub fn rate(&self) -> f64 {
-        #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         let count = self.count() as f64;
         count / self.seconds
     }
 }
 
-/// Runs all connections, one task each. `edge` is called when the time that counts begins and when it ends.
+/// Runs all connections, one task each. Calls `edge` when the measured time starts and ends.
 pub async fn run<E: Exchange>(
     connections: Vec<E>,
     plan: Plan,
@@ -88,12 +88,12 @@ pub async fn run<E: Exchange>(
 ) -> anyhow::Result<(Latencies, Vec<E>)> {
     let begin = Instant::now() + plan.warm;
     let end = begin + plan.measure;
-    #[allow(clippy::cast_precision_loss, reason = "few connections")]
+    #[expect(clippy::cast_precision_loss, reason = "few connections")]
     let count = connections.len() as f64;
     let every = plan.rate.map(|rate| Duration::from_secs_f64(count / rate));
     let mut tasks = JoinSet::new();
     for (connection, index) in connections.into_iter().zip(0_u32..) {
-        // Spread over the interval, so that connections do not all begin at once.
+        // Staggers the connections over the interval.
         let pace = every.map(|every| (Instant::now() + every.mul_f64(f64::from(index) / count), every));
         tasks.spawn(one(connection, begin, end, pace));
     }
@@ -134,7 +134,7 @@ async fn one<E: Exchange>(
         }
         connection.exchange().await?;
         let now = Instant::now();
-        // What ended in the time counts, so that rates and processor time are of the same frames.
+        // Exchanges that end in the measured time count, so that rates and CPU time cover the same frames.
         if now >= begin && now < end {
             latencies.record(now - meant);
         }
@@ -143,11 +143,9 @@ async fn one<E: Exchange>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
-    /// Answers at once, but for one long pause.
+    /// Answers at once, except for one long pause.
     struct Stalls {
         pause_at: Instant,
         paused: bool,
@@ -172,15 +170,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_loop_counts_what_a_pause_kept_waiting() {
+    async fn an_open_loop_counts_every_exchange_delayed_by_a_pause() {
         let latencies = measured(Some(100.0)).await;
-        // A hundred were to begin in that second; half of them waited for more than half of it.
+        // A hundred exchanges were due in that second; half of them waited for more than half of it.
         assert!(latencies.quantile_ms(0.99) > 400.0, "{}", latencies.quantile_ms(0.99));
         assert!((900..=1_000).contains(&latencies.count()), "{}", latencies.count());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_loop_sees_a_pause_once() {
+    async fn a_closed_loop_counts_a_pause_once() {
         let latencies = measured(None).await;
         assert!(latencies.quantile_ms(0.999) < 10.0 && latencies.quantile_ms(1.0) > 900.0);
         assert!((latencies.rate() - 900.0).abs() < 20.0, "{}", latencies.rate());

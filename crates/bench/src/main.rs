@@ -8,9 +8,9 @@ use clap::Parser as _;
 use shellbridge_bench::process;
 
 fn main() -> ExitCode {
-    process::raise_descriptors();
+    process::raise_descriptor_limit();
     let cli = cli::Cli::parse();
-    // One worker: the client shares two cores with what it measures.
+    // One worker, because the client shares two cores with the stack.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(cli::run(cli)));
     match ran {

@@ -1,4 +1,4 @@
-//! People typing while builds run beside them.
+//! Typing while builds run in other sessions.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::{
     terminal::Terminal,
 };
 
-/// Keys a second of a quick typist.
+/// Keys per second of a fast typist.
 const KEYS: f64 = 5.0;
-/// One build for so many who type.
-const TYPISTS_A_BUILD: usize = 4;
-/// A build that says a lot: 27 KB every 100 ms, about 270 KB/s.
+/// Typists per build.
+const TYPISTS_PER_BUILD: usize = 4;
+/// A verbose build: 27 KB every 100 ms, about 270 KB/s.
 const BUILD: &str = "stty -echo; while :; do head -c 20000 /dev/zero | base64; sleep 0.1; done";
 
-/// Latency of the keys of so many people, begun at their own pace whatever happens to the last one.
+/// Key latency of `typists`, in an open loop.
 pub async fn measure(subject: Subject<'_>, typists: usize, mut plan: Plan) -> anyhow::Result<Row> {
-    let builds = typists.div_ceil(TYPISTS_A_BUILD);
-    // They end with this set.
+    let builds = typists.div_ceil(TYPISTS_PER_BUILD);
+    // Dropping the set stops the builds.
     let mut building = JoinSet::new();
     let mut sessions = subject.target.sessions("/bin/sh", builds).await?;
     for (session, index) in sessions.iter().cloned().zip(0..) {
@@ -41,7 +41,7 @@ pub async fn measure(subject: Subject<'_>, typists: usize, mut plan: Plan) -> an
     for (session, index) in cats.iter().cloned().zip(0..) {
         people.push(Typist::new(Terminal::attached(session, &format!("person-{index}")).await?));
     }
-    #[allow(clippy::cast_precision_loss, reason = "few people")]
+    #[expect(clippy::cast_precision_loss, reason = "few people")]
     let rate = KEYS * typists as f64;
     plan.rate = Some(rate);
     let name = if builds == 1 { "mixed, 1 build".to_owned() } else { format!("mixed, {builds} builds") };
@@ -58,10 +58,10 @@ pub async fn measure(subject: Subject<'_>, typists: usize, mut plan: Plan) -> an
     building.shutdown().await;
     sessions.extend(cats);
     subject.target.end(&sessions).await?;
-    // The builds' share cannot be told from the keys'.
+    // CPU time of the keys cannot be separated from that of the builds.
     row.cpu = None;
     Ok(row)
 }
 
-/// How long is measured, so that there are enough keys.
+/// Measured time, long enough for a sufficient number of keys.
 pub const MEASURE: Duration = Duration::from_secs(6);

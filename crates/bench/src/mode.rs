@@ -1,11 +1,11 @@
-//! The modes: what is measured, of a stack and of the floor below it.
+//! The latency modes, of a stack and of its floors.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
 use crate::{
-    exchange::{Asker, Kind, Poster, Typist, Visitor},
+    exchange::{ConnectClient, FrameClient, HttpClient, Kind, Typist},
     floor::Floor,
     load::{self, Exchange, Latencies, Plan},
     process,
@@ -16,16 +16,16 @@ use crate::{
     terminal::Terminal,
 };
 
-/// What is looked at from outside while it is measured.
+/// The system under test.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// Where to connect to.
     pub target: &'a Target,
-    /// Its processes, if they run here.
+    /// The stack's processes, if local.
     pub stack: Option<&'a Stack>,
 }
 
-/// The modes that are latencies.
+/// A latency mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// `ping` to `pong`.
@@ -39,7 +39,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Its name.
+    /// The name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ping => "ping",
@@ -49,7 +49,7 @@ impl Mode {
         }
     }
 
-    /// Measures it over so many connections, each with a session of its own.
+    /// Measures the mode over `connections`, with one session each.
     pub async fn measure(self, subject: Subject<'_>, connections: usize, plan: Plan) -> anyhow::Result<Row> {
         let target = subject.target;
         let one_only = self == Self::Echo && target.has_one_session();
@@ -71,11 +71,11 @@ impl Mode {
         match self {
             Self::Ping | Self::Command => {
                 let kind = if self == Self::Ping { Kind::Ping } else { Kind::Command };
-                let mut askers = Vec::with_capacity(connections);
+                let mut clients = Vec::with_capacity(connections);
                 for (session, _) in named {
-                    askers.push(Asker::connect(&session, kind).await?);
+                    clients.push(FrameClient::connect(&session, kind).await?);
                 }
-                exchanges(name, subject.stack, askers, plan).await
+                exchanges(name, subject.stack, clients, plan).await
             }
             Self::Echo => {
                 let mut typists = Vec::with_capacity(connections);
@@ -85,14 +85,14 @@ impl Mode {
                 exchanges(name, subject.stack, typists, plan).await
             }
             Self::Connect => {
-                let visitors = named.map(|(session, name)| Visitor::new(session, name)).collect();
-                exchanges(name, subject.stack, visitors, plan).await
+                let clients = named.map(|(session, name)| ConnectClient::new(session, name)).collect();
+                exchanges(name, subject.stack, clients, plan).await
             }
         }
     }
 }
 
-/// Runs exchanges and looks at the processes meanwhile.
+/// Runs exchanges and measures the processes' CPU time.
 pub(crate) async fn exchanges<E: Exchange>(
     name: &str,
     stack: Option<&Stack>,
@@ -105,17 +105,17 @@ pub(crate) async fn exchanges<E: Exchange>(
     let edge = || edges.push(processes.as_deref().map(times));
     let (latencies, connections) = load::run(connections, plan, edge).await?;
     drop(connections);
-    ensure!(latencies.count() > 0, "{name}: nothing was answered in {:?}", plan.measure);
+    ensure!(latencies.count() > 0, "{name}: no answer within {:?}", plan.measure);
     let mut edges = edges.into_iter().flatten();
     let cpu = edges.next().zip(edges.next()).map(|(before, after)| {
-        #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         let exchanges = latencies.count() as f64;
         spent(&before, &after, 1e6 / exchanges)
     });
     Ok(Row::new(name, count, &latencies, cpu))
 }
 
-/// Processor time so far, by program.
+/// CPU time so far, by program.
 pub fn times(processes: &[(Role, u32)]) -> BTreeMap<Role, Duration> {
     let mut times = BTreeMap::new();
     for (role, pid) in processes {
@@ -124,7 +124,7 @@ pub fn times(processes: &[(Role, u32)]) -> BTreeMap<Role, Duration> {
     times
 }
 
-/// Processor time between two looks, seconds times `scale`.
+/// CPU time between two samples, in seconds times `scale`.
 pub fn spent(before: &BTreeMap<Role, Duration>, after: &BTreeMap<Role, Duration>, scale: f64) -> Cpu {
     let of = |role| {
         let at = |times: &BTreeMap<Role, Duration>| times.get(&role).copied().unwrap_or_default();
@@ -133,64 +133,63 @@ pub fn spent(before: &BTreeMap<Role, Duration>, after: &BTreeMap<Role, Duration>
     Cpu { function: of(Role::Function), backend: of(Role::Backend), gateway: of(Role::Gateway) }
 }
 
-/// The raw WebSocket echo over so many connections.
+/// Measures the raw WebSocket echo over `connections`.
 pub async fn floor_websocket(floor: &Floor, connections: usize, plan: Plan) -> anyhow::Result<Latencies> {
-    let mut askers = Vec::with_capacity(connections);
+    let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
         let socket = Socket::connect(&format!("ws://{}/", floor.address), false).await?;
-        askers.push(Asker::new(socket, Kind::Ping));
+        clients.push(FrameClient::new(socket, Kind::Ping));
     }
-    Ok(load::run(askers, plan, || ()).await?.0)
+    Ok(load::run(clients, plan, || ()).await?.0)
 }
 
-/// Bare axum over so many connections.
+/// Measures bare axum over `connections`.
 pub async fn floor_http(floor: &Floor, connections: usize, plan: Plan) -> anyhow::Result<Latencies> {
-    let mut posters = Vec::with_capacity(connections);
+    let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        posters.push(Poster::connect(&floor.address).await?);
+        clients.push(HttpClient::connect(&floor.address).await?);
     }
-    Ok(load::run(posters, plan, || ()).await?.0)
+    Ok(load::run(clients, plan, || ()).await?.0)
 }
 
-/// The raw echo, on cores as the scheduler likes.
+/// Name of the raw echo on cores of the scheduler's choice.
 pub const FLOOR: &str = "floor: raw WebSocket echo";
-/// The raw echo, client and server on a core each.
-pub const FLOOR_APART: &str = "floor: raw echo, a core each";
+/// Name of the raw echo with client and server pinned to a core each.
+pub const FLOOR_PINNED: &str = "floor: raw echo, a core each";
 
-/// The raw echo measured again and again between other things, so that noise meets both.
-pub struct Beside<'a> {
+/// Measures the raw echo repeatedly between other measurements, so that noise affects both.
+pub struct FloorSampler<'a> {
     floor: &'a Floor,
     name: &'static str,
-    /// The client's core, when the floor has one of its own.
+    /// The client's core, if the floor is pinned to another.
     core: Option<usize>,
     connections: usize,
     plan: Plan,
     all: Option<Latencies>,
 }
 
-impl<'a> Beside<'a> {
-    /// A floor over so many connections, each time for so long.
+impl<'a> FloorSampler<'a> {
+    /// Samples a floor over `connections`, each time according to `plan`.
     pub const fn new(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
         Self { floor, name: FLOOR, core: None, connections, plan, all: None }
     }
 
-    /// A floor that was started on core 0; its client runs on core 1 meanwhile.
+    /// Samples a floor pinned to core 0, with the client pinned to core 1.
     ///
-    /// A client and a server that do nothing but wait for each other are put on one core by the scheduler, or not, as
-    /// it likes, and the round trip is 0.016 or 0.06 ms on one and the same machine. Across a network they never share
-    /// one.
-    pub const fn apart(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
-        Self { floor, name: FLOOR_APART, core: Some(1), connections, plan, all: None }
+    /// The scheduler may place a client and a server that only wait for each other on one core or on two, which makes a
+    /// round trip of 0.016 or 0.06 ms on the same machine. Across a network they never share a core.
+    pub const fn pinned(floor: &'a Floor, connections: usize, plan: Plan) -> Self {
+        Self { floor, name: FLOOR_PINNED, core: Some(1), connections, plan, all: None }
     }
 
-    /// Measures the floor once more.
-    pub async fn again(&mut self) -> anyhow::Result<()> {
+    /// Measures the floor once.
+    pub async fn sample(&mut self) -> anyhow::Result<()> {
         if self.core.is_some() {
-            process::keep_to(self.core);
+            process::pin_to_core(self.core);
         }
         let latencies = floor_websocket(self.floor, self.connections, self.plan).await;
         if self.core.is_some() {
-            process::keep_to(None);
+            process::pin_to_core(None);
         }
         let latencies = latencies?;
         match &mut self.all {
@@ -200,7 +199,7 @@ impl<'a> Beside<'a> {
         Ok(())
     }
 
-    /// All of it.
+    /// All samples as one row.
     pub fn row(&self) -> anyhow::Result<Row> {
         let all = self.all.as_ref().context("the floor was not measured")?;
         Ok(Row::new(self.name, self.connections, all, None))

@@ -1,4 +1,4 @@
-//! What one session that floods its terminal costs the others: their keys, with and without it.
+//! The cost of one flooding session to the others: key latency with and without the flood.
 
 use std::{
     sync::Arc,
@@ -19,48 +19,48 @@ use crate::{
     terminal::Terminal,
 };
 
-/// The floods: what costs the model of the screen the most for its length, in one line and in long ones, and what costs
-/// everything else the most.
+/// The floods: the two most expensive for the screen model by length, in short and in long lines, and the most expensive
+/// for everything else.
 const FLOODS: [(&str, &str); 3] = [
     ("clear and scroll", r"yes $'\e[41m\e[2J\e[500S'"),
     ("24 KB of scrolling", r#"yes "$(printf '\e[500S%.0s' {1..4000})""#),
     ("yes", "yes"),
 ];
-/// Sizes of everybody's terminal.
+/// Terminal sizes, of all sessions.
 const SIZES: [(u16, u16); 2] = [(80, 24), (MAX_COLS, MAX_ROWS)];
-/// People who type, and the keys a second of all of them: enough for a 99th percentile in a few seconds.
+/// Typists and their total keys per second: enough for a 99th percentile in a few seconds.
 const TYPISTS: usize = 4;
 const KEYS: f64 = 200.0;
-/// With and without the flood, in turns, so that noise meets both.
+/// Rounds with and without the flood alternate, so that noise affects both.
 const ROUNDS: usize = 3;
-/// How often `/health` is asked, and how long it may take with a flood: a load balancer gives it 5 s.
+/// Interval of `/health` requests, and their limit in ms during a flood; a load balancer's timeout is 5 s.
 const HEALTH_EVERY: Duration = Duration::from_millis(50);
 const HEALTH_WITHIN: f64 = 250.0;
-/// How often keys may take with a flood what they take without, at their 99th percentile.
+/// Largest ratio of the 99th percentiles with and without a flood.
 const RATIO: f64 = 5.0;
 
-/// What one flood cost at one size.
+/// The cost of one flood at one size.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
-    /// Keys without it.
+    /// Key latency without the flood.
     pub quiet: Row,
-    /// Keys with it.
+    /// Key latency during the flood.
     pub flooded: Row,
-    /// How many times the 99th percentile without it the one with it is.
+    /// Ratio of the 99th percentiles.
     pub ratio: f64,
-    /// The longest answer of `/health` with it, ms.
+    /// Slowest `/health` response during the flood, ms.
     pub health: f64,
 }
 
 impl Cost {
-    /// Whether it is within its bounds.
+    /// Whether ratio and `/health` are within their bounds.
     pub fn is_met(&self) -> bool {
         self.ratio <= RATIO && self.health <= HEALTH_WITHIN
     }
 }
 
-/// Measures every flood at every size, each round for so long.
+/// Measures every flood at every size; `round` is the duration of a round.
 pub async fn measure(stack: &Stack, round: Duration) -> anyhow::Result<Vec<Cost>> {
     let target = Target::local(stack)?;
     let mut costs = Vec::new();
@@ -72,7 +72,7 @@ pub async fn measure(stack: &Stack, round: Duration) -> anyhow::Result<Vec<Cost>
     Ok(costs)
 }
 
-/// Prints them as a table.
+/// Prints the table of costs.
 pub fn print(costs: &[Cost]) {
     let head = [
         "keys to their echo, ms",
@@ -126,21 +126,21 @@ async fn one(
         Ok(())
     };
     for _ in 0..ROUNDS {
-        let (latencies, rested) = load::run(typists, plan, || ()).await?;
+        let (latencies, idle) = load::run(typists, plan, || ()).await?;
         add(&mut quiet, latencies)?;
         let flood = Flood::start(flooder, flood);
-        let asking = Asking::start(page);
-        let (latencies, rested) = load::run(rested, plan, || ()).await?;
+        let poller = HealthPoller::start(page);
+        let (latencies, idle) = load::run(idle, plan, || ()).await?;
         add(&mut flooded, latencies)?;
-        health = health.max(asking.stop().await?);
+        health = health.max(poller.stop().await?);
         flooder = flood.stop().await.context(name.to_owned())?;
-        typists = rested;
+        typists = idle;
     }
     drop(typists);
     target.end(&sessions).await?;
     let row = |what: &str, latencies: Option<Latencies>| -> anyhow::Result<Row> {
         let latencies = latencies.context("no rounds")?;
-        ensure!(latencies.count() > 0, "no key came back");
+        ensure!(latencies.count() > 0, "no key was echoed");
         Ok(Row::new(&format!("{what} at {cols}x{rows}"), TYPISTS, &latencies, None))
     };
     let (quiet, flooded) = (row("quiet", quiet)?, row(name, flooded)?);
@@ -149,7 +149,7 @@ async fn one(
     Ok(Cost { quiet, flooded, ratio, health: health.as_secs_f64() * 1e3 })
 }
 
-/// A session that floods, and a client that takes all of it.
+/// A flooding session and a client that reads its output.
 struct Flood {
     stop: Arc<Notify>,
     task: JoinHandle<anyhow::Result<Terminal>>,
@@ -160,12 +160,12 @@ impl Flood {
         terminal.write(flood.as_bytes());
         terminal.write(b"\n");
         let stop = Arc::new(Notify::new());
-        let told = stop.clone();
+        let stopped = stop.clone();
         let task = tokio::spawn(async move {
             loop {
-                // A step is done whole or not at all.
+                // Cancelling a step loses no frame.
                 tokio::select! {
-                    () = told.notified() => break,
+                    () = stopped.notified() => break,
                     stepped = terminal.step() => { stepped?; }
                 }
                 terminal.take_output();
@@ -183,17 +183,17 @@ impl Flood {
     }
 }
 
-/// Asks `/health` all the time, each time on a connection of its own as a load balancer does.
-struct Asking {
+/// Polls `/health` on a new connection each time, as a load balancer does.
+struct HealthPoller {
     stop: Arc<Notify>,
     task: JoinHandle<anyhow::Result<Duration>>,
 }
 
-impl Asking {
+impl HealthPoller {
     fn start(page: &str) -> Self {
         let url = format!("{page}health");
         let stop = Arc::new(Notify::new());
-        let told = stop.clone();
+        let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let http = reqwest::Client::builder().pool_max_idle_per_host(0).build()?;
             let mut worst = Duration::ZERO;
@@ -202,7 +202,7 @@ impl Asking {
                 http.get(&url).send().await.context("/health")?.error_for_status()?;
                 worst = worst.max(began.elapsed());
                 tokio::select! {
-                    () = told.notified() => return Ok(worst),
+                    () = stopped.notified() => return Ok(worst),
                     () = tokio::time::sleep(HEALTH_EVERY) => {}
                 }
             }

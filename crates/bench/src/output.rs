@@ -1,4 +1,4 @@
-//! Bytes a second of a shell's output, each of them looked at.
+//! Bytes per second of a shell's output, every byte verified.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use crate::{
     terminal::Terminal,
 };
 
-/// A line of `base64` of zeros as a terminal shows it: 76 characters (`base64(1)`), then CR LF.
+/// A line of `base64` output as a terminal shows it: 76 characters (`base64(1)`), then CR LF.
 const LINE: usize = 78;
 /// Bytes compared at once.
 const PATTERN: usize = LINE * 1_000;
-/// A whole run, at most.
+/// Timeout of a run.
 const WITHIN: Duration = Duration::from_mins(5);
 
-/// Measures so many sessions that each write `zeros` bytes as base64, all at once. Bytes a second, of all together.
+/// Measures sessions that concurrently write `zeros` bytes each as base64; total bytes per second.
 pub async fn measure(subject: Subject<'_>, sessions: usize, zeros: u64) -> anyhow::Result<Row> {
     let made = subject.target.sessions("/bin/sh", sessions).await?;
     let mut terminals = Vec::with_capacity(sessions);
@@ -40,14 +40,14 @@ pub async fn measure(subject: Subject<'_>, sessions: usize, zeros: u64) -> anyho
         total += finished?.context("the output did not end")??;
     }
     let seconds = started.elapsed().as_secs_f64();
-    #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let bytes = total as f64;
     let cpu = before.zip(look()).map(|(before, after)| spent(&before, &after, 1e6 / (bytes / 1e6)));
     subject.target.end(&made).await?;
     Ok(Row { name: "output".to_owned(), connections: sessions, rate: bytes / seconds, latency: None, cpu })
 }
 
-/// Has one session write, and compares every byte with what it must be. Returns how many there were.
+/// Runs one session and verifies every byte. Returns the number of bytes.
 async fn one(mut terminal: Terminal, zeros: u64) -> anyhow::Result<u64> {
     let mut expected = Expected::new(zeros)?;
     terminal.write(format!("head -c {zeros} /dev/zero | base64\n").as_bytes());
@@ -61,14 +61,14 @@ async fn one(mut terminal: Terminal, zeros: u64) -> anyhow::Result<u64> {
     Ok(expected.at as u64)
 }
 
-/// What `base64` writes of zeros.
+/// The expected output of `base64`.
 struct Expected {
     pattern: Vec<u8>,
     /// Bytes seen.
     at: usize,
-    /// Bytes to come.
+    /// Bytes not yet seen.
     left: usize,
-    /// The last line, which has padding.
+    /// Padding and line end of the last line.
     tail: Vec<u8>,
 }
 
@@ -110,11 +110,9 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
-    /// As `base64 | sed 's/$/\r/'` writes.
+    /// The output of `base64 | sed 's/$/\r/'`.
     fn written(zeros: usize) -> Vec<u8> {
         let padding = (3 - zeros % 3) % 3;
         let mut text = "A".repeat(zeros.div_ceil(3) * 4 - padding) + &"=".repeat(padding);
@@ -129,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_known_before_it_comes() {
+    fn every_byte_is_predicted() {
         for zeros in [1, 2, 3, 56, 57, 58, 114, 200_000] {
             let bytes = written(zeros);
             for chunk in [1, 7, 78, 100_000, 1_000_000] {
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_lost_doubled_or_changed_is_seen() {
+    fn a_lost_doubled_or_changed_byte_is_detected() {
         let bytes = written(1_000);
         for at in [0, 76, 100, bytes.len() - 3] {
             let (mut lost, mut doubled, mut changed) = (bytes.clone(), bytes.clone(), bytes.clone());

@@ -1,88 +1,65 @@
-//! What `/proc` says of a process: its children, its time on the processor, its memory.
+//! Children, CPU time and memory of processes, from `/proc`.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-/// Living children of a process, with their names.
+use procfs::process::Process;
+
+/// Running children of a process: ids and names.
 pub fn children(parent: u32) -> Vec<(u32, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| {
-        let stat = Stat::read(pid)?;
-        (stat.field(1)? == u64::from(parent)).then_some((pid, stat.name))
-    })
-    .collect()
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    let stats = processes.filter_map(|process| process.stat().ok());
+    let children = stats.filter(|stat| u32::try_from(stat.ppid) == Ok(parent));
+    children.filter_map(|stat| Some((u32::try_from(stat.pid).ok()?, stat.comm))).collect()
 }
 
-/// Time a process has had on the processor, in user and kernel mode, all its threads together. Steps of 10 ms.
+/// CPU time of a process, user and system, of all threads. Resolution 10 ms.
 pub fn cpu(pid: u32) -> Duration {
-    let ticks = Stat::read(pid).and_then(|stat| Some(stat.field(11)? + stat.field(12)?)).unwrap_or_default();
-    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    let ticks =
+        process(pid).and_then(|process| process.stat().ok()).map_or(0, |stat| stat.utime + stat.stime);
+    Duration::from_millis(ticks * 1_000 / procfs::ticks_per_second())
 }
 
 /// Resident memory, bytes.
 pub fn resident(pid: u32) -> u64 {
-    status(pid, "VmRSS:")
+    process(pid).and_then(|process| process.status().ok()?.vmrss).unwrap_or_default() * 1024
 }
 
-/// The most resident memory it ever had, bytes.
+/// Peak resident memory, bytes.
 pub fn most_resident(pid: u32) -> u64 {
-    status(pid, "VmHWM:")
+    process(pid).and_then(|process| process.status().ok()?.vmhwm).unwrap_or_default() * 1024
 }
 
-fn status(pid: u32, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
-    value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+fn process(pid: u32) -> Option<Process> {
+    Process::new(i32::try_from(pid).ok()?).ok()
 }
 
-/// `/proc/PID/stat` (`proc_pid_stat(5)`): its name, and the fields after it, from `state`.
-struct Stat {
-    name: String,
-    fields: String,
-}
-
-impl Stat {
-    fn read(pid: u32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
-        let (head, fields) = text.rsplit_once(')')?;
-        Some(Self { name: head.split_once('(')?.1.to_owned(), fields: fields.to_owned() })
-    }
-
-    fn field(&self, index: usize) -> Option<u64> {
-        self.fields.split_ascii_whitespace().nth(index)?.parse().ok()
-    }
-}
-
-/// Lets this process, and those it starts, have as many descriptors as it may.
-pub fn raise_descriptors() {
+/// Raises the limit of open files to its maximum, for this process and its children.
+pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
-    let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ignored = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Has all threads of this process run on one core, or on any. The core is there or nothing changes.
-pub fn keep_to(core: Option<usize>) {
+/// Pins all threads of this process to one core, or unpins them. No-op if the core does not exist.
+pub fn pin_to_core(core: Option<usize>) {
     use rustix::thread::{CpuSet, sched_setaffinity};
     let mut cores = CpuSet::new();
     match core {
         Some(core) => cores.set(core),
         None => (0..CpuSet::MAX_CPU).for_each(|core| cores.set(core)),
     }
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    for thread in threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-        let _as_it_was = sched_setaffinity(rustix::process::Pid::from_raw(thread), &cores);
+    let threads = Process::myself().and_then(|process| process.tasks()).into_iter().flatten().flatten();
+    for thread in threads {
+        let _ignored = sched_setaffinity(rustix::process::Pid::from_raw(thread.tid), &cores);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn a_child_is_found_by_name_with_its_memory() {
+    fn children_have_names_and_memory() {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         assert!(children(std::process::id()).iter().any(|(pid, _)| *pid == child.id()));
@@ -94,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_seen_as_time() {
+    fn work_takes_cpu_time() {
         let before = cpu(std::process::id());
         let mut sum = 0_u64;
         while cpu(std::process::id()) < before + Duration::from_millis(20) {

@@ -1,4 +1,4 @@
-//! Tables for people and JSON for programs.
+//! Results as text tables and as JSON.
 
 use std::path::Path;
 
@@ -7,20 +7,20 @@ use serde::Serialize;
 
 use crate::load::Latencies;
 
-/// One line of the first table.
+/// One row of the table of measurements.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
-    /// The mode, and whether it is a floor.
+    /// Name of the mode or floor.
     pub name: String,
     /// Connections or sessions.
     pub connections: usize,
-    /// A second: exchanges, or bytes where there are no latencies.
+    /// Exchanges per second, or bytes per second in rows without latencies.
     pub rate: f64,
     /// ms
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Quantiles>,
-    /// µs of processor time an exchange, or a MB of output, by program.
+    /// CPU time by program, µs per exchange or per MB of output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
 }
@@ -37,11 +37,11 @@ pub struct Quantiles {
     /// 99.9%.
     #[serde(rename = "p99.9")]
     pub p999: f64,
-    /// How many were measured.
+    /// Number of exchanges.
     pub count: u64,
 }
 
-/// Processor time by program.
+/// CPU time by program.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Cpu {
     /// All processes of the function.
@@ -71,7 +71,7 @@ impl Row {
         }
     }
 
-    /// A row of bytes a second.
+    /// A row of bytes per second.
     pub fn bytes(name: &str, sessions: usize, rate: f64) -> Self {
         Self { name: name.to_owned(), connections: sessions, rate, latency: None, cpu: None }
     }
@@ -82,13 +82,13 @@ impl Row {
     }
 }
 
-/// Writes it to a file, if one is wanted.
+/// Writes `value` to `path`, if given.
 pub fn write_json(value: &impl Serialize, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     std::fs::write(path, serde_json::to_string_pretty(value)?).with_context(|| path.display().to_string())
 }
 
-/// The table of rows.
+/// Prints the table of measurements.
 pub fn print_rows(rows: &[Row]) {
     let head =
         ["", "conns", "rate/s", "p50 ms", "p90", "p99", "p99.9", "CPU µs: function", "backend", "gateway"];
@@ -114,7 +114,7 @@ pub fn print_rows(rows: &[Row]) {
     print_table(&head.map(str::to_owned), &lines.collect::<Vec<_>>());
 }
 
-/// A table whose first column is text and whose others are numbers.
+/// Prints a table whose first column is text (left-aligned); the others are numbers (right-aligned).
 pub fn print_table(head: &[String], lines: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = std::iter::once(head).chain(lines.iter().map(Vec::as_slice));

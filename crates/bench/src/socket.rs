@@ -1,4 +1,4 @@
-//! A WebSocket with text messages, every wait bounded.
+//! A WebSocket client with a timeout on every wait.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use tokio_tungstenite::{
 
 use crate::tls;
 
-/// Longest wait for a handshake or a message: longer than the gateway's own deadline for an invocation.
+/// Timeout of a handshake or message: longer than the gateway's deadline for an invocation.
 pub const DEADLINE: Duration = Duration::from_secs(40);
 
-/// A TCP connection, with TLS or without.
+/// A TCP connection with or without TLS.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
@@ -29,14 +29,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 pub struct Socket(WebSocketStream<Box<dyn Io>>);
 
 impl Socket {
-    /// Connects to a `ws:` or `wss:` URL. `insecure`: any certificate will do.
+    /// Connects to a `ws:` or `wss:` URL. `insecure` accepts any certificate.
     pub async fn connect(url: &str, insecure: bool) -> anyhow::Result<Self> {
         Self::offering(url, insecure, None).await
     }
 
     /// Connects and offers a subprotocol.
     pub async fn offering(url: &str, insecure: bool, subprotocol: Option<&str>) -> anyhow::Result<Self> {
-        timeout(DEADLINE, open(url, insecure, subprotocol)).await.context("no answer to the handshake")?
+        timeout(DEADLINE, open(url, insecure, subprotocol)).await.context("the handshake timed out")?
     }
 
     /// Sends one text message.
@@ -73,7 +73,7 @@ impl Socket {
         }
     }
 
-    /// Says goodbye.
+    /// Closes the connection with a close frame.
     pub async fn close(mut self) {
         let _gone = timeout(DEADLINE, self.0.close(None)).await;
     }
@@ -97,9 +97,9 @@ async fn open(url: &str, insecure: bool, subprotocol: Option<&str>) -> anyhow::R
     };
     match client_async(request, stream).await {
         Ok((socket, _)) => Ok(Socket(socket)),
-        Err(Error::Http(answer)) => {
-            let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
-            bail!("the handshake was refused with {} {body}", answer.status())
+        Err(Error::Http(response)) => {
+            let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned();
+            bail!("the handshake was rejected with {} {body}", response.status())
         }
         Err(error) => Err(error.into()),
     }

@@ -1,7 +1,7 @@
-//! The whole stack as processes of its own, on free ports, gone when dropped.
+//! Runs the whole stack as processes on free ports; dropping it stops them.
 //!
-//! The gateway's tests have a starter of their own, on purpose: theirs runs what cargo has just built for the test and
-//! panics with its log, this one runs release builds, with the secrets known, and says what is missing.
+//! The gateway's tests deliberately have a separate starter: theirs runs the programs that cargo built for the test and
+//! panics with the log. This one runs release builds with known secrets and reports missing programs.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -18,21 +18,21 @@ use tempfile::TempDir;
 
 use crate::process;
 
-/// Time until everything is up, on a busy machine.
+/// Timeout of the start, on a busy machine.
 const START_WITHIN: Duration = Duration::from_secs(30);
-/// Nothing is on its way any more when nothing was counted for this long: the last acknowledgement waits up to 200 ms, ...
+/// Time without changes after which nothing is in flight: an acknowledgement waits up to 200 ms.
 const QUIET: Duration = Duration::from_millis(200);
-/// ... which happens within this.
+/// Timeout of becoming quiet.
 const QUIET_WITHIN: Duration = Duration::from_secs(30);
 /// The gateway gives the backend 25 s to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// Secrets of local stacks, which only this machine can reach: known, so that a function can be started beside one.
+/// Secrets of local stacks, which are reachable only from this machine. Fixed, so that a second function can join a stack.
 pub const SECRETS: [(&str, &str); 3] = [
     ("BRIDGE_SECRET", "bench-bridge-secret-bench-bridge-secret"),
     ("JWT_SECRET", "bench-users-secret-bench-users-secret"),
     ("ADMIN_TOKEN", "bench-admin-token-bench-admin-token"),
 ];
-/// Whatever else would change where tokens are verified, or whether a loop without pauses is let through.
+/// Variables to unset, because they would change how tokens are verified or which origins may connect.
 const UNSET: [&str; 7] = [
     "JWT_PUBLIC_KEY",
     "JWT_PRIVATE_KEY",
@@ -42,7 +42,7 @@ const UNSET: [&str; 7] = [
     "ALLOWED_ORIGINS",
     "FRONTEND_URL",
 ];
-/// A closed loop sends more than a person may: limits are not what is measured.
+/// Rate limits high enough for a closed loop.
 const RATES: [(&str, &str); 2] = [("RATE_LIMIT_CONNECTION", "1000000"), ("RATE_LIMIT_USER", "10000000")];
 
 /// The programs of a stack.
@@ -55,9 +55,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Those beside this program; the function with the profile that is deployed, where that was built.
+    /// Finds the programs next to this one; the function in its deployed profile, if built.
     pub fn find(directory: Option<PathBuf>, function: Option<PathBuf>) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("where this program lies")?;
+        let own = std::env::current_exe().context("path of this program")?;
         let directory = directory.unwrap_or_else(|| own.parent().unwrap_or(Path::new(".")).to_owned());
         let deployed = directory.join("../function/websocket-handler");
         let function = function.unwrap_or_else(|| {
@@ -65,18 +65,18 @@ impl Programs {
             if small { deployed } else { directory.join("websocket-handler") }
         });
         for program in [&directory.join("gateway"), &directory.join("backend"), &function] {
-            ensure!(program.is_file(), "{}: not there; `make build` first", program.display());
+            ensure!(program.is_file(), "{} does not exist; run `make build` first", program.display());
         }
         Ok(Self { directory, function })
     }
 
-    /// A stack without limits on rates.
+    /// A stack without rate limits.
     pub fn stack(&self) -> Builder {
         Builder { programs: self.clone(), flags: Vec::new(), variables: Vec::new() }
     }
 }
 
-/// What to start.
+/// Configures a stack.
 #[derive(Debug)]
 pub struct Builder {
     programs: Programs,
@@ -85,14 +85,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A flag of `gateway`, and its value if that is not empty.
+    /// Adds a flag of `gateway`, with its value unless that is empty.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.extend([name, value].into_iter().filter(|word| !word.is_empty()).map(str::to_owned));
         self
     }
 
-    /// A variable of the environment of all that is started.
+    /// Sets an environment variable of all programs.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
@@ -148,7 +148,7 @@ impl Builder {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Ok(line) = lines.recv_timeout(left) else {
-                bail!("the stack did not come up; its log ends:\n{}", stack.log_end());
+                bail!("the stack did not start; its log ends:\n{}", stack.log_end());
             };
             let (name, value) = line.split_once(' ').unwrap_or((&line, ""));
             let place = match name {
@@ -184,25 +184,25 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// `GET /__state`: what the gateway counted.
+    /// `GET /__state`: the gateway's counters.
     pub async fn state(&self) -> anyhow::Result<Value> {
         let url = format!("{}__state", self.control);
         let body = self.http.get(url).send().await?.error_for_status()?.bytes().await?;
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// `POST /__faults`: what the gateway does to frames.
+    /// `POST /__faults`: the faults that the gateway injects.
     pub async fn set_faults(&self, faults: &Value) -> anyhow::Result<()> {
         let url = format!("{}__faults", self.control);
         self.http.post(url).body(faults.to_string()).send().await?.error_for_status()?;
         Ok(())
     }
 
-    /// Its processes: `gateway`, `backend`, and each of the function's.
+    /// The processes: `gateway`, `backend`, and each one of the function.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];
         for (pid, name) in process::children(self.child.id()) {
-            // The kernel cuts names at 15 bytes.
+            // The kernel truncates names to 15 bytes.
             match name.as_str() {
                 "backend" => all.push((Role::Backend, pid)),
                 "websocket-handl" => all.push((Role::Function, pid)),
@@ -212,12 +212,12 @@ impl Stack {
         all
     }
 
-    /// A home for shells, without anybody's start-up files.
+    /// A home directory for shells, without start-up files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What its processes wrote.
+    /// The log of all processes.
     pub fn log(&self) -> anyhow::Result<String> {
         let text = std::fs::read(self.directory.path().join("log")).context("the log")?;
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -229,15 +229,15 @@ impl Stack {
     }
 }
 
-/// What `look` finds counted once nothing is counted any more: an acknowledgement, or the answer to a push that the client
-/// has, may still be on its way.
-pub async fn at_rest<T: PartialEq>(look: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+/// Samples until the result stops changing: an acknowledgement, or the response to a delivered push, may still be in
+/// flight.
+pub async fn at_rest<T: PartialEq>(sample: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let started = Instant::now();
-    let mut last = look().await?;
+    let mut last = sample().await?;
     loop {
-        ensure!(started.elapsed() < QUIET_WITHIN, "the stack does not come to rest");
+        ensure!(started.elapsed() < QUIET_WITHIN, "the stack does not become quiet");
         tokio::time::sleep(QUIET).await;
-        let now = look().await?;
+        let now = sample().await?;
         if now == last {
             return Ok(now);
         }
@@ -245,7 +245,7 @@ pub async fn at_rest<T: PartialEq>(look: impl AsyncFn() -> anyhow::Result<T>) ->
     }
 }
 
-/// What a process of a stack is.
+/// The role of a process in a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -1,4 +1,4 @@
-//! What is measured, and where its sessions come from.
+//! The stack under test and the source of its sessions.
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -8,53 +8,53 @@ use serde_json::{Value, json};
 
 use crate::stack::Stack;
 
-/// Sessions being ended at once.
-const AT_ONCE: usize = 16;
+/// Sessions ended concurrently.
+const CONCURRENCY: usize = 16;
 
-/// A stack somewhere. Left out, one is started here.
+/// Options of a deployed stack. Without a URL, a local stack is started.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TargetArgs {
     /// WebSocket address of a deployed stack, `wss://…`; without it, a local one is started
     #[arg(long)]
     pub url: Option<String>,
-    /// Backend of that stack, `https://…`, to make sessions with the admin token
+    /// Backend of that stack, `https://…`, to create sessions with the admin token
     #[arg(long, env = "SESSIONS_URL")]
     pub sessions_url: Option<String>,
     /// Its `ADMIN_TOKEN`
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
-    /// A user's token for one session, in place of making sessions
+    /// A user's token for one session, instead of creating sessions
     #[arg(long, env = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// The session of that token, if the token does not name it
+    /// The session, if the token does not name one
     #[arg(long, env = "SESSION")]
     pub session: Option<String>,
-    /// Take any certificate, such as the one `gateway --tls` makes
+    /// Accept any certificate, such as that of `gateway --tls`
     #[arg(long)]
     pub insecure: bool,
 }
 
-/// A stack that can be connected to.
+/// A stack to connect to.
 #[derive(Debug, Clone)]
 pub struct Target {
     websocket: String,
-    /// Whether any certificate will do.
+    /// Whether to accept any certificate.
     pub insecure: bool,
     source: Source,
-    /// Home of shells on this machine; elsewhere they have their own.
+    /// `HOME` of shells on this machine; `None` on a deployed stack.
     home: Option<String>,
     http: reqwest::Client,
 }
 
 #[derive(Debug, Clone)]
 enum Source {
-    /// One session for everything, by its token.
+    /// One session for all connections, by its token.
     Given { token: String, session: Option<String> },
-    /// `POST` here makes one, with this bearer if it is wanted.
+    /// `POST` to this URL creates a session, with this bearer token if present.
     Made { url: String, bearer: Option<String> },
 }
 
-/// A session's way in, with the token in it: never to be printed.
+/// Access to a session. Never print it: the URL contains the token.
 #[derive(Clone)]
 pub struct Session {
     /// URL to connect to.
@@ -66,16 +66,16 @@ pub struct Session {
 }
 
 impl Target {
-    /// A stack started here.
+    /// A local stack.
     pub fn local(stack: &Stack) -> anyhow::Result<Self> {
         let source = Source::Made { url: format!("{}api/dev/sessions", stack.page), bearer: None };
         let home = Some(stack.directory().to_string_lossy().into_owned());
-        // Its certificate, if it has one, was made at its start.
+        // A local stack's certificate is self-signed.
         let insecure = stack.websocket.starts_with("wss:");
         Ok(Self { websocket: stack.websocket.clone(), insecure, source, home, http: reqwest::Client::new() })
     }
 
-    /// A stack that runs elsewhere.
+    /// A deployed stack.
     pub fn deployed(url: &str, args: &TargetArgs) -> anyhow::Result<Self> {
         let source = match (&args.token, &args.sessions_url, &args.admin_token) {
             (Some(token), _, _) => Source::Given { token: token.clone(), session: args.session.clone() },
@@ -83,21 +83,21 @@ impl Target {
                 url: format!("{}/api/sessions", base.trim_end_matches('/')),
                 bearer: Some(admin.clone()),
             },
-            _ => bail!("how are sessions had? Give TOKEN, or SESSIONS_URL and ADMIN_TOKEN"),
+            _ => bail!("no source of sessions: set TOKEN, or SESSIONS_URL and ADMIN_TOKEN"),
         };
         let http = reqwest::Client::builder().tls_danger_accept_invalid_certs(args.insecure).build()?;
         Ok(Self { websocket: url.to_owned(), insecure: args.insecure, source, home: None, http })
     }
 
-    /// Whether every session is the same one.
+    /// Whether all connections share one session.
     pub const fn has_one_session(&self) -> bool {
         matches!(self.source, Source::Given { .. })
     }
 
-    /// A session whose shell is `shell`, or the only one there is.
+    /// Creates a session that runs `shell`, or returns the shared one.
     pub async fn session(&self, shell: &str) -> anyhow::Result<Session> {
         let (url, bearer) = match &self.source {
-            Source::Given { token, session } => return Ok(self.way_in(session.as_deref(), token)),
+            Source::Given { token, session } => return Ok(self.authorized(session.as_deref(), token)),
             Source::Made { url, bearer } => (url, bearer),
         };
         let env = self.home.as_ref().map_or_else(|| json!({}), |home| json!({ "HOME": home }));
@@ -107,20 +107,20 @@ impl Target {
         if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
         }
-        let answer = request.send().await.context("making a session")?;
-        let (status, text) = (answer.status(), answer.text().await.context("making a session")?);
+        let response = request.send().await.context("creating a session")?;
+        let (status, text) = (response.status(), response.text().await.context("creating a session")?);
         if status != StatusCode::CREATED {
-            bail!("{url} did not make a session: {status} {text}");
+            bail!("{url} did not create a session: {status} {text}");
         }
-        let made: Value = serde_json::from_str(&text).context("making a session")?;
-        let field = |name: &str| made.get(name).and_then(Value::as_str);
-        let id = field("sessionId").context("no sessionId in the answer")?;
+        let created: Value = serde_json::from_str(&text).context("creating a session")?;
+        let field = |name: &str| created.get(name).and_then(Value::as_str);
+        let id = field("sessionId").context("no sessionId in the response")?;
         let token =
-            field("token").context("no token in the answer: the backend cannot mint tokens; give TOKEN")?;
-        Ok(self.way_in(Some(id), token))
+            field("token").context("no token in the response: the backend cannot sign tokens; set TOKEN")?;
+        Ok(self.authorized(Some(id), token))
     }
 
-    /// Ends sessions that were made here; a given one stays.
+    /// Ends sessions created here; a session given by its token stays.
     pub async fn end(&self, sessions: &[Session]) -> anyhow::Result<()> {
         let Source::Made { url, .. } = &self.source else { return Ok(()) };
         let base = url.replace("/api/dev/sessions", "/api/sessions");
@@ -128,10 +128,14 @@ impl Target {
             let url = format!("{base}/{}", session.id.as_deref().unwrap_or_default());
             self.http.delete(url).bearer_auth(&session.token).send()
         });
-        ending.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await.context("ending sessions")
+        ending
+            .buffer_unordered(CONCURRENCY)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .context("ending sessions")
     }
 
-    /// Many of them.
+    /// Creates `count` sessions.
     pub async fn sessions(&self, shell: &str, count: usize) -> anyhow::Result<Vec<Session>> {
         let mut sessions = Vec::with_capacity(count);
         for _ in 0..count {
@@ -140,7 +144,7 @@ impl Target {
         Ok(sessions)
     }
 
-    fn way_in(&self, id: Option<&str>, token: &str) -> Session {
+    fn authorized(&self, id: Option<&str>, token: &str) -> Session {
         let separator = if self.websocket.contains('?') { '&' } else { '?' };
         let session = id.map(|id| format!("sessionId={id}&")).unwrap_or_default();
         let url = format!("{}{separator}{session}token={token}", self.websocket);

@@ -1,42 +1,42 @@
-//! What is to be reached, and whether it was: ratios to the floors of the same run wherever there is a floor.
+//! The targets, as ratios to floors of the same run where a floor exists.
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    all::Report,
-    mode::{FLOOR, FLOOR_APART},
+    mode::{FLOOR, FLOOR_PINNED},
     report::{Row, print_table},
+    suite::Report,
 };
 
-/// One target.
+/// A target and its measurement.
 #[derive(Debug, Clone, Serialize)]
-pub struct Met {
-    /// What.
+pub struct TargetResult {
+    /// Name of the target.
     pub target: String,
-    /// What was measured.
+    /// The measured value.
     pub value: f64,
-    /// What it may be at most, or must be at least.
+    /// The maximum, or the minimum if `at_least`.
     pub bound: f64,
-    /// Of both.
+    /// Unit of value and bound.
     pub unit: &'static str,
-    /// Whether the bound is the least.
+    /// Whether the bound is a minimum.
     pub at_least: bool,
-    /// Whether it holds.
+    /// Whether the value is within the bound.
     pub met: bool,
 }
 
-fn most(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> Met {
-    Met { target: target.into(), value, bound, unit, at_least: false, met: value <= bound }
+fn most(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> TargetResult {
+    TargetResult { target: target.into(), value, bound, unit, at_least: false, met: value <= bound }
 }
 
-fn least(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> Met {
-    Met { target: target.into(), value, bound, unit, at_least: true, met: value >= bound }
+fn least(target: impl Into<String>, value: f64, bound: f64, unit: &'static str) -> TargetResult {
+    TargetResult { target: target.into(), value, bound, unit, at_least: true, met: value >= bound }
 }
 
-/// Compares everything with its target.
-#[allow(clippy::cast_precision_loss, reason = "memory and sizes are far below 2^53 bytes")]
-pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
+/// Compares the results with the targets.
+#[expect(clippy::cast_precision_loss, reason = "memory and sizes are far below 2^53 bytes")]
+pub fn evaluate(report: &Report) -> anyhow::Result<Vec<TargetResult>> {
     let rows = |name: &str, connections: usize| {
         let found = report.rows.iter().filter(|row| row.name == name && row.connections == connections);
         let found: Vec<&Row> = found.collect();
@@ -49,7 +49,7 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
     let p50 = |row: &Row| row.p50();
     let p99 = |row: &Row| row.latency.map_or(f64::NAN, |latency| latency.p99);
     let rate = |row: &Row| row.rate;
-    let echo = mean(FLOOR_APART, 1, &p50)?;
+    let echo = mean(FLOOR_PINNED, 1, &p50)?;
     let ping = mean("ping", 1, &p50)?;
     let cpu = |row: &Row| row.cpu.map_or(f64::NAN, |cpu| cpu.function + cpu.backend);
     let mut cpus = Vec::new();
@@ -60,11 +60,11 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
     let output = |sessions| anyhow::Ok(100.0 * mean("output", sessions, &rate)? / report.pty);
     let mut met = vec![
         most("ping, p50, of the raw echo's, a core each", ping / echo, 10.0, "x"),
-        most("ping, p99, of its own p50", mean("ping", 1, &p99)? / ping, 4.0, "x"),
+        most("ping, p99, of its p50", mean("ping", 1, &p99)? / ping, 4.0, "x"),
     ];
     for connections in [16, 128] {
         let share = mean(FLOOR, connections, &rate)? / mean("ping", connections, &rate)?;
-        met.push(most(format!("frames/s at {connections}: raw echo's over ours"), share, 20.0, "x"));
+        met.push(most(format!("frames/s at {connections}: raw echo's over Shellbridge's"), share, 20.0, "x"));
     }
     met.extend([
         most(
@@ -76,10 +76,10 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
         least("output of one session, of the bare PTY read's", output(1)?, 60.0, "%"),
         least("output of sixteen, of one bare PTY read's", output(16)?, 90.0, "%"),
         most("CPU of function and backend a frame, worst of 1, 16, 128", cpu, 250.0, "µs"),
-        most("function: start to first request for work", report.function.ready, 12.0, "ms"),
+        most("function: start to first poll", report.function.ready, 12.0, "ms"),
         most("function: start to first frame answered", report.function.first_frame, 20.0, "ms"),
         most("function: executable", report.function.binary as f64 / 1e6, 6.5, "MB"),
-        most("function: most memory of a process", report.memory.function_most as f64 / 1e6, 15.0, "MB"),
+        most("function: peak memory of a process", report.memory.function_most as f64 / 1e6, 15.0, "MB"),
         most("a frame: calls of the backend, by /__state", report.per_frame.backend_calls, 1.0, ""),
         most(
             "a frame: reads of DynamoDB, record cached, by /__state",
@@ -90,13 +90,13 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
         most("a frame: pushes, by /__state", report.per_frame.pushes, 1.0, ""),
         most("backend: memory, idle", report.memory.backend_idle as f64 / 1e6, 15.0, "MB"),
         most(
-            "backend: memory a session with a full megabyte kept",
+            "backend: memory per session with a full output log",
             report.memory.backend_full_session / 1e6,
             1.5,
             "MB",
         ),
         most(
-            format!("backend: of a core, with {} sleeping sessions", report.idle.sessions),
+            format!("backend: share of a core, with {} idle sessions", report.idle.sessions),
             100.0 * report.idle.backend_core,
             5.0,
             "%",
@@ -105,8 +105,8 @@ pub fn judge(report: &Report) -> anyhow::Result<Vec<Met>> {
     Ok(met)
 }
 
-/// The table of targets.
-pub fn print(targets: &[Met]) {
+/// Prints the table of targets.
+pub fn print(targets: &[TargetResult]) {
     let head = ["target", "measured", "bound", "met"].map(str::to_owned);
     let lines = targets.iter().map(|target| {
         let sign = if target.at_least { "≥" } else { "≤" };

@@ -1,4 +1,4 @@
-//! A terminal: the reference client on a socket, driven by whoever measures.
+//! A terminal: the reference client on a socket, driven by its caller.
 
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,12 @@ pub struct Terminal {
     session: Session,
     client: Client,
     socket: Option<Socket>,
-    /// The client's clock starts here.
+    /// Epoch of the client's clock.
     started: Instant,
 }
 
 impl Terminal {
-    /// Not connected yet. `name` makes its client id.
+    /// A terminal without a connection. `name` becomes part of the client id.
     pub fn new(session: Session, name: &str) -> Self {
         Self::of(session, name, 80, 24)
     }
@@ -36,21 +36,21 @@ impl Terminal {
         Self { session, client, socket: None, started: Instant::now() }
     }
 
-    /// Connected and attached.
+    /// Connects and attaches.
     pub async fn attached(session: Session, name: &str) -> anyhow::Result<Self> {
         let mut terminal = Self::new(session, name);
         terminal.connect().await?;
         Ok(terminal)
     }
 
-    /// Connected and attached, of another size.
+    /// Connects and attaches with the given size.
     pub async fn sized(session: Session, name: &str, cols: u16, rows: u16) -> anyhow::Result<Self> {
         let mut terminal = Self::of(session, name, cols, rows);
         terminal.connect().await?;
         Ok(terminal)
     }
 
-    /// Connects anew and waits until the streams are joined.
+    /// Opens a new connection and waits until it is attached.
     pub async fn connect(&mut self) -> anyhow::Result<()> {
         self.client.disconnected();
         self.socket = Some(Socket::connect(&self.session.url, self.session.insecure).await?);
@@ -63,50 +63,50 @@ impl Terminal {
         Ok(())
     }
 
-    /// Breaks the connection without a word.
+    /// Drops the connection without a close frame.
     pub fn break_off(&mut self) {
         self.socket = None;
         self.client.disconnected();
     }
 
-    /// Says goodbye.
+    /// Closes the connection.
     pub async fn close(mut self) {
         if let Some(socket) = self.socket.take() {
             socket.close().await;
         }
     }
 
-    /// Types, with the next [`Terminal::step`].
+    /// Queues input for the next [`Terminal::step`].
     pub fn write(&mut self, bytes: &[u8]) {
         self.client.write(bytes);
     }
 
-    /// Bytes typed that are not acknowledged.
+    /// Unacknowledged input, bytes.
     pub fn unacknowledged(&self) -> usize {
         self.client.unacknowledged()
     }
 
-    /// The first output byte that has not arrived.
+    /// Offset of the next output byte.
     pub fn output_offset(&self) -> u64 {
         self.client.output_offset()
     }
 
-    /// Output in order, each byte once, from where it was last taken.
+    /// Takes the output received since the last call, in order and without repeats.
     pub fn take_output(&mut self) -> Vec<u8> {
         self.client.take_output()
     }
 
-    /// Times that something went less than smoothly.
+    /// The client's counters.
     pub const fn counts(&self) -> shellbridge_protocol::client::Counts {
         self.client.counts
     }
 
-    /// Sends a frame that is not about the streams.
+    /// Sends a frame outside the streams.
     pub async fn send(&mut self, text: String) -> anyhow::Result<()> {
         self.socket.as_mut().context("not connected")?.send(text).await
     }
 
-    /// Sends what is due, then takes one frame or waits until something else is due.
+    /// Sends due frames, then receives one frame or waits for the client's next deadline.
     pub async fn step(&mut self) -> anyhow::Result<Event> {
         let socket = self.socket.as_mut().context("not connected")?;
         while let Some(frame) = self.client.poll(self.started.elapsed()) {
@@ -114,17 +114,17 @@ impl Terminal {
         }
         let due = self.client.deadline().map(|due| due.saturating_sub(self.started.elapsed()));
         let Ok(text) = timeout(due.unwrap_or(DEADLINE), socket.text()).await else {
-            ensure!(due.is_some(), "nothing came within {DEADLINE:?}");
+            ensure!(due.is_some(), "no frame within {DEADLINE:?}");
             return Ok(Event::Nothing);
         };
         let event = self.client.receive(read(&text?)?, self.started.elapsed());
         match &event {
             Event::Snapshot { gap, .. } => {
-                bail!("{gap} bytes of output are gone: a snapshot came in their place")
+                bail!("{gap} bytes of output were lost: a snapshot replaced them")
             }
-            Event::Replaced => bail!("another connection took the client's name over"),
+            Event::Replaced => bail!("another connection took over the client id"),
             Event::Forgotten => bail!("the backend has forgotten the client"),
-            Event::Restarted => bail!("the shell was started anew"),
+            Event::Restarted => bail!("the shell has restarted"),
             Event::Other(ServerFrame::Error(error)) if !error.retryable => {
                 bail!("{:?}: {}", error.code, error.message)
             }
@@ -132,19 +132,19 @@ impl Terminal {
         }
     }
 
-    /// Takes frames for as long as `wanted` takes, at most, and says whether it came true.
+    /// Receives frames until `done` returns true (returns `true`) or `within` elapses (returns `false`).
     pub async fn until(
         &mut self,
         within: Duration,
-        mut wanted: impl FnMut(&mut Self) -> bool,
+        mut done: impl FnMut(&mut Self) -> bool,
     ) -> anyhow::Result<bool> {
         let end = Instant::now() + within;
-        while !wanted(self) {
+        while !done(self) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
-            // A frame is taken whole or not at all: `step` only waits before it.
+            // Cancelling `step` loses no frame: it waits only before receiving one.
             if let Ok(stepped) = timeout(left, self.step()).await {
                 stepped?;
             }
@@ -152,25 +152,25 @@ impl Terminal {
         Ok(true)
     }
 
-    /// Types a line and takes output until `said` is in it; returns all of that output.
-    pub async fn run(&mut self, line: &str, said: &str) -> anyhow::Result<String> {
+    /// Types a line and waits until its output contains `expected`. Returns the output.
+    pub async fn run(&mut self, line: &str, expected: &str) -> anyhow::Result<String> {
         self.write(line.as_bytes());
         self.write(b"\n");
         let mut output = Vec::new();
         let found = self
             .until(DEADLINE, |terminal| {
                 output.extend(terminal.take_output());
-                String::from_utf8_lossy(&output).contains(said)
+                String::from_utf8_lossy(&output).contains(expected)
             })
             .await?;
         let output = String::from_utf8_lossy(&output).into_owned();
-        ensure!(found, "no {said:?} within {DEADLINE:?}; the shell said {output:?}");
+        ensure!(found, "no {expected:?} within {DEADLINE:?}; the output was {output:?}");
         Ok(output)
     }
 }
 
-/// An `output` frame, read without the detour that a tagged enum with flattened fields takes: the client shares two
-/// cores with what it measures.
+/// An `output` frame. Faster to parse than a tagged enum with flattened fields: the client shares two cores with the
+/// stack.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Output {
@@ -194,12 +194,10 @@ fn read(text: &str) -> serde_json::Result<ServerFrame> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn output_is_read_as_the_protocol_reads_it() {
+    fn output_parses_as_in_the_protocol() {
         for text in [
             r#"{"type":"output","epoch":5,"offset":3,"data":"h\u001b[0m\r\n","inputOffset":9}"#,
             r#"{"type":"output","epoch":5,"offset":3,"b64":"4oI=","later":[1]}"#,

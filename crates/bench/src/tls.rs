@@ -1,4 +1,4 @@
-//! TLS of a client: with the machine's own roots, or, only when asked for, with any certificate.
+//! TLS client configuration: the platform's root certificates, or any certificate on request.
 
 use std::sync::Arc;
 
@@ -14,14 +14,17 @@ use tokio_rustls::{
     },
 };
 
-/// A connector. `insecure` takes any certificate: for the one that `gateway --tls` makes at its start.
+/// A connector. `insecure` accepts any certificate, such as the self-signed one of `gateway --tls`.
 pub(crate) fn connector(insecure: bool) -> anyhow::Result<TlsConnector> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .context("TLS versions")?;
     let config = if insecure {
-        config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth()
+        config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth()
     } else {
         config.with_platform_verifier().context("the machine's root certificates")?.with_no_client_auth()
     };
@@ -29,9 +32,9 @@ pub(crate) fn connector(insecure: bool) -> anyhow::Result<TlsConnector> {
 }
 
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

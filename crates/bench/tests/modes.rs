@@ -1,5 +1,5 @@
-//! Every mode comes to its end against the whole stack, and measures something. How much is not for a test to say.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+//! Every mode completes against the whole stack and measures something; speed is not tested.
+#![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 use std::process::Command;
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}{errors}");
-    said
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {stdout}{stderr}");
+    stdout
 }
 
-/// The rows that a mode writes.
+/// Runs a mode and returns its rows.
 fn rows(arguments: &[&str]) -> Vec<Value> {
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("rows.json");
@@ -22,7 +22,7 @@ fn rows(arguments: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn latencies_are_measured_beside_a_floor() {
+fn latencies_are_measured_next_to_a_floor() {
     for mode in ["ping", "command", "echo", "connect"] {
         let rows = rows(&[mode, "-c", "2", "-s", "0.5"]);
         assert_eq!(rows.len(), 2, "{rows:?}");
@@ -35,14 +35,14 @@ fn latencies_are_measured_beside_a_floor() {
 }
 
 #[test]
-fn an_open_loop_begins_no_more_than_was_asked_for() {
+fn an_open_loop_does_not_exceed_its_rate() {
     let rows = rows(&["ping", "-c", "2", "-s", "1", "--rate", "20"]);
     let count = rows[1]["latency"]["count"].as_u64().unwrap();
     assert!((1..=22).contains(&count), "{rows:?}");
 }
 
 #[test]
-fn output_is_measured_and_every_byte_compared() {
+fn output_is_measured_and_every_byte_verified() {
     let rows = rows(&["output", "-s", "2", "--bytes", "300000"]);
     assert!(rows.iter().all(|row| row["rate"].as_f64() > Some(0.0)), "{rows:?}");
 }
@@ -54,14 +54,14 @@ fn keys_are_measured_while_builds_run() {
 }
 
 #[test]
-fn the_function_and_sleeping_sessions_are_measured() {
-    let said = bench(&["function"]);
+fn the_function_and_idle_sessions_are_measured() {
+    let stdout = bench(&["function"]);
     for (what, count) in [
         ("calls of the backend", "1.000  backendCalls"),
         ("reads of DynamoDB", "0.000      dynamodb"),
         ("pushes", "1.000        pushes"),
     ] {
-        assert!(said.lines().any(|line| line.starts_with(what) && line.ends_with(count)), "{said}");
+        assert!(stdout.lines().any(|line| line.starts_with(what) && line.ends_with(count)), "{stdout}");
     }
-    assert!(bench(&["idle", "-s", "3", "--full", "1"]).contains("3 sleeping: backend "));
+    assert!(bench(&["idle", "-s", "3", "--full", "1"]).contains("3 idle sessions: backend "));
 }

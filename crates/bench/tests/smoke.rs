@@ -1,5 +1,5 @@
-//! `bench smoke`, as somebody who has just deployed a stack runs it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! `bench smoke`, as run after a deployment.
+#![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 use std::process::{Command, Output};
 
@@ -11,33 +11,33 @@ fn smoke(arguments: &[&str]) -> Output {
     command.arg("smoke").args(arguments).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]
 fn a_stack_with_tls_passes_every_step() {
     let output = smoke(&[]);
-    let said = said(&output);
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said.lines().filter(|line| line.contains(" ok")).count(), 9, "{said}");
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains(" ok")).count(), 9, "{text}");
     for step in ["ping", "command", "echo", "reconnect"] {
-        assert!(said.lines().any(|line| line.starts_with(step) && line.contains(" ok")), "{step}: {said}");
+        assert!(text.lines().any(|line| line.starts_with(step) && line.contains(" ok")), "{step}: {text}");
     }
 }
 
 #[test]
-fn a_stack_that_is_not_there_fails_with_what_to_look_at() {
+fn an_unreachable_stack_fails_with_advice() {
     let output = smoke(&["--url", "ws://127.0.0.1:1/prod", "--token", "x"]);
-    let said = said(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("FAILED") && said.contains("handshake: look at "), "{said}");
-    assert!(said.contains("not tried"), "{said}");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("FAILED") && text.contains("handshake: check "), "{text}");
+    assert!(text.contains("not tried"), "{text}");
 }
 
 #[test]
-fn a_deployed_stack_without_a_way_to_sessions_is_told_which_ones_there_are() {
+fn a_deployed_stack_without_credentials_fails_with_the_variables_to_set() {
     let output = smoke(&["--url", "wss://example.org/prod"]);
-    let said = said(&output);
-    assert!(!output.status.success() && said.contains("TOKEN") && said.contains("ADMIN_TOKEN"), "{said}");
+    let text = text(&output);
+    assert!(!output.status.success() && text.contains("TOKEN") && text.contains("ADMIN_TOKEN"), "{text}");
 }

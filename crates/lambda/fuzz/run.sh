@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Builds the fuzz targets and runs each for so many seconds (60), two at a time, from the checked-in seeds. Fails on a
-# finding, which is left in artifacts/; what was learnt stays in corpus/.
+# Builds the fuzz targets and runs each for some seconds (default 60), two at a time, from the checked-in seeds. Fails on
+# a finding and leaves it in artifacts/; the corpus stays in corpus/.
 #
-# These are the flags of `cargo fuzz run -s none`. Neither it nor a nightly compiler is needed without a sanitizer, and a
-# sanitizer looks for what only `unsafe` code can do. Ours has none: what is looked for is panics, overflows, inputs that
-# take seconds, and broken promises (the assertions in fuzz_targets/). Where a nightly compiler can be had, cargo-fuzz and
-# its address sanitizer work too, from this directory: `cargo +nightly fuzz run --fuzz-dir . event corpus/event seeds/event`.
+# The flags are those of `cargo fuzz run -s none`. Without a sanitizer, neither cargo-fuzz nor a nightly compiler is needed,
+# and sanitizers detect only what `unsafe` code can do, which this project forbids. The targets look for panics, overflows,
+# slow inputs and failed assertions. With a nightly compiler, cargo-fuzz and its address sanitizer work too, from this
+# directory: `cargo +nightly fuzz run --fuzz-dir . event corpus/event seeds/event`.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=../../../target/fuzz SECONDS_EACH=${1:-60}
 coverage=-Cllvm-args=-sanitizer-coverage
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $coverage-level=4 $coverage-inline-8bit-counters \
 $coverage-pc-table $coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
-# Naming the target keeps the flags from build scripts, which have no fuzzer to report to.
+# Naming the target keeps the flags from build scripts, which have no fuzzer to link.
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --target "$host"
 export TARGETS=$CARGO_TARGET_DIR/$host/release

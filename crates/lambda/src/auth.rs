@@ -1,4 +1,4 @@
-//! Who may connect: the token, its keys, and the page's origin.
+//! Authorizes handshakes: the token, its keys, and the page's origin.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use crate::{
     aws::Aws,
     config::{Config, ConfigError},
     deadline::Deadline,
-    secrets::{Apart, Secret, Which},
+    secrets::{DistinctSecrets, Secret, SecretKind},
 };
 
-/// Time kept free to answer the handshake.
-const ANSWER: Duration = Duration::from_millis(500);
+/// Time reserved to answer the handshake.
+const RESPONSE_TIME: Duration = Duration::from_millis(500);
 
 /// Checks handshakes.
 pub(crate) struct Auth {
     keys: Keys,
     rules: ClaimRules,
     origins: AllowedOrigins,
-    /// For the keys to be fetched.
+    /// Timeout of a key fetch.
     within: Duration,
 }
 
@@ -37,18 +37,18 @@ enum Keys {
     Remote(Jwks),
 }
 
-/// Why a handshake is refused.
+/// Why a handshake is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Because of the token.
+pub(crate) enum AuthError {
+    /// The token is missing, invalid or insufficient.
     Token(Denied),
-    /// Because of the page.
+    /// The page's origin is not allowed.
     Origin,
-    /// Because there are no keys at the moment.
+    /// The keys cannot be fetched at the moment.
     NoKeys,
 }
 
-impl Refused {
+impl AuthError {
     /// The status of the handshake.
     pub(crate) const fn status(self) -> u16 {
         match self {
@@ -58,7 +58,7 @@ impl Refused {
         }
     }
 
-    /// The code of the refusal.
+    /// The error code in the body.
     pub(crate) const fn code(self) -> ErrorCode {
         match self {
             Self::Token(denied) => denied.code(),
@@ -67,7 +67,7 @@ impl Refused {
         }
     }
 
-    /// The cause, as metrics and logs count it.
+    /// The cause in metrics and logs.
     pub(crate) const fn cause(self) -> &'static str {
         match self {
             Self::Token(Denied::NoSession) => "no_session",
@@ -86,41 +86,46 @@ impl Refused {
 }
 
 impl Auth {
-    pub(crate) fn new(config: &Config, aws: &Aws, apart: &Apart) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, aws: &Aws, secrets: &DistinctSecrets) -> Result<Self, ConfigError> {
         let origins = AllowedOrigins::parse(config.allowed_origins.as_deref().unwrap_or_default())?;
         let within = config.limits.aws.max(config.limits.jwks);
-        Ok(Self { keys: keys(config, aws, apart)?, rules: config.claim_rules(), origins, within })
+        Ok(Self { keys: keys(config, aws, secrets)?, rules: config.claim_rules(), origins, within })
     }
 
-    /// Verifies the handshake's token, then its origin. `now` is Unix seconds.
-    pub(crate) async fn admit(&self, event: &Event, now: i64, deadline: Deadline) -> Result<Grant, Refused> {
+    /// Verifies the handshake's token, then its origin. `now` is in Unix seconds.
+    pub(crate) async fn admit(
+        &self,
+        event: &Event,
+        now: i64,
+        deadline: Deadline,
+    ) -> Result<Grant, AuthError> {
         let session = event.query_string_parameters.first("sessionId");
-        let token = token(event).ok_or(Refused::Token(Denied::Missing))?;
-        let within = deadline.within(self.within, ANSWER);
+        let token = token(event).ok_or(AuthError::Token(Denied::Missing))?;
+        let within = deadline.budget(self.within, RESPONSE_TIME);
         let verdict = timeout(within, self.verify(&token, session, now)).await;
-        let grant = verdict.unwrap_or(Err(Refused::NoKeys))?;
-        if self.allows_origin(headers(event)) { Ok(grant) } else { Err(Refused::Origin) }
+        let grant = verdict.unwrap_or(Err(AuthError::NoKeys))?;
+        if self.allows_origin(headers(event)) { Ok(grant) } else { Err(AuthError::Origin) }
     }
 
-    async fn verify(&self, token: &str, session: Option<&str>, now: i64) -> Result<Grant, Refused> {
+    async fn verify(&self, token: &str, session: Option<&str>, now: i64) -> Result<Grant, AuthError> {
         let authorize = |keys: &TokenKeys| keys.authorize(token, session, &self.rules, now);
         let verdict = match &self.keys {
-            Keys::Secret(secret) => match authorize(&*secret.get().await.ok_or(Refused::NoKeys)?) {
+            Keys::Secret(secret) => match authorize(&*secret.get().await.ok_or(AuthError::NoKeys)?) {
                 Err(Denied::Signature) => match secret.changed().await {
                     Some(changed) => authorize(&changed),
                     None => Err(Denied::Signature),
                 },
                 verdict => verdict,
             },
-            Keys::Remote(jwks) => match authorize(&jwks.keys(false, now).await.ok_or(Refused::NoKeys)?) {
-                Err(Denied::UnknownKey) => authorize(&jwks.keys(true, now).await.ok_or(Refused::NoKeys)?),
+            Keys::Remote(jwks) => match authorize(&jwks.keys(false, now).await.ok_or(AuthError::NoKeys)?) {
+                Err(Denied::UnknownKey) => authorize(&jwks.keys(true, now).await.ok_or(AuthError::NoKeys)?),
                 verdict => verdict,
             },
         };
-        verdict.map_err(Refused::Token)
+        verdict.map_err(AuthError::Token)
     }
 
-    /// Two `Origin` headers are none that a browser sends.
+    /// Rejects two `Origin` headers, which a browser never sends.
     fn allows_origin(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(http::header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
@@ -131,14 +136,14 @@ impl Auth {
     }
 }
 
-/// Exactly one kind of key, so that it fixes the algorithm family.
-fn keys(config: &Config, aws: &Aws, apart: &Apart) -> Result<Keys, ConfigError> {
+/// Requires exactly one kind of key, because the kind determines the algorithm family.
+fn keys(config: &Config, aws: &Aws, secrets: &DistinctSecrets) -> Result<Keys, ConfigError> {
     let set = (&config.jwt_secret, &config.jwt_secret_arn, &config.jwt_public_key, &config.jwks_url);
     match set {
         (Some(secret), None, None, None) => Ok(Keys::Secret(Secret::set(TokenKeys::from_secret(secret)?))),
         (None, Some(name), None, None) => {
-            let which = (Which::Jwt, apart);
-            Ok(Keys::Secret(Secret::stored(name, which, aws.clone(), config.limits, |secret| {
+            let kind = (SecretKind::Jwt, secrets);
+            Ok(Keys::Secret(Secret::stored(name, kind, aws.clone(), config.limits, |secret| {
                 Ok(TokenKeys::from_secret(secret)?)
             })))
         }
@@ -149,16 +154,16 @@ fn keys(config: &Config, aws: &Aws, apart: &Apart) -> Result<Keys, ConfigError> 
         (None, None, None, None) => {
             Err(ConfigError::Missing("one of JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL"))
         }
-        _ => Err(ConfigError::Several("JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL")),
+        _ => Err(ConfigError::Conflicting("JWT_SECRET, JWT_SECRET_ARN, JWT_PUBLIC_KEY, JWKS_URL")),
     }
 }
 
-/// The subprotocol to answer with: ours, if the client offered it. API Gateway chooses none by itself.
+/// The subprotocol to accept, if the client offered it. API Gateway does not select one itself.
 pub(crate) fn subprotocol(event: &Event) -> Option<String> {
     offered(headers(event)).any(|offer| offer == SUBPROTOCOL).then(|| SUBPROTOCOL.to_owned())
 }
 
-/// The token, from the first place that has one: subprotocol, `Authorization`, query.
+/// The token from the subprotocol, the `Authorization` header or the query, in this order.
 fn token(event: &Event) -> Option<String> {
     let headers = headers(event);
     let offer = offered(headers).find_map(|offer| offer.strip_prefix("bearer."));
@@ -171,13 +176,13 @@ fn token(event: &Event) -> Option<String> {
     offer.or_else(header).or_else(query).map(str::to_owned)
 }
 
-/// Offered subprotocols. RFC 6455, section 4.1: separated by commas, in one header or several.
+/// The offered subprotocols, separated by commas in one header or several (RFC 6455, section 4.1).
 fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
     values.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',').map(str::trim))
 }
 
-/// All values of the headers; `headers` alone has only the last of each.
+/// All values of each header; the event's `headers` has only the last.
 fn headers(event: &Event) -> &HeaderMap {
     if event.multi_value_headers.is_empty() { &event.headers } else { &event.multi_value_headers }
 }

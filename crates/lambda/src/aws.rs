@@ -1,4 +1,4 @@
-//! The AWS SDK's shared configuration, loaded when the first client needs it.
+//! The AWS SDK's shared configuration, loaded on first use.
 
 use std::{
     sync::{
@@ -23,43 +23,43 @@ use tokio::sync::OnceCell;
 
 use crate::config::Limits;
 
-/// Repeats of one request to AWS, but for `@connections`.
-pub(crate) const REPEATS: u32 = 2;
+/// Retries of one AWS request, except of `@connections`.
+pub(crate) const MAX_RETRIES: u32 = 2;
 
-/// Source of the SDK's settings.
+/// Source of the SDK's configuration.
 #[derive(Debug, Clone)]
 pub enum AwsSettings {
-    /// The environment, as the SDK documents it (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, …).
+    /// The environment (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, …).
     Environment,
-    /// As given.
+    /// This configuration, with the function's own HTTP client.
     Given(Box<SdkConfig>),
 }
 
-/// Credentials, region, endpoints, and the HTTP client of all AWS clients in this process.
+/// Credentials, region, endpoints and HTTP client of the process's AWS clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Aws {
     settings: AwsSettings,
     http: Http,
     config: Arc<OnceCell<SdkConfig>>,
-    repeats: Repeats,
+    retries: RetryCounter,
 }
 
 impl Aws {
     pub(crate) fn new(settings: AwsSettings, http: Http) -> Self {
-        Self { settings, http, config: Arc::default(), repeats: Repeats::default() }
+        Self { settings, http, config: Arc::default(), retries: RetryCounter::default() }
     }
 
-    /// The HTTP client under all of them.
+    /// The HTTP client that all AWS clients share.
     pub(crate) fn http(&self) -> Http {
         self.http.clone()
     }
 
-    /// Counts the repeats of the clients that have it.
-    pub(crate) fn repeats(&self) -> Repeats {
-        self.repeats.clone()
+    /// The interceptor that counts retries.
+    pub(crate) fn retries(&self) -> RetryCounter {
+        self.retries.clone()
     }
 
-    /// The configuration.
+    /// The configuration, loaded once.
     pub(crate) async fn config(&self) -> &SdkConfig {
         self.config.get_or_init(|| Box::pin(self.load())).await
     }
@@ -72,38 +72,38 @@ impl Aws {
     }
 }
 
-/// Timeouts of a client that repeats by itself. [`Http`] bounds connecting.
-pub(crate) fn timeouts(limits: &Limits) -> TimeoutConfig {
+/// Timeouts of an SDK client. [`Http`] limits connecting.
+pub(crate) fn timeout_config(limits: &Limits) -> TimeoutConfig {
     TimeoutConfig::builder()
         .operation_attempt_timeout(limits.aws_attempt)
         .operation_timeout(limits.aws)
         .build()
 }
 
-/// How such a client repeats.
-pub(crate) fn retries() -> RetryConfig {
-    RetryConfig::standard().with_max_attempts(1 + REPEATS).with_initial_backoff(Duration::from_millis(50))
+/// Retry policy of an SDK client.
+pub(crate) fn retry_config() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(1 + MAX_RETRIES).with_initial_backoff(Duration::from_millis(50))
 }
 
-/// Requests to AWS that were sent again. A process has one invocation at a time, so they are that one's.
+/// Counts retried AWS requests. A process handles one invocation at a time, so they belong to that one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Repeats(Arc<AtomicU32>);
+pub(crate) struct RetryCounter(Arc<AtomicU32>);
 
-impl Repeats {
-    /// Counts one.
+impl RetryCounter {
+    /// Counts one retry.
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// How many there were since this was last asked.
+    /// Returns the count and resets it.
     pub(crate) fn take(&self) -> u32 {
         self.0.swap(0, Relaxed)
     }
 }
 
-impl Intercept for Repeats {
+impl Intercept for RetryCounter {
     fn name(&self) -> &'static str {
-        "Repeats"
+        "RetryCounter"
     }
 
     fn read_before_attempt(

@@ -1,7 +1,7 @@
-//! The one way to the backend: signed, bounded in time and size, tried again where that is safe.
+//! HTTP client of the backend: signs requests, limits their time and size, and retries.
 //!
-//! Every request is safe to repeat: frames carry offsets or ids, and the backend takes the same connect and
-//! disconnect twice.
+//! Every request is safe to repeat: frames carry offsets or ids, and the backend accepts a repeated connect or
+//! disconnect.
 
 use std::time::Duration;
 
@@ -26,47 +26,47 @@ use crate::{
     config::{Config, ConfigError, Limits},
     deadline::now_ms,
     event::Invocation,
-    metrics::Tally,
-    secrets::{Apart, Secret, Which},
+    metrics::InvocationStats,
+    secrets::{DistinctSecrets, Secret, SecretKind},
 };
 
-/// Repeats of a request that failed for a passing reason.
-const REPEATS: u32 = 2;
-/// Time kept free to tell the client.
-const TELL: Duration = Duration::from_millis(800);
+/// Retries after a transient failure.
+const MAX_RETRIES: u32 = 2;
+/// Time reserved to post an error frame.
+const ERROR_POST_TIME: Duration = Duration::from_millis(800);
 
-/// What the backend said.
+/// The backend's response.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum BackendResponse {
     /// 200, with a JSON object.
     Object(String),
     /// 204.
-    Nothing,
-    /// Another status, with an error frame's code.
-    Refused(u16, ErrorCode),
+    Empty,
+    /// Another status, with the code of an error frame.
+    Error(u16, ErrorCode),
 }
 
-/// Why there is no answer.
+/// Why a request got no usable response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// Not there, or talking nonsense.
+pub(crate) enum BackendError {
+    /// The backend cannot be reached or responds with garbage.
     Unavailable(&'static str),
-    /// Not in time.
+    /// The request timed out.
     Timeout,
-    /// It refused our signature twice.
-    Unsigned,
-    /// The answer is larger than a client can be sent.
+    /// The backend rejected the signature twice.
+    Unauthorized,
+    /// The response exceeds the size of a message to a client.
     TooLarge,
     /// Too many requests.
     Overloaded,
 }
 
-impl Failure {
+impl BackendError {
     pub(crate) const fn code(self) -> ErrorCode {
         match self {
             Self::Unavailable(_) => ErrorCode::BackendUnavailable,
             Self::Timeout => ErrorCode::BackendTimeout,
-            Self::Unsigned => ErrorCode::Internal,
+            Self::Unauthorized => ErrorCode::Internal,
             Self::TooLarge => ErrorCode::TooLarge,
             Self::Overloaded => ErrorCode::RateLimited,
         }
@@ -76,16 +76,16 @@ impl Failure {
         match self {
             Self::Unavailable(cause) => cause,
             Self::Timeout => "backend_timeout",
-            Self::Unsigned => "backend_refused_signature",
+            Self::Unauthorized => "backend_refused_signature",
             Self::TooLarge => "backend_answer_too_large",
             Self::Overloaded => "backend_overloaded",
         }
     }
 }
 
-/// The client of the backend.
+/// Client of the backend.
 pub(crate) struct Backend {
-    /// Of each path.
+    /// One per path.
     uris: [(&'static str, Uri); 3],
     keys: Secret<BridgeKeys>,
     limits: Limits,
@@ -94,17 +94,22 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn new(config: &Config, http: Http, aws: &Aws, apart: &Apart) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        config: &Config,
+        http: Http,
+        aws: &Aws,
+        secrets: &DistinctSecrets,
+    ) -> Result<Self, ConfigError> {
         let keys = match (&config.bridge_secret, &config.bridge_secret_arn) {
             (Some(secret), None) => Secret::set(BridgeKeys::parse(secret)?),
             (None, Some(name)) => {
-                let which = (Which::Bridge, apart);
-                Secret::stored(name, which, aws.clone(), config.limits, |secret| {
+                let kind = (SecretKind::Bridge, secrets);
+                Secret::stored(name, kind, aws.clone(), config.limits, |secret| {
                     Ok(BridgeKeys::parse(secret)?)
                 })
             }
             (None, None) => return Err(ConfigError::Missing("BRIDGE_SECRET or BRIDGE_SECRET_ARN")),
-            _ => return Err(ConfigError::Several("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),
+            _ => return Err(ConfigError::Conflicting("BRIDGE_SECRET and BRIDGE_SECRET_ARN")),
         };
         let base = config.backend()?;
         let uri = |path| -> Result<(&'static str, Uri), ConfigError> {
@@ -116,94 +121,98 @@ impl Backend {
         Ok(Self { uris, keys, limits: config.limits, http, breaker: Breaker::default() })
     }
 
-    /// Posts `body` for the connection of `invocation`.
+    /// Posts `body` on behalf of the invocation's connection.
     pub(crate) async fn post(
         &self,
         path: &str,
         body: Vec<u8>,
         invocation: &Invocation,
-        tally: &mut Tally,
-    ) -> Result<Answer, Failure> {
+        stats: &mut InvocationStats,
+    ) -> Result<BackendResponse, BackendError> {
         let started = Instant::now();
-        let within = invocation.deadline.within(self.limits.backend, TELL);
-        let repeated = self.repeated(path, body.into(), invocation, tally);
-        let answer = timeout(within, repeated).await.unwrap_or_else(|_| {
-            // Slow is not gone: had there been no connection, that would have failed sooner.
+        let within = invocation.deadline.budget(self.limits.backend, ERROR_POST_TIME);
+        let attempts = self.with_retries(path, body.into(), invocation, stats);
+        let response = timeout(within, attempts).await.unwrap_or_else(|_| {
+            // A slow backend is still there: connecting would have failed sooner.
             if within > self.limits.connect {
                 self.breaker.connected();
             }
-            Err(Failure::Timeout)
+            Err(BackendError::Timeout)
         });
-        tally.backend = Some(tally.backend.unwrap_or_default() + started.elapsed());
-        if let Err(failure) = answer {
-            tracing::warn!(cause = failure.cause(), path, "the backend failed");
+        stats.backend = Some(stats.backend.unwrap_or_default() + started.elapsed());
+        if let Err(error) = response {
+            tracing::warn!(cause = error.cause(), path, "the request to the backend failed");
         }
-        answer
+        response
     }
 
-    async fn repeated(
+    async fn with_retries(
         &self,
         path: &str,
         body: bytes::Bytes,
         invocation: &Invocation,
-        tally: &mut Tally,
-    ) -> Result<Answer, Failure> {
-        let mut retry = Retry::until(Instant::now() + self.limits.repeat_within).at_most(REPEATS);
-        let mut keys = self.keys.get().await.ok_or(Failure::Unavailable("no_bridge_secret"))?;
-        let mut refused = false;
+        stats: &mut InvocationStats,
+    ) -> Result<BackendResponse, BackendError> {
+        let mut retry = Retry::until(Instant::now() + self.limits.retry_within).at_most(MAX_RETRIES);
+        let mut keys = self.keys.get().await.ok_or(BackendError::Unavailable("no_bridge_secret"))?;
+        let mut rejected = false;
         loop {
             if !self.breaker.admits() {
-                return Err(Failure::Unavailable("backend_circuit_open"));
+                return Err(BackendError::Unavailable("backend_circuit_open"));
             }
-            let passing = match self.once(path, body.clone(), invocation, &keys).await {
-                Err(Failed::Unsigned) if refused => return Err(Failure::Unsigned),
-                Err(Failed::Unsigned) => {
-                    refused = true;
+            let transient = match self.attempt(path, body.clone(), invocation, &keys).await {
+                Err(AttemptError::Unauthorized) if rejected => return Err(BackendError::Unauthorized),
+                Err(AttemptError::Unauthorized) => {
+                    rejected = true;
                     keys = self.keys.changed().await.unwrap_or(keys);
-                    tally.retries += 1;
+                    stats.retries += 1;
                     continue;
                 }
-                Err(Failed::Passing(failure)) => failure,
-                Err(Failed::Final(failure)) => return Err(failure),
-                Ok(answer) => return Ok(answer),
+                Err(AttemptError::Transient(error)) => error,
+                Err(AttemptError::Permanent(error)) => return Err(error),
+                Ok(response) => return Ok(response),
             };
-            if !retry.again().await {
-                return Err(passing);
+            if !retry.wait().await {
+                return Err(transient);
             }
-            tally.retries += 1;
+            stats.retries += 1;
         }
     }
 
-    async fn once(
+    async fn attempt(
         &self,
         path: &str,
         body: bytes::Bytes,
         invocation: &Invocation,
         keys: &BridgeKeys,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<BackendResponse, AttemptError> {
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
             .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
-            .map_err(|_| Failed::Final(Failure::Unsigned))?;
-        let unusable = || Failed::Final(Failure::Unavailable("no_http_client"));
+            .map_err(|_| AttemptError::Permanent(BackendError::Unauthorized))?;
+        let unusable = || AttemptError::Permanent(BackendError::Unavailable("no_http_client"));
         let mut request = Request::new(SdkBody::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() =
-            self.uris.iter().find(|(of, _)| *of == path).map(|(_, uri)| uri.clone()).ok_or_else(unusable)?;
+        *request.uri_mut() = self
+            .uris
+            .iter()
+            .find(|(key, _)| *key == path)
+            .map(|(_, uri)| uri.clone())
+            .ok_or_else(unusable)?;
         *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
         let response = match self.http.send(request).await {
             Ok(response) => response,
             Err(HttpError::Setup(error)) => {
-                tracing::error!(%error, "no HTTP client can be made");
+                tracing::error!(%error, "the HTTP client cannot be created");
                 return Err(unusable());
             }
             Err(HttpError::Connect(_)) => {
                 self.breaker.failed();
-                return Err(Failed::Passing(Failure::Unavailable("backend_not_connected")));
+                return Err(AttemptError::Transient(BackendError::Unavailable("backend_not_connected")));
             }
-            // Cut while it was at it, or an idle connection that had been closed.
+            // The backend closed the connection, in the middle of the request or while it was idle.
             Err(HttpError::Lost(_)) => {
-                return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost")));
+                return Err(AttemptError::Transient(BackendError::Unavailable("backend_connection_lost")));
             }
         };
         self.breaker.connected();
@@ -211,7 +220,7 @@ impl Backend {
     }
 }
 
-/// `None` if an id has what a header may not; the gateway makes them.
+/// `None` if an id is not valid in a header; API Gateway's ids are.
 fn headers(invocation: &Invocation, token: &str) -> Option<HeaderMap> {
     let text = |text: &str| HeaderValue::from_str(text).ok();
     let mut headers = HeaderMap::with_capacity(8);
@@ -227,42 +236,44 @@ fn headers(invocation: &Invocation, token: &str) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// Why one try gave no answer.
-enum Failed {
+/// Why one attempt failed.
+enum AttemptError {
     /// 401.
-    Unsigned,
-    /// The next try may do better.
-    Passing(Failure),
-    /// It may not.
-    Final(Failure),
+    Unauthorized,
+    /// A retry may help.
+    Transient(BackendError),
+    /// No retry helps.
+    Permanent(BackendError),
 }
 
-async fn read(response: Response<Incoming>) -> Result<Answer, Failed> {
+async fn read(response: Response<Incoming>) -> Result<BackendResponse, AttemptError> {
     let status = response.status();
     match status {
-        StatusCode::NO_CONTENT => return Ok(Answer::Nothing),
-        StatusCode::UNAUTHORIZED => return Err(Failed::Unsigned),
-        StatusCode::PAYLOAD_TOO_LARGE => return Ok(Answer::Refused(413, ErrorCode::TooLarge)),
-        StatusCode::TOO_MANY_REQUESTS => return Err(Failed::Final(Failure::Overloaded)),
+        StatusCode::NO_CONTENT => return Ok(BackendResponse::Empty),
+        StatusCode::UNAUTHORIZED => return Err(AttemptError::Unauthorized),
+        StatusCode::PAYLOAD_TOO_LARGE => return Ok(BackendResponse::Error(413, ErrorCode::TooLarge)),
+        StatusCode::TOO_MANY_REQUESTS => return Err(AttemptError::Permanent(BackendError::Overloaded)),
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
-            return Err(Failed::Passing(Failure::Unavailable("backend_unavailable")));
+            return Err(AttemptError::Transient(BackendError::Unavailable("backend_unavailable")));
         }
-        StatusCode::GATEWAY_TIMEOUT => return Err(Failed::Final(Failure::Timeout)),
+        StatusCode::GATEWAY_TIMEOUT => return Err(AttemptError::Permanent(BackendError::Timeout)),
         _ => {}
     }
     let body = match Limited::new(response.into_body(), MAX_MESSAGE).collect().await {
         Ok(body) => body.to_bytes().into(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Failed::Final(Failure::TooLarge)),
-        Err(_) => return Err(Failed::Passing(Failure::Unavailable("backend_connection_lost"))),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Err(AttemptError::Permanent(BackendError::TooLarge));
+        }
+        Err(_) => return Err(AttemptError::Transient(BackendError::Unavailable("backend_connection_lost"))),
     };
-    let garbage = Failed::Final(Failure::Unavailable("backend_garbage"));
-    // A proxy's error page is not the backend's word.
+    let garbage = AttemptError::Permanent(BackendError::Unavailable("backend_garbage"));
+    // A JSON object comes from the backend; a proxy's error page is garbage.
     let Some(text) = String::from_utf8(body).ok().filter(|text| is_object(text)) else { return Err(garbage) };
     if status == StatusCode::OK {
-        return Ok(Answer::Object(text));
+        return Ok(BackendResponse::Object(text));
     }
     match serde_json::from_str::<ErrorHead>(&text) {
-        Ok(error) if error.kind == "error" => Ok(Answer::Refused(status.as_u16(), error.code)),
+        Ok(error) if error.kind == "error" => Ok(BackendResponse::Error(status.as_u16(), error.code)),
         _ => Err(garbage),
     }
 }

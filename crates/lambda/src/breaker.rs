@@ -1,13 +1,13 @@
-//! Fails fast while the backend cannot be connected to.
+//! Fails fast while the backend refuses connections.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Connection failures in a row that open it. A slow answer is none: the backend is there.
+/// Consecutive connection failures that open the breaker. A slow response does not count: the backend is up.
 const FAILURES: u32 = 5;
-/// How long it stays open before one probe. Frames must work again within 1 s of the backend's return.
+/// Time between opening and a probe. Frames must work again within 1 s of the backend's return.
 const OPEN_FOR: Duration = Duration::from_millis(500);
 
 /// A circuit breaker for one backend.
@@ -21,11 +21,11 @@ struct State {
 }
 
 impl Breaker {
-    /// Whether a request may be tried. The one let through after [`OPEN_FOR`] is the probe: the breaker stays
-    /// open for the others until it has reported, or for another [`OPEN_FOR`].
+    /// Whether a request may be sent. The first one after [`OPEN_FOR`] is the probe; the breaker stays open for others
+    /// until the probe has reported, or for another [`OPEN_FOR`].
     pub(crate) fn admits(&self) -> bool {
         let now = Instant::now();
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         match state.open_until {
             None => true,
             Some(until) if now < until => false,
@@ -36,14 +36,14 @@ impl Breaker {
         }
     }
 
-    /// The backend took a connection.
+    /// The backend accepted a connection.
     pub(crate) fn connected(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+        *self.0.lock() = State::default();
     }
 
-    /// The backend took none.
+    /// Connecting to the backend failed.
     pub(crate) fn failed(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES {
             state.open_until = Some(Instant::now() + OPEN_FOR);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn five_failures_in_a_row_open_it_and_one_probe_goes_after_500_ms() {
+    async fn five_failures_open_it_and_one_probe_passes_after_500_ms() {
         let breaker = opened();
         assert!(!breaker.admits());
         tokio::time::advance(OPEN_FOR).await;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_between_failures_starts_the_count_anew() {
+    fn a_success_resets_the_count() {
         let breaker = Breaker::default();
         for _ in 0..10 {
             breaker.failed();

@@ -1,4 +1,4 @@
-//! Every setting, from the environment. An empty one counts as unset, because templates cannot leave one out.
+//! Settings from the environment. An empty variable counts as unset, because templates cannot omit one.
 
 use std::{ffi::OsString, time::Duration};
 
@@ -6,12 +6,12 @@ use shellbridge_protocol::{access, bridge, origin, settings::misspelt};
 use tracing_subscriber::{filter::Targets, prelude::*};
 use url::Url;
 
-/// The table, unless a setting says otherwise.
+/// Default of `TABLE_NAME`.
 const DEFAULT_TABLE: &str = "WebSocketConnections";
-/// Where metrics go, unless a setting says otherwise.
+/// Default of `METRICS_NAMESPACE`.
 const DEFAULT_NAMESPACE: &str = "Shellbridge";
 
-/// The names of all settings but the SDK's own.
+/// The names of all settings except the SDK's.
 const SETTINGS: [&str; 17] = [
     "TABLE_NAME",
     "BACKEND_URL",
@@ -32,14 +32,14 @@ const SETTINGS: [&str; 17] = [
     "METRICS_NAMESPACE",
 ];
 
-/// The settings of the function, each the environment variable of its name unless it says otherwise.
+/// The function's settings. Each is the environment variable of its name unless its documentation names another.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `DynamoDB` table of the connection records. By default `WebSocketConnections`, as in `template.yaml`.
     pub table_name: String,
-    /// Where the backend is. No default: a wrong one would send frames to strangers.
+    /// URL of the backend. No default: a wrong one would send frames to strangers.
     pub backend_url: Option<String>,
-    /// The same, by the name it had when the backend could only run on App Runner.
+    /// Older name of `BACKEND_URL`, from when the backend ran only on App Runner.
     pub app_runner_url: Option<String>,
     /// Signs requests to the backend: at least 32 bytes, or two such keys separated by a comma during rotation.
     pub bridge_secret: Option<String>,
@@ -53,54 +53,54 @@ pub struct Config {
     pub jwt_public_key: Option<String>,
     /// Verifies users' tokens with the keys of this JWK set.
     pub jwks_url: Option<String>,
-    /// Lets the JWK set come from private addresses and by plain http. Off, because whoever can set the URL
-    /// could otherwise reach what only this network can.
+    /// Permits private addresses and plain HTTP for the JWK set. Off by default: anyone who can set the URL could
+    /// otherwise reach services on this network.
     pub jwks_allow_private: bool,
-    /// What tokens' `iss` must be. Unset: anything.
+    /// Required `iss` of tokens. Unset: any.
     pub jwt_issuer: Option<String>,
-    /// What tokens' `aud` must be or contain. Unset: anything.
+    /// Required `aud` of tokens, which may contain others too. Unset: any.
     pub jwt_audience: Option<String>,
-    /// Pages that may open a terminal, separated by commas: `https://app.example.org`,
-    /// `https://*.example.org`, or `*` for all. No default: allowing all must be said.
+    /// Origins that may open a terminal, separated by commas: `https://app.example.org`,
+    /// `https://*.example.org`, or `*` for all. No default: allowing all must be explicit.
     pub allowed_origins: Option<String>,
-    /// Host of the WebSocket API. Unset: as the event says, which is right but for some custom domains.
+    /// Host of the WebSocket API. Unset: the event's, which is correct except for some custom domains.
     pub domain_name: Option<String>,
-    /// Its stage; empty for none. Unset: as the event says.
+    /// Stage of the WebSocket API; empty for none. Unset: the event's.
     pub stage: Option<String>,
-    /// Where `@connections` is, in place of what domain and stage give: `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI`,
-    /// the SDK's own variable. The backend reads it too.
+    /// URL of `@connections`, overriding domain and stage: `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI`, the SDK's
+    /// variable. The backend reads it too.
     pub callback_endpoint: Option<String>,
-    /// `error`, `warn`, `info` (the default), `debug` or `trace`, for this program; libraries never go beyond `warn`, since
-    /// they might print headers. Metrics are written in any case; a frame that went well has a line from `debug` on.
+    /// `error`, `warn`, `info` (the default), `debug` or `trace`. Libraries log at most at `warn`, since they might print
+    /// headers. Metrics do not depend on the level; successful frames have a line from `debug` on.
     pub log_level: tracing::Level,
-    /// Namespace of the metrics, by default `Shellbridge`. Stacks that share a region and an account want one each, or their alarms mix.
+    /// Namespace of the metrics, by default `Shellbridge`. Stacks in the same region and account need one each, or their
+    /// alarms mix.
     pub metrics_namespace: String,
-    /// Not settable from outside; tests are quicker with shorter ones.
+    /// No environment variable; tests use shorter limits.
     pub limits: Limits,
 }
 
-/// How long is waited for whom. All of it also ends with the invocation.
+/// Timeouts. Each is also limited by the invocation's deadline.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// For a TCP and TLS connection, to the backend and to AWS.
+    /// TCP and TLS handshakes, with the backend and with AWS.
     pub connect: Duration,
-    /// For an answer of the backend, repeats included.
+    /// A request to the backend, including retries.
     pub backend: Duration,
-    /// No repeat begins later than this, so that a frame fails within 2 s when the backend is down.
-    pub repeat_within: Duration,
-    /// For a frame to be taken by `@connections`, repeats included. API Gateway answers in milliseconds; what
-    /// takes longer is a client that does not read.
+    /// Latest start of a retry, so that a frame fails within 2 s when the backend is down.
+    pub retry_within: Duration,
+    /// A post to `@connections`, including retries. API Gateway answers in milliseconds unless the client does not read.
     pub push: Duration,
-    /// For one request to `DynamoDB`, SSM or `@connections`.
+    /// One attempt of a request to `DynamoDB`, SSM or `@connections`.
     pub aws_attempt: Duration,
-    /// For an AWS call with its repeats.
+    /// A request to AWS, including retries.
     pub aws: Duration,
-    /// For a JWK set to arrive, lookup of its host included.
+    /// A fetch of the JWK set, including the DNS lookup.
     pub jwks: Duration,
-    /// Between two readings of a stored secret, however many signatures fail.
-    pub reread: Duration,
-    /// Until a stored secret is read again though all signatures are good: how long a key that was taken out counts.
-    pub keep: Duration,
+    /// Minimum interval between reads of a stored secret, however many signatures fail.
+    pub secret_reread: Duration,
+    /// Maximum age of a stored secret: how long a removed key stays valid.
+    pub secret_max_age: Duration,
 }
 
 impl Default for Limits {
@@ -108,57 +108,57 @@ impl Default for Limits {
         Self {
             connect: Duration::from_secs(1),
             backend: Duration::from_secs(10),
-            repeat_within: Duration::from_millis(800),
+            retry_within: Duration::from_millis(800),
             push: Duration::from_secs(3),
             aws_attempt: Duration::from_millis(1_500),
             aws: Duration::from_secs(4),
             jwks: Duration::from_secs(3),
-            reread: Duration::from_mins(1),
-            keep: Duration::from_mins(15),
+            secret_reread: Duration::from_mins(1),
+            secret_max_age: Duration::from_mins(15),
         }
     }
 }
 
-/// Settings that the function must not run with.
+/// Settings that the function refuses to start with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Nothing says where something is.
+    /// A required setting is missing.
     #[error("{0} is not set")]
     Missing(&'static str),
-    /// It has a value that it cannot have.
+    /// A setting has an invalid value.
     #[error("{0} is not {1}")]
     Value(&'static str, &'static str),
-    /// Two settings exclude each other.
+    /// Mutually exclusive settings.
     #[error("only one of {0} may be set")]
-    Several(&'static str),
-    /// Anybody who knows one could do what the other is for.
+    Conflicting(&'static str),
+    /// The two secrets are equal, so anyone who knows one could use it as the other.
     #[error("BRIDGE_SECRET and JWT_SECRET must differ")]
     SameSecret,
-    /// Probably a setting of another name, which would be left at its default.
-    #[error("{0} is no setting; did you mean {1}?")]
+    /// Probably a misspelt setting, which would silently keep its default.
+    #[error("{0} is not a setting; did you mean {1}?")]
     Unknown(String, &'static str),
-    /// Not a URL that will do.
+    /// Not an http or https URL.
     #[error("{0}: not an http or https URL")]
     Url(&'static str),
-    /// The JWK set is at an address that is not allowed.
+    /// The policy forbids the JWK set's URL.
     #[error("JWKS_URL: {0}")]
     Jwks(#[from] access::JwksRefused),
     /// `BRIDGE_SECRET` is too weak.
     #[error(transparent)]
     Bridge(#[from] bridge::KeyError),
-    /// A key for users' tokens is of no use.
+    /// A key for users' tokens is invalid.
     #[error(transparent)]
     Access(#[from] access::KeyError),
-    /// `ALLOWED_ORIGINS` is of no use.
+    /// `ALLOWED_ORIGINS` is invalid.
     #[error("ALLOWED_ORIGINS: {0}")]
     Origins(#[from] origin::OriginError),
 }
 
 impl Config {
-    /// The settings of this process. Empty ones count as unset, but for `STAGE`, where empty means none.
+    /// Reads the environment. Empty variables count as unset, except `STAGE`, where empty means no stage.
     ///
     /// # Errors
-    /// A value that is not one of those a setting can have, or a name that is nearly one of a setting.
+    /// An invalid value or a misspelt name.
     pub fn from_environment() -> Result<Self, ConfigError> {
         let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
         refuse_misspelt(set.filter_map(|(name, _)| name.into_string().ok()))?;
@@ -200,7 +200,7 @@ impl Config {
         })
     }
 
-    /// The backend's address. A path in it comes before those of the contract.
+    /// The backend's URL. Its path, if any, precedes those of the contract.
     pub(crate) fn backend(&self) -> Result<Url, ConfigError> {
         let url = self.backend_url.as_deref().or(self.app_runner_url.as_deref());
         let url = url.ok_or(ConfigError::Missing("BACKEND_URL (or APP_RUNNER_URL)"))?;
@@ -211,12 +211,12 @@ impl Config {
         Ok(url)
     }
 
-    /// What tokens must say beside being in time.
+    /// The rules for tokens' claims, besides their times.
     pub(crate) fn claim_rules(&self) -> access::ClaimRules {
         access::ClaimRules { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
     }
 
-    /// Writes logs as JSON lines to stdout, where the Lambda service takes them from.
+    /// Starts logging: JSON lines on stdout, which the Lambda service collects.
     pub fn start_log(&self) {
         let levels = Targets::new()
             .with_default(self.log_level.min(tracing::Level::WARN))
@@ -243,11 +243,11 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::read(|name| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).into()))
+        Config::read(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into()))
     }
 
     #[test]
-    fn an_empty_setting_counts_as_unset_but_an_empty_stage_is_none() {
+    fn an_empty_setting_is_unset_but_an_empty_stage_is_none() {
         let names =
             ["TABLE_NAME", "BACKEND_URL", "JWKS_ALLOW_PRIVATE", "LOG_LEVEL", "METRICS_NAMESPACE", "STAGE"];
         let config = read(&names.map(|name| (name, ""))).unwrap();
@@ -261,19 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_is_said_by_name_without_it() {
+    fn an_error_names_the_setting_and_hides_its_value() {
         for (name, value) in [("JWKS_ALLOW_PRIVATE", "perhaps"), ("LOG_LEVEL", "loud")] {
-            let said = read(&[(name, value)]).unwrap_err().to_string();
-            assert!(said.contains(name) && !said.contains(value), "{said}");
+            let error = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name) && !error.contains(value), "{error}");
         }
         assert!(read(&[("JWKS_ALLOW_PRIVATE", "true")]).unwrap().jwks_allow_private);
     }
 
     #[test]
-    fn regression_a_name_that_is_nearly_a_setting_is_refused() {
+    fn regression_misspelt_names_are_rejected() {
         let check = |name: &str| refuse_misspelt([name.to_owned()].into_iter()).map_err(|e| e.to_string());
-        let said = check("ALLOWED_ORIGIN").unwrap_err();
-        assert_eq!(said, "ALLOWED_ORIGIN is no setting; did you mean ALLOWED_ORIGINS?");
+        let error = check("ALLOWED_ORIGIN").unwrap_err();
+        assert_eq!(error, "ALLOWED_ORIGIN is not a setting; did you mean ALLOWED_ORIGINS?");
         let foreign = ["AWS_LAMBDA_LOG_LEVEL", "AWS_REGION", "_HANDLER", "LD_LIBRARY_PATH", "FRONTEND_URL"];
         for name in SETTINGS.into_iter().chain(foreign) {
             assert_eq!(check(name), Ok(()), "{name}");
@@ -281,15 +281,15 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_names_is_whole() {
-        let asked = RefCell::new(BTreeSet::new());
-        let noted = |name: &str| {
-            asked.borrow_mut().insert(name.to_owned());
+    fn the_list_of_names_is_complete() {
+        let names = RefCell::new(BTreeSet::new());
+        let record = |name: &str| {
+            names.borrow_mut().insert(name.to_owned());
             None
         };
-        Config::read(noted).unwrap();
-        let mut asked = asked.into_inner();
-        assert!(asked.remove("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"));
-        assert_eq!(asked, SETTINGS.map(str::to_owned).into());
+        Config::read(record).unwrap();
+        let mut names = names.into_inner();
+        assert!(names.remove("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"));
+        assert_eq!(names, SETTINGS.map(str::to_owned).into());
     }
 }

@@ -1,5 +1,5 @@
-//! `$connect`: token, origin, the backend's word, then the record. In this order, so that nothing is written
-//! for somebody who is not let in. Nothing is pushed here: the connection does not exist until we answer.
+//! `$connect`: checks token and origin, asks the backend, then stores the record, in this order, so that a rejected
+//! handshake leaves no trace. It pushes nothing: the connection does not exist until the function has answered.
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use shellbridge_protocol::{
@@ -10,39 +10,44 @@ use shellbridge_protocol::{
 use crate::{
     App, Response,
     auth::subprotocol,
-    backend::Answer,
-    connections::{Record, Stored},
+    backend::BackendResponse,
+    connections::{PutOutcome, Record},
     deadline::now_ms,
     event::{Headers, Invocation},
-    metrics::Tally,
+    metrics::InvocationStats,
 };
 
-/// The status of the handshake, the code that says why, and what to count it as.
-type Refusal = (u16, ErrorCode, &'static str);
+/// Status of the handshake, error code, and outcome in the metrics.
+type Rejection = (u16, ErrorCode, &'static str);
 
 impl App {
     pub(crate) async fn connect(
         &self,
         event: &Event,
         invocation: &Invocation,
-        tally: &mut Tally,
+        stats: &mut InvocationStats,
     ) -> Response {
-        match self.admit(event, invocation, tally).await {
+        match self.admit(event, invocation, stats).await {
             Ok(()) => {
                 let headers = subprotocol(event).map(|subprotocol| Headers { subprotocol });
                 Response { headers, ..Response::OK }
             }
             Err((status, code, cause)) => {
-                tally.outcome = cause;
-                Response::refusal(status, code, cause)
+                stats.outcome = cause;
+                Response::rejection(status, code, cause)
             }
         }
     }
 
-    async fn admit(&self, event: &Event, invocation: &Invocation, tally: &mut Tally) -> Result<(), Refusal> {
+    async fn admit(
+        &self,
+        event: &Event,
+        invocation: &Invocation,
+        stats: &mut InvocationStats,
+    ) -> Result<(), Rejection> {
         let grant = self.auth.admit(event, now_ms() / 1_000, invocation.deadline).await;
-        let grant = grant.map_err(|refused| (refused.status(), refused.code(), refused.cause()))?;
-        tally.is_about(&grant.session_id);
+        let grant = grant.map_err(|error| (error.status(), error.code(), error.cause()))?;
+        stats.set_session(&grant.session_id);
         let request = ConnectRequest {
             connection_id: invocation.connection_id.clone(),
             session_id: grant.session_id,
@@ -58,16 +63,22 @@ impl App {
         };
         let body =
             serde_json::to_vec(&request).map_err(|_| (500, ErrorCode::Internal, "request_unwritable"))?;
-        match self.backend.post(CONNECT_PATH, body, invocation, tally).await {
-            Ok(Answer::Object(_) | Answer::Nothing) => {}
-            // Its 401 is for our own signature, so that it says this with 403.
-            Ok(Answer::Refused(403, code @ ErrorCode::TokenExpired)) => {
+        match self.backend.post(CONNECT_PATH, body, invocation, stats).await {
+            Ok(BackendResponse::Object(_) | BackendResponse::Empty) => {}
+            // The backend's 401 means a bad signature, so it rejects a revoked token with 403.
+            Ok(BackendResponse::Error(403, code @ ErrorCode::TokenExpired)) => {
                 return Err((401, code, "token_revoked"));
             }
-            Ok(Answer::Refused(403, _)) => return Err((403, ErrorCode::Forbidden, "session_of_another")),
-            Ok(Answer::Refused(404, _)) => return Err((404, ErrorCode::SessionInvalid, "session_unknown")),
-            Ok(Answer::Refused(..)) => return Err((503, ErrorCode::BackendUnavailable, "backend_refused")),
-            Err(failure) => return Err((503, failure.code(), failure.cause())),
+            Ok(BackendResponse::Error(403, _)) => {
+                return Err((403, ErrorCode::Forbidden, "session_of_another"));
+            }
+            Ok(BackendResponse::Error(404, _)) => {
+                return Err((404, ErrorCode::SessionInvalid, "session_unknown"));
+            }
+            Ok(BackendResponse::Error(..)) => {
+                return Err((503, ErrorCode::BackendUnavailable, "backend_refused"));
+            }
+            Err(error) => return Err((503, error.code(), error.cause())),
         }
         let record = Record {
             connection_id: request.connection_id,
@@ -80,17 +91,17 @@ impl App {
             callback_url: request.callback_url,
             token_id: request.token_id,
         };
-        let refusal = match self.connections.put(&record, invocation.deadline).await {
-            Ok(Stored::Yes) => return Ok(()),
-            Ok(Stored::Taken) => (409, ErrorCode::Internal, "connection_id_taken"),
+        let rejection = match self.connections.put(&record, invocation.deadline).await {
+            Ok(PutOutcome::Created) => return Ok(()),
+            Ok(PutOutcome::Conflict) => (409, ErrorCode::Internal, "connection_id_taken"),
             Err(_) => (503, ErrorCode::BackendUnavailable, "record_not_stored"),
         };
-        self.take_back(record, invocation, tally).await;
-        Err(refusal)
+        self.revoke_connect(record, invocation, stats).await;
+        Err(rejection)
     }
 
-    /// Tells the backend that the connection it just took will not come.
-    async fn take_back(&self, record: Record, invocation: &Invocation, tally: &mut Tally) {
+    /// Tells the backend that the connection it just accepted will not open.
+    async fn revoke_connect(&self, record: Record, invocation: &Invocation, stats: &mut InvocationStats) {
         let request = DisconnectRequest {
             connection_id: record.connection_id,
             session_id: record.session_id,
@@ -99,8 +110,8 @@ impl App {
             reason: Some("the handshake was refused".to_owned()),
         };
         if let Ok(body) = serde_json::to_vec(&request) {
-            // It is logged where it fails; the backend notices an absent connection by itself.
-            let _ = self.backend.post(DISCONNECT_PATH, body, invocation, tally).await;
+            // `post` logs a failure, and the backend detects a missing connection itself.
+            let _ = self.backend.post(DISCONNECT_PATH, body, invocation, stats).await;
         }
     }
 }

@@ -1,10 +1,6 @@
-//! Connection records: one item a connection in `DynamoDB`, and a short memory of those read.
+//! Connection records: one `DynamoDB` item per connection, behind a cache.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -12,6 +8,7 @@ use aws_sdk_dynamodb::{
     operation::put_item::PutItemError,
     types::{AttributeValue, ReturnValue},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout},
@@ -23,12 +20,12 @@ use crate::{
     deadline::Deadline,
 };
 
-/// Attribute names, and the key.
+/// The table's partition key.
 const KEY: &str = "connectionId";
-/// Seconds that an item outlives its `connectedAt`, for `DynamoDB`'s TTL: API Gateway's 2 h and some more.
+/// Seconds from `connectedAt` to `DynamoDB`'s TTL: API Gateway's limit of 2 h, plus a margin.
 const ITEM_TTL: i64 = 2 * 3600 + 600;
 
-/// What is known of a connection since its token was verified.
+/// A connection, as authorized by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) connection_id: String,
@@ -45,21 +42,21 @@ pub(crate) struct Record {
     pub(crate) token_id: Option<String>,
 }
 
-/// What became of a new record.
+/// Result of storing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// It is there, from now or from an earlier try.
-    Yes,
-    /// The id has another connection's record.
-    Taken,
+pub(crate) enum PutOutcome {
+    /// The record is in the table, from this attempt or an earlier one.
+    Created,
+    /// The id belongs to another connection's record.
+    Conflict,
 }
 
-/// `DynamoDB` did not do it in time; said in the log.
+/// The request to `DynamoDB` failed or timed out; the log has the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StoreFailed;
+pub(crate) struct StoreError;
 
-/// The table, and a cache of what was read from it. Absence is never cached.
-pub(crate) struct Connections {
+/// The table and a cache of its records. A missing record is never cached.
+pub(crate) struct ConnectionTable {
     table: String,
     aws: Aws,
     limits: Limits,
@@ -67,13 +64,13 @@ pub(crate) struct Connections {
     cache: Mutex<Cache>,
 }
 
-impl Connections {
+impl ConnectionTable {
     pub(crate) fn new(table: String, aws: Aws, limits: Limits) -> Self {
         Self { table, aws, limits, client: OnceCell::new(), cache: Mutex::default() }
     }
 
     /// Stores the record of a new connection.
-    pub(crate) async fn put(&self, record: &Record, deadline: Deadline) -> Result<Stored, StoreFailed> {
+    pub(crate) async fn put(&self, record: &Record, deadline: Deadline) -> Result<PutOutcome, StoreError> {
         let client = self.client().await;
         let put = client
             .put_item()
@@ -82,45 +79,45 @@ impl Connections {
             .condition_expression(format!("attribute_not_exists({KEY})"));
         let done = timeout(self.left(deadline), Box::pin(put.send())).await.map_err(|_| late("PutItem"))?;
         let stored = match done {
-            Ok(_) => Stored::Yes,
+            Ok(_) => PutOutcome::Created,
             Err(error)
                 if error
                     .as_service_error()
                     .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
             {
-                // The record of an earlier try of this very put is as good as one of this try.
+                // An earlier attempt of this put may have stored the record.
                 match self.read(&record.connection_id, deadline).await? {
-                    Some(there) if there.is_same_connection(record) => Stored::Yes,
-                    _ => Stored::Taken,
+                    Some(stored) if stored.is_same_connection(record) => PutOutcome::Created,
+                    _ => PutOutcome::Conflict,
                 }
             }
             Err(error) => {
                 tracing::error!(error = %DisplayErrorContext(error), "PutItem failed");
-                return Err(StoreFailed);
+                return Err(StoreError);
             }
         };
-        if stored == Stored::Yes {
-            self.cache().insert(Arc::new(record.clone()));
+        if stored == PutOutcome::Created {
+            self.cache.lock().insert(Arc::new(record.clone()));
         }
         Ok(stored)
     }
 
     /// The record of a connection, from the cache or by a consistent read.
-    pub(crate) async fn get(&self, id: &str, deadline: Deadline) -> Result<Option<Arc<Record>>, StoreFailed> {
-        let cached = self.cache().get(id);
+    pub(crate) async fn get(&self, id: &str, deadline: Deadline) -> Result<Option<Arc<Record>>, StoreError> {
+        let cached = self.cache.lock().get(id);
         if cached.is_some() {
             return Ok(cached);
         }
         let record = self.read(id, deadline).await?.map(Arc::new);
         if let Some(record) = &record {
-            self.cache().insert(record.clone());
+            self.cache.lock().insert(record.clone());
         }
         Ok(record)
     }
 
-    /// Deletes the record of a connection, and says what it was.
+    /// Deletes and returns the record of a connection.
     pub(crate) async fn delete(&self, id: &str, deadline: Deadline) -> Option<Arc<Record>> {
-        let cached = self.cache().remove(id);
+        let cached = self.cache.lock().remove(id);
         let delete = self
             .client()
             .await
@@ -144,7 +141,7 @@ impl Connections {
         }
     }
 
-    async fn read(&self, id: &str, deadline: Deadline) -> Result<Option<Record>, StoreFailed> {
+    async fn read(&self, id: &str, deadline: Deadline) -> Result<Option<Record>, StoreError> {
         let get = self
             .client()
             .await
@@ -156,7 +153,7 @@ impl Connections {
             Ok(got) => Ok(got.item.as_ref().and_then(Record::from_item)),
             Err(error) => {
                 tracing::error!(error = %DisplayErrorContext(error), "GetItem failed");
-                Err(StoreFailed)
+                Err(StoreError)
             }
         }
     }
@@ -164,9 +161,9 @@ impl Connections {
     async fn client(&self) -> &Client {
         let make = || async {
             let config = aws_sdk_dynamodb::config::Builder::from(self.aws.config().await)
-                .timeout_config(aws::timeouts(&self.limits))
-                .retry_config(aws::retries())
-                .interceptor(self.aws.repeats());
+                .timeout_config(aws::timeout_config(&self.limits))
+                .retry_config(aws::retry_config())
+                .interceptor(self.aws.retries());
             Client::from_conf(config.build())
         };
         self.client.get_or_init(make).await
@@ -174,17 +171,13 @@ impl Connections {
 
     /// Time for one operation, leaving enough to tell the client how it went.
     fn left(&self, deadline: Deadline) -> Duration {
-        deadline.within(self.limits.aws, self.limits.aws_attempt.min(Duration::from_millis(500)))
-    }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        deadline.budget(self.limits.aws, self.limits.aws_attempt.min(Duration::from_millis(500)))
     }
 }
 
-fn late(operation: &str) -> StoreFailed {
+fn late(operation: &str) -> StoreError {
     tracing::error!(operation, "DynamoDB did not answer in time");
-    StoreFailed
+    StoreError
 }
 
 impl Record {
@@ -196,7 +189,7 @@ impl Record {
     fn to_item(&self) -> HashMap<String, AttributeValue> {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let number = |number: i64| AttributeValue::N(number.to_string());
-        // Seconds: DynamoDB takes a TTL in milliseconds for a date far away, and never deletes the item.
+        // In seconds: DynamoDB would read milliseconds as a distant date and never delete the item.
         let expires_at = self.connected_at / 1_000 + ITEM_TTL;
         let mut item = HashMap::from([
             (KEY.to_owned(), text(&self.connection_id)),
@@ -216,7 +209,7 @@ impl Record {
         item
     }
 
-    /// `None` for an item that this program did not write.
+    /// `None` for an item that another program wrote.
     fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Self> {
         let text = |name: &str| item.get(name)?.as_s().ok().cloned();
         let number = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
@@ -234,9 +227,9 @@ impl Record {
     }
 }
 
-/// Records remembered. Some hundred bytes each: well under a megabyte of the 15 MB that the process may have.
+/// Cached records. At a few hundred bytes each, well under a megabyte of the process's 15 MB.
 const CACHE_CAPACITY: usize = 1_024;
-/// For how long. A record never changes, but it can be deleted elsewhere.
+/// Lifetime of a cached record. A record never changes, but another process may delete it.
 const CACHE_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
@@ -289,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_a_foreign_item_is_none() {
+    fn a_record_survives_the_round_trip_and_a_foreign_item_is_none() {
         for username in [None, Some("Ann".to_owned())] {
             let token_id = username.as_ref().map(|_| "session.token".to_owned());
             let record = Record { username, token_id, ..(*record("c")).clone() };
@@ -309,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_cache_is_bounded_and_the_oldest_goes_first() {
+    async fn the_cache_evicts_the_oldest_record() {
         let mut cache = Cache::default();
         for n in 0..=CACHE_CAPACITY {
             cache.insert(record(&n.to_string()));

@@ -1,22 +1,22 @@
-//! How much time is left: every wait in this crate is bounded by the invocation's own deadline.
+//! The invocation's deadline, which limits every wait in this crate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// Kept free after the last wait, to log and to answer the runtime.
+/// Time reserved after the last wait, to log and to answer the runtime.
 const MARGIN: Duration = Duration::from_millis(200);
-/// Time where the context names no deadline, which the Lambda service never does: API Gateway's own limit.
+/// Used when the context has no deadline: API Gateway's limit. The Lambda service always sends a deadline.
 const DEFAULT: Duration = Duration::from_secs(29);
-/// A deadline before this, in 2001, is none: `cargo lambda watch` (1.9) sends a duration in its place.
+/// Deadlines before this time, in 2001, are ignored: `cargo lambda watch` (1.9) sends a duration instead.
 const NO_TIME: u64 = 1_000_000_000_000;
 
-/// The end of an invocation.
+/// The deadline of an invocation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// From the context's deadline, Unix milliseconds.
+    /// Takes the context's deadline, Unix milliseconds.
     pub(crate) fn new(deadline_ms: u64) -> Self {
         let left = match deadline_ms {
             ..NO_TIME => DEFAULT,
@@ -25,9 +25,9 @@ impl Deadline {
         Self(Instant::now() + left.saturating_sub(MARGIN))
     }
 
-    /// What is left, at most `most`, when `after` must remain for what comes next.
-    pub(crate) fn within(self, most: Duration, after: Duration) -> Duration {
-        self.0.saturating_duration_since(Instant::now()).saturating_sub(after).min(most)
+    /// The time left after subtracting `reserve`, at most `limit`.
+    pub(crate) fn budget(self, limit: Duration, reserve: Duration) -> Duration {
+        self.0.saturating_duration_since(Instant::now()).saturating_sub(reserve).min(limit)
     }
 }
 
@@ -48,21 +48,21 @@ mod tests {
     async fn a_wait_ends_before_the_invocation_does() {
         let in_5_s = u64::try_from(since_epoch().as_millis()).unwrap() + 5_000;
         let deadline = Deadline::new(in_5_s);
-        assert_eq!(deadline.within(Duration::from_secs(1), Duration::ZERO), Duration::from_secs(1));
-        let all = deadline.within(Duration::from_mins(1), Duration::ZERO);
+        assert_eq!(deadline.budget(Duration::from_secs(1), Duration::ZERO), Duration::from_secs(1));
+        let all = deadline.budget(Duration::from_mins(1), Duration::ZERO);
         assert!((Duration::from_millis(4_700)..=Duration::from_millis(4_800)).contains(&all), "{all:?}");
         assert!(
-            deadline.within(Duration::from_mins(1), Duration::from_secs(2)) <= Duration::from_millis(2_800)
+            deadline.budget(Duration::from_mins(1), Duration::from_secs(2)) <= Duration::from_millis(2_800)
         );
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(deadline.within(Duration::from_secs(1), Duration::ZERO), Duration::ZERO);
+        assert_eq!(deadline.budget(Duration::from_secs(1), Duration::ZERO), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_no_time_gives_api_gateway_s() {
+    async fn an_implausible_deadline_is_replaced_by_the_default() {
         for none in [0, 600_000] {
             assert_eq!(
-                Deadline::new(none).within(Duration::from_mins(1), Duration::ZERO),
+                Deadline::new(none).budget(Duration::from_mins(1), Duration::ZERO),
                 DEFAULT.saturating_sub(MARGIN)
             );
         }

@@ -1,4 +1,4 @@
-//! API Gateway's proxy event: which route it is for, what every route needs of it, and the answer.
+//! API Gateway's proxy event: its route, the fields that every route needs, and the response.
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use lambda_runtime::Context;
@@ -8,27 +8,26 @@ use shellbridge_protocol::{ErrorCode, callback::callback_url};
 
 use crate::{config::Config, deadline::Deadline};
 
-/// Longest connection id taken. API Gateway's have 16 characters, but are said to be opaque.
+/// Longest connection id accepted. API Gateway's have 16 characters, but are documented as opaque.
 const MAX_CONNECTION_ID: usize = 128;
 
-/// Why an event cannot be handled: a fault of whoever invoked the function. Holds nothing of the event, which
-/// may hold a token.
+/// Why an event is malformed. Quotes nothing of the event, which may hold a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) &'static str);
+pub(crate) struct MalformedEvent(pub(crate) &'static str);
 
-/// What happened to the connection.
+/// The route of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Somebody asks to be let in.
+    /// A handshake.
     Connect,
-    /// A frame came.
+    /// A frame from the client.
     Message,
-    /// It is gone.
+    /// The connection closed.
     Disconnect,
 }
 
 impl Route {
-    /// The route as API Gateway names it; every `MESSAGE` comes to `$default`.
+    /// API Gateway's name of the route; every `MESSAGE` goes to `$default`.
     pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::Connect => "$connect",
@@ -38,41 +37,41 @@ impl Route {
     }
 }
 
-/// Reads an event and says which route it is for.
-pub(crate) fn read(payload: &RawValue) -> Result<(Route, Event), Malformed> {
-    let event: Event = serde_json::from_str(payload.get()).map_err(|_| Malformed("event_malformed"))?;
+/// Parses an event and determines its route.
+pub(crate) fn read(payload: &RawValue) -> Result<(Route, Event), MalformedEvent> {
+    let event: Event = serde_json::from_str(payload.get()).map_err(|_| MalformedEvent("event_malformed"))?;
     let context = &event.request_context;
     let route = match (context.event_type.as_deref(), context.route_key.as_deref()) {
         (Some("CONNECT"), _) | (None, Some("$connect")) => Route::Connect,
         (Some("MESSAGE"), _) | (None, Some("$default")) => Route::Message,
         (Some("DISCONNECT"), _) | (None, Some("$disconnect")) => Route::Disconnect,
-        _ => return Err(Malformed("event_of_no_route")),
+        _ => return Err(MalformedEvent("event_of_no_route")),
     };
     Ok((route, event))
 }
 
-/// What every route needs to know of an event.
+/// The fields of an event that every route needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Invocation {
     pub(crate) connection_id: String,
     /// Unix ms.
     pub(crate) connected_at: i64,
-    /// The Lambda service's id of this invocation, in both programs' logs.
+    /// The Lambda service's id of the invocation, which both programs log.
     pub(crate) request_id: String,
     /// `X-Amzn-Trace-Id`.
     pub(crate) trace_id: Option<String>,
-    /// Where `@connections` of this API is.
+    /// URL of this API's `@connections`.
     pub(crate) callback_url: String,
     pub(crate) deadline: Deadline,
 }
 
 impl Invocation {
-    pub(crate) fn new(config: &Config, event: &Event, context: &Context) -> Result<Self, Malformed> {
+    pub(crate) fn new(config: &Config, event: &Event, context: &Context) -> Result<Self, MalformedEvent> {
         let from = &event.request_context;
         let connection_id = from.connection_id.clone().unwrap_or_default();
         let plain = connection_id.bytes().all(|byte| byte.is_ascii_graphic());
         if connection_id.is_empty() || connection_id.len() > MAX_CONNECTION_ID || !plain {
-            return Err(Malformed("event_without_connection"));
+            return Err(MalformedEvent("event_without_connection"));
         }
         let computed = || {
             let domain = config.domain_name.as_deref().or(from.domain_name.as_deref())?;
@@ -85,32 +84,32 @@ impl Invocation {
             connected_at: from.connected_at,
             request_id: context.request_id.clone(),
             trace_id: context.xray_trace_id.clone(),
-            callback_url: callback_url.ok_or(Malformed("event_without_domain"))?,
+            callback_url: callback_url.ok_or(MalformedEvent("event_without_domain"))?,
             deadline: Deadline::new(context.deadline),
         })
     }
 }
 
-/// The answer to API Gateway. Written by hand because `lambda_http` gives only `multiValueHeaders`, of which
-/// nobody says that `$connect` reads them.
+/// The response to API Gateway. Hand-written because `lambda_http` sends only `multiValueHeaders`, and no documentation
+/// says that `$connect` reads them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Response {
-    /// On `$connect` the status of the handshake; elsewhere nobody sees it.
+    /// On `$connect` the status of the handshake; the client sees no other.
     pub status_code: u16,
-    /// The subprotocol chosen, where one is.
+    /// The accepted subprotocol, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
-    /// Why a handshake was refused: `{"code", "message"}`. API Gateway passes it on where the route has a route
-    /// response (Developer Guide, *apigateway-websocket-api-route-response*).
+    /// Why a handshake was rejected: `{"code", "message"}`. API Gateway forwards it if the route has a route response
+    /// (Developer Guide, *apigateway-websocket-api-route-response*).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
 
-/// The one header this function ever sets.
+/// The only header that the function sets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Headers {
-    /// One of the subprotocols that the client offered.
+    /// One of the client's offers.
     #[serde(rename = "Sec-WebSocket-Protocol")]
     pub subprotocol: String,
 }
@@ -118,8 +117,8 @@ pub struct Headers {
 impl Response {
     pub(crate) const OK: Self = Self { status_code: 200, headers: None, body: None };
 
-    /// `code` is for programs, `why` for people; neither holds anything of the request.
-    pub(crate) fn refusal(status_code: u16, code: ErrorCode, why: &str) -> Self {
+    /// `code` is for programs, `why` for people; neither quotes the request.
+    pub(crate) fn rejection(status_code: u16, code: ErrorCode, why: &str) -> Self {
         let body = serde_json::json!({ "code": code, "message": why }).to_string();
         Self { status_code, headers: None, body: Some(body) }
     }

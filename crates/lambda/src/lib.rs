@@ -1,6 +1,6 @@
 //! `websocket-handler`: the function behind API Gateway's WebSocket routes.
 //!
-//! [`App::handle`] takes one proxy event and answers it. It keeps nothing that it could not read again.
+//! [`App::handle`] answers one proxy event. The function caches, but holds no state that it cannot reload.
 
 mod auth;
 mod aws;
@@ -31,71 +31,75 @@ pub use config::{Config, ConfigError, Limits};
 pub use event::Response;
 
 use event::{Invocation, Route};
-use metrics::Tally;
+use metrics::InvocationStats;
 
-/// Everything that lives as long as the process. Clients are made when they are first needed, because the
-/// time before the first `GET /invocation/next` is time a user waits.
+/// The state of a process. Clients are created on first use, because a user waits for the time before the first
+/// `GET /invocation/next`.
 pub struct App {
     config: Config,
     auth: auth::Auth,
-    connections: connections::Connections,
+    connections: connections::ConnectionTable,
     backend: backend::Backend,
     reply: reply::Reply,
     metrics: metrics::Metrics,
-    repeats: aws::Repeats,
+    retries: aws::RetryCounter,
 }
 
 impl App {
-    /// Checks the settings and lays out the parts; does no I/O. `out` takes one line an invocation.
+    /// Validates the settings; does no I/O. Each invocation writes one line to `out`.
     ///
     /// # Errors
-    /// Settings that the function must not run with.
+    /// See [`ConfigError`].
     pub fn new(
         config: Config,
         aws: AwsSettings,
         out: impl Write + Send + 'static,
     ) -> Result<Self, ConfigError> {
-        let apart = secrets::Apart::new(&config)?;
+        let secrets = secrets::DistinctSecrets::new(&config)?;
         let http = shellbridge_outbound::Http::new(config.limits.connect);
         let aws = aws::Aws::new(aws, http.clone());
         let each_frame = config.log_level >= tracing::Level::DEBUG;
         Ok(Self {
-            auth: auth::Auth::new(&config, &aws, &apart)?,
-            connections: connections::Connections::new(config.table_name.clone(), aws.clone(), config.limits),
-            backend: backend::Backend::new(&config, http.clone(), &aws, &apart)?,
-            repeats: aws.repeats(),
+            auth: auth::Auth::new(&config, &aws, &secrets)?,
+            connections: connections::ConnectionTable::new(
+                config.table_name.clone(),
+                aws.clone(),
+                config.limits,
+            ),
+            backend: backend::Backend::new(&config, http.clone(), &aws, &secrets)?,
+            retries: aws.retries(),
             reply: reply::Reply::new(aws, config.limits),
             metrics: metrics::Metrics::new(config.metrics_namespace.clone(), each_frame, out),
             config,
         })
     }
 
-    /// Answers one event. Never an error: API Gateway would turn it into a 502 on `$connect`, and into a frame
-    /// that is not ours on the other routes.
+    /// Answers one event. Never an error: API Gateway would turn it into a 502 on `$connect` and into its own error frame
+    /// on the other routes.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Response, Infallible> {
-        let mut tally = Tally::start(&event.context.request_id);
+        let mut stats = InvocationStats::start(&event.context.request_id);
         let read = event::read(&event.payload).and_then(|(route, payload)| {
             Ok((route, Invocation::new(&self.config, &payload, &event.context)?, payload))
         });
         let response = match read {
             Ok((route, invocation, payload)) => {
-                tally.is_of(route, &invocation);
+                stats.set_route(route, &invocation);
                 let span = tracing::error_span!(
                     "invocation",
                     request_id = invocation.request_id,
                     connection_id = invocation.connection_id,
                     session_id = tracing::field::Empty,
                 );
-                let handled = self.route(route, &payload, &invocation, &mut tally);
+                let handled = self.route(route, &payload, &invocation, &mut stats);
                 Box::pin(handled.instrument(span)).await
             }
             Err(malformed) => {
-                tally.outcome = malformed.0;
-                Response::refusal(400, ErrorCode::BadFrame, malformed.0)
+                stats.outcome = malformed.0;
+                Response::rejection(400, ErrorCode::BadFrame, malformed.0)
             }
         };
-        tally.retries += self.repeats.take();
-        self.metrics.emit(&tally);
+        stats.retries += self.retries.take();
+        self.metrics.emit(&stats);
         Ok(response)
     }
 
@@ -104,16 +108,16 @@ impl App {
         route: Route,
         event: &Event,
         invocation: &Invocation,
-        tally: &mut Tally,
+        stats: &mut InvocationStats,
     ) -> Response {
         match route {
-            // Here as everywhere in this crate, what is rare is in a box: a frame moves its future several times, which
-            // would have room for the largest of all, and was 19 KB for the SDK's.
-            Route::Connect => return Box::pin(self.connect(event, invocation, tally)).await,
-            Route::Message => self.message(event, invocation, tally).await,
-            Route::Disconnect => Box::pin(self.disconnect(event, invocation, tally)).await,
+            // This crate boxes rare branches. A future is as large as the largest one it can await, and a frame moves its
+            // future several times; boxing the SDK's calls shrank it from 19 KB to 2 KB.
+            Route::Connect => return Box::pin(self.connect(event, invocation, stats)).await,
+            Route::Message => self.message(event, invocation, stats).await,
+            Route::Disconnect => Box::pin(self.disconnect(event, invocation, stats)).await,
         }
-        // Anything else would be an error frame of API Gateway's on a two-way route, and is nothing on others.
+        // On a two-way route, API Gateway would send an error frame for any other status.
         Response::OK
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the settings, then answers events until the Lambda service stops the process.
+//! Reads the settings and answers events until the Lambda service stops the process.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -21,9 +21,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    // The environment holds secrets; no other process of this user is to read it from /proc.
+    // The environment holds secrets, which the user's other processes must not read from /proc.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("set non-dumpable")?;
-    // Before there is a log.
+    // The log does not exist yet.
     let config = Config::from_environment().inspect_err(|error| eprintln!("websocket-handler: {error}"))?;
     config.start_log();
     let app = App::new(config, AwsSettings::Environment, std::io::stdout())?;
@@ -32,8 +32,8 @@ fn run() -> anyhow::Result<()> {
         let app = Arc::clone(&app);
         async move { app.handle(event).await }
     };
-    // One event at a time: a second thread would only cost memory and start-up time. And as a task, since each time
-    // that one task wakes the future given to `block_on` is a system call: four a frame.
+    // A process handles one event at a time, so a second thread would only cost memory and start-up time. Events run in a
+    // spawned task: waking the future in `block_on` is a system call, four a frame.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let events = runtime.spawn(async move { lambda_runtime::run(service_fn(handle)).await });
     runtime.block_on(events)?.map_err(|error| anyhow::anyhow!("the Lambda runtime API failed: {error}"))

@@ -1,4 +1,4 @@
-//! `$default`: one frame of a client to the backend, and the answer back.
+//! `$default`: forwards a client's frame to the backend and posts the response.
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -11,41 +11,41 @@ use shellbridge_protocol::{
 
 use crate::{
     App,
-    backend::{Answer, Failure},
+    backend::{BackendError, BackendResponse},
     connections::Record,
     deadline::now_ms,
     event::Invocation,
-    metrics::Tally,
+    metrics::InvocationStats,
     reply::Posted,
 };
 
-/// What the client is told, and whether its connection lives on.
-struct Failed {
+/// Why a frame failed: the error frame, the outcome in the metrics, and whether the connection closes.
+struct FrameError {
     error: ErrorFrame,
     outcome: &'static str,
-    ends: bool,
+    closes: bool,
 }
 
 impl App {
-    pub(crate) async fn message(&self, event: &Event, invocation: &Invocation, tally: &mut Tally) {
+    pub(crate) async fn message(&self, event: &Event, invocation: &Invocation, stats: &mut InvocationStats) {
         let frame = text(event);
-        tally.bytes_in = frame.as_ref().map_or(0, String::len);
-        let posted = match self.forward(frame.as_deref(), event, invocation, tally).await {
+        stats.bytes_in = frame.as_ref().map_or(0, String::len);
+        let posted = match self.forward(frame.as_deref(), event, invocation, stats).await {
             Ok(None) => return,
-            Ok(Some(answer)) => match self.reply.post(answer, invocation, tally).await {
+            Ok(Some(response)) => match self.reply.post(response, invocation, stats).await {
                 Posted::TooLarge => {
-                    tally.outcome = "answer_too_large";
-                    let error = ErrorFrame::new(ErrorCode::TooLarge, "the answer is larger than 128 KiB");
+                    stats.outcome = "answer_too_large";
+                    let error = ErrorFrame::new(ErrorCode::TooLarge, "the response exceeds 128 KiB");
                     let error = error.answering(reference(frame.as_deref()));
-                    self.reply.error(error, invocation, tally).await
+                    self.reply.error(error, invocation, stats).await
                 }
                 posted => posted,
             },
-            Err(Failed { error, outcome, ends }) => {
-                tally.outcome = outcome;
+            Err(FrameError { error, outcome, closes }) => {
+                stats.outcome = outcome;
                 let error = error.answering(reference(frame.as_deref()));
-                let posted = self.reply.error(error, invocation, tally).await;
-                if ends {
+                let posted = self.reply.error(error, invocation, stats).await;
+                if closes {
                     self.connections.delete(&invocation.connection_id, invocation.deadline).await;
                     self.reply.close(invocation).await;
                     return;
@@ -54,13 +54,12 @@ impl App {
             }
         };
         match posted {
-            // The connection that was posted to, which is the one that is gone.
             Posted::Gone => {
-                tally.outcome = "gone";
+                stats.outcome = "gone";
                 self.connections.delete(&invocation.connection_id, invocation.deadline).await;
             }
-            Posted::TooLarge | Posted::Failed => tally.outcome = "push_failed",
-            Posted::Yes => {}
+            Posted::TooLarge | Posted::Failed => stats.outcome = "push_failed",
+            Posted::Delivered => {}
         }
     }
 
@@ -69,40 +68,40 @@ impl App {
         frame: Option<&str>,
         event: &Event,
         invocation: &Invocation,
-        tally: &mut Tally,
-    ) -> Result<Option<String>, Failed> {
+        stats: &mut InvocationStats,
+    ) -> Result<Option<String>, FrameError> {
         let record = match self.connections.get(&invocation.connection_id, invocation.deadline).await {
             Ok(Some(record)) => record,
             Ok(None) => {
                 let mut error =
-                    ErrorFrame::new(ErrorCode::SessionInvalid, "this connection is not known; connect again");
+                    ErrorFrame::new(ErrorCode::SessionInvalid, "unknown connection; connect again");
                 error.retryable = true;
-                return Err(Failed { error, outcome: "no_record", ends: true });
+                return Err(FrameError { error, outcome: "no_record", closes: true });
             }
             Err(_) => return Err(unavailable("record_unreadable")),
         };
-        tally.is_about(&record.session_id);
+        stats.set_session(&record.session_id);
         let now = now_ms();
         if now >= good_until_ms(record.token_expires_at) {
             let error = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
-            return Err(Failed { error, outcome: "token_expired", ends: true });
+            return Err(FrameError { error, outcome: "token_expired", closes: true });
         }
         let frame = frame.unwrap_or_default();
-        let body = envelope(&record, event, invocation, now).wrap(frame).map_err(|error| Failed {
+        let body = envelope(&record, event, invocation, now).wrap(frame).map_err(|error| FrameError {
             error,
             outcome: "frame_refused",
-            ends: false,
+            closes: false,
         })?;
-        match self.backend.post(MESSAGE_PATH, body, invocation, tally).await {
-            Ok(Answer::Object(answer)) => Ok(Some(answer)),
-            Ok(Answer::Nothing) => Ok(None),
-            Ok(Answer::Refused(status, code)) => Err(refused(status, code)),
-            Err(failure) => Err(failed(failure)),
+        match self.backend.post(MESSAGE_PATH, body, invocation, stats).await {
+            Ok(BackendResponse::Object(frame)) => Ok(Some(frame)),
+            Ok(BackendResponse::Empty) => Ok(None),
+            Ok(BackendResponse::Error(status, code)) => Err(rejected(status, code)),
+            Err(error) => Err(failed(error)),
         }
     }
 }
 
-/// The client's frame. API Gateway refuses binary frames, so base64 is not expected, but it may be undone.
+/// The client's frame. API Gateway rejects binary frames, so base64 is unexpected, but decoding it is harmless.
 fn text(event: &Event) -> Option<String> {
     let body = event.body.as_ref()?;
     if event.is_base64_encoded {
@@ -137,32 +136,32 @@ fn envelope(record: &Record, event: &Event, invocation: &Invocation, now: i64) -
     }
 }
 
-fn unavailable(outcome: &'static str) -> Failed {
-    let error = ErrorFrame::new(ErrorCode::BackendUnavailable, "the service is not available; try again");
-    Failed { error, outcome, ends: false }
+fn unavailable(outcome: &'static str) -> FrameError {
+    let error = ErrorFrame::new(ErrorCode::BackendUnavailable, "the service is unavailable; try again");
+    FrameError { error, outcome, closes: false }
 }
 
-fn failed(failure: Failure) -> Failed {
-    let message = match failure {
-        Failure::Unavailable(_) => "the terminal's server is not available; try again",
-        Failure::Timeout => "the terminal's server did not answer in time; try again",
-        Failure::Unsigned => "a fault of ours",
-        Failure::TooLarge => "the answer is larger than 128 KiB",
-        Failure::Overloaded => "too many frames at once",
+fn failed(error: BackendError) -> FrameError {
+    let message = match error {
+        BackendError::Unavailable(_) => "the terminal's server is unavailable; try again",
+        BackendError::Timeout => "the terminal's server did not answer in time; try again",
+        BackendError::Unauthorized => "internal error",
+        BackendError::TooLarge => "the response exceeds 128 KiB",
+        BackendError::Overloaded => "too many frames at once",
     };
-    Failed { error: ErrorFrame::new(failure.code(), message), outcome: failure.cause(), ends: false }
+    FrameError { error: ErrorFrame::new(error.code(), message), outcome: error.cause(), closes: false }
 }
 
-/// The backend's verdict in our words: its own never reach the client.
-fn refused(status: u16, code: ErrorCode) -> Failed {
-    let (message, outcome, ends) = match (status, code) {
-        (404, ErrorCode::SessionInvalid) => ("the session is unknown or has ended", "session_invalid", true),
-        (404, ErrorCode::SessionExpired) => ("the session's time is over", "session_expired", true),
+/// Maps a backend error to a fixed message: the backend's text never reaches the client.
+fn rejected(status: u16, code: ErrorCode) -> FrameError {
+    let (message, outcome, closes) = match (status, code) {
+        (404, ErrorCode::SessionInvalid) => ("unknown or ended session", "session_invalid", true),
+        (404, ErrorCode::SessionExpired) => ("the session has expired", "session_expired", true),
         (403, ErrorCode::TokenExpired) => ("the token was revoked", "token_revoked", true),
         (413, _) => ("the frame is too large", "frame_too_large", false),
         (403, _) => ("not allowed", "forbidden", false),
-        _ => ("the terminal's server refused the frame", "backend_refused", false),
+        _ => ("the terminal's server rejected the frame", "backend_refused", false),
     };
     let code = if code == ErrorCode::Unknown { ErrorCode::Internal } else { code };
-    Failed { error: ErrorFrame::new(code, message), outcome, ends }
+    FrameError { error: ErrorFrame::new(code, message), outcome, closes }
 }

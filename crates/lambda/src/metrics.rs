@@ -1,16 +1,12 @@
-//! One line an invocation: what happened, and the metrics in `CloudWatch`'s embedded metric format.
+//! One log line per invocation, with metrics in `CloudWatch`'s embedded metric format (EMF).
 //!
-//! Logs are paid for by the byte: a line for each key that went well would be a tenth of what typing costs. So the
-//! numbers of such frames go together into one line of metrics, and each has a line of its own at `LOG_LEVEL=debug` alone.
-//! What ends with the process between two lines of metrics is lost to them.
+//! `CloudWatch` bills logs by the byte, and a line for each successful key would be a tenth of the cost of typing. So the
+//! numbers of such frames are batched into one EMF line, and single lines appear only at `LOG_LEVEL=debug`. A process
+//! that stops loses its current batch.
 
-use std::{
-    io::Write,
-    mem,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io::Write, mem, time::Duration};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -20,30 +16,30 @@ use crate::{
     event::{Invocation, Route},
 };
 
-/// What one invocation did. Holds no token and nothing that a user typed.
+/// Statistics of one invocation. Holds no token and no user input.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct InvocationStats {
     started: Instant,
     request_id: String,
     route: Option<Route>,
     connection_id: Option<String>,
-    /// Known once the token or the record is.
+    /// Set once the token or the record is read.
     session_id: Option<String>,
-    /// How it ended, in one word of ours.
+    /// `ok`, or the cause of a failure.
     pub(crate) outcome: &'static str,
-    /// The size of the client's frame.
+    /// Size of the client's frame.
     pub(crate) bytes_in: usize,
-    /// The size of what was posted to the client.
+    /// Size of all frames posted to the client.
     pub(crate) bytes_out: usize,
-    /// How long the backend took, repeats included.
+    /// Duration of backend requests, including retries.
     pub(crate) backend: Option<Duration>,
-    /// How long posting took, repeats included.
+    /// Duration of posts, including retries.
     pub(crate) push: Option<Duration>,
-    /// Requests sent again.
+    /// Retried requests.
     pub(crate) retries: u32,
 }
 
-impl Tally {
+impl InvocationStats {
     pub(crate) fn start(request_id: &str) -> Self {
         Self {
             started: Instant::now(),
@@ -60,27 +56,27 @@ impl Tally {
         }
     }
 
-    pub(crate) fn is_of(&mut self, route: Route, invocation: &Invocation) {
+    pub(crate) fn set_route(&mut self, route: Route, invocation: &Invocation) {
         self.route = Some(route);
         self.connection_id = Some(invocation.connection_id.clone());
     }
 
-    /// Names the session, here and on every later log line of the invocation.
-    pub(crate) fn is_about(&mut self, session_id: &str) {
+    /// Sets the session, here and in the invocation's log span.
+    pub(crate) fn set_session(&mut self, session_id: &str) {
         tracing::Span::current().record("session_id", session_id);
         self.session_id = Some(session_id.to_owned());
     }
 }
 
-/// Most values of one metric in a line (`CloudWatch` User Guide, "Specification: Embedded metric format").
+/// Most values of one metric in an EMF line (`CloudWatch` User Guide, "Specification: Embedded metric format").
 const MAX_VALUES: usize = 100;
-/// Longest time that numbers of frames wait for those of more, while frames come: what `CloudWatch` shows as one point.
-const GATHER: Duration = Duration::from_mins(1);
+/// Interval between batches while frames arrive: one data point in `CloudWatch`.
+const FLUSH_EVERY: Duration = Duration::from_mins(1);
 
-/// Writes tallies to where the Lambda service takes logs from, and `CloudWatch` the metrics in them.
+/// Writes log lines, from which `CloudWatch` extracts the metrics.
 pub(crate) struct Metrics {
     namespace: String,
-    /// Whether each frame is told, also one that went well.
+    /// Whether successful frames have lines too.
     each_frame: bool,
     state: Mutex<State>,
 }
@@ -88,15 +84,15 @@ pub(crate) struct Metrics {
 struct State {
     out: Box<dyn Write + Send>,
     warm: bool,
-    /// When numbers of frames were last written as metrics.
-    told: Option<Instant>,
-    gathered: Gathered,
+    /// Time of the last EMF line about frames.
+    flushed: Option<Instant>,
+    batch: Batch,
 }
 
-/// Numbers of frames, by metric.
+/// The numbers of several frames, by metric.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Gathered {
+struct Batch {
     frames: u64,
     invocations: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -112,53 +108,53 @@ struct Gathered {
 
 impl Metrics {
     pub(crate) fn new(namespace: String, each_frame: bool, out: impl Write + Send + 'static) -> Self {
-        let state = State { out: Box::new(out), warm: false, told: None, gathered: Gathered::default() };
+        let state = State { out: Box::new(out), warm: false, flushed: None, batch: Batch::default() };
         Self { namespace, each_frame, state: Mutex::new(state) }
     }
 
-    pub(crate) fn emit(&self, tally: &Tally) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn emit(&self, stats: &InvocationStats) {
+        let mut state = self.state.lock();
         let cold = !mem::replace(&mut state.warm, true);
-        let mut line = Line::new(tally, cold);
-        let waited = state.told.is_none_or(|told| told.elapsed() >= GATHER);
-        let usual = tally.route == Some(Route::Message) && tally.outcome == "ok" && !cold;
-        if usual && !(waited && state.gathered.frames == 0) {
-            state.gathered.add(&line);
+        let mut line = Line::new(stats, cold);
+        let waited = state.flushed.is_none_or(|flushed| flushed.elapsed() >= FLUSH_EVERY);
+        let routine = stats.route == Some(Route::Message) && stats.outcome == "ok" && !cold;
+        if routine && !(waited && state.batch.frames == 0) {
+            state.batch.add(&line);
         } else {
-            line.metrics = Some(Own { count: Count::of(tally), invocations: 1 });
+            line.metrics = Some(LineMetrics { count: Count::of(stats), invocations: 1 });
         }
-        let full = state.gathered.duration_ms.len() >= MAX_VALUES;
-        // What is no usual frame may be the last for long.
-        let due = state.gathered.frames > 0 && (waited || full || !usual);
-        let gathered = due.then(|| mem::take(&mut state.gathered));
-        if due || (usual && line.metrics.is_some()) {
-            state.told = Some(Instant::now());
+        let full = state.batch.duration_ms.len() >= MAX_VALUES;
+        // After anything but a routine frame, the next invocation may be far away.
+        let due = state.batch.frames > 0 && (waited || full || !routine);
+        let batch = due.then(|| mem::take(&mut state.batch));
+        if due || (routine && line.metrics.is_some()) {
+            state.flushed = Some(Instant::now());
         }
         if line.metrics.is_some() {
-            state.write(&self.described(&line));
+            state.write(&self.with_emf(&line));
         } else if self.each_frame {
             state.write(&line);
         }
-        if let Some(metrics) = gathered {
-            let together = Together { route: Route::Message.key(), outcome: "ok", metrics };
-            state.write(&self.described(&together));
+        if let Some(metrics) = batch {
+            let line = BatchLine { route: Route::Message.key(), outcome: "ok", metrics };
+            state.write(&self.with_emf(&line));
         }
     }
 
-    /// The line with what says that its numbers are metrics.
-    fn described(&self, line: &impl Serialize) -> Value {
-        // Infallible: the lines have no keys but text.
+    /// The line with EMF's directives, which declare its numbers as metrics.
+    fn with_emf(&self, line: &impl Serialize) -> Value {
+        // Infallible: all keys are strings.
         let mut line = serde_json::to_value(line).unwrap_or_default();
-        let named: Vec<Value> = line
+        let metrics: Vec<Value> = line
             .as_object()
             .into_iter()
             .flatten()
             .filter(|(name, value)| (value.is_number() || value.is_array()) && *name != "Invocations")
             .map(|(name, _)| json!({ "Name": name, "Unit": unit(name) }))
             .collect();
-        // Latencies by route alone: each further dimension is a further metric that is paid for.
+        // Latencies have one dimension, the route: CloudWatch bills each combination of dimensions as a metric.
         let directives = json!([
-            { "Namespace": self.namespace, "Dimensions": [["Route"]], "Metrics": named },
+            { "Namespace": self.namespace, "Dimensions": [["Route"]], "Metrics": metrics },
             { "Namespace": self.namespace, "Dimensions": [["Route", "Outcome"]],
               "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
         ]);
@@ -171,7 +167,7 @@ impl Metrics {
 }
 
 impl State {
-    /// One write a line, so that none is mixed into another. A line that cannot be written must not fail the frame.
+    /// Writes a line at once, so that lines do not interleave. A failing write must not fail the frame.
     fn write(&mut self, line: &impl Serialize) {
         if let Ok(mut line) = serde_json::to_vec(line) {
             line.push(b'\n');
@@ -188,12 +184,12 @@ fn unit(metric: &str) -> &'static str {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde requires")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The line of one invocation. Members that do not apply are left out.
+/// The line of one invocation. Omits members that do not apply.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Line<'a> {
@@ -219,12 +215,12 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     cold_starts: u64,
     #[serde(flatten)]
-    metrics: Option<Own>,
+    metrics: Option<LineMetrics>,
 }
 
-/// What a line counts besides if its numbers are metrics.
+/// The counters of a line that is also EMF.
 #[derive(Serialize)]
-struct Own {
+struct LineMetrics {
     #[serde(flatten)]
     count: Count,
     #[serde(rename = "Invocations")]
@@ -241,33 +237,33 @@ enum Count {
     MalformedEvents(u8),
 }
 
-/// A line of metrics alone.
+/// An EMF line for a batch of frames.
 #[derive(Serialize)]
-struct Together {
+struct BatchLine {
     #[serde(rename = "Route")]
     route: &'static str,
     #[serde(rename = "Outcome")]
     outcome: &'static str,
     #[serde(flatten)]
-    metrics: Gathered,
+    metrics: Batch,
 }
 
 impl<'a> Line<'a> {
-    fn new(tally: &'a Tally, cold: bool) -> Self {
+    fn new(stats: &'a InvocationStats, cold: bool) -> Self {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let of_frame = |bytes| (tally.route == Some(Route::Message)).then_some(bytes);
+        let of_frame = |bytes| (stats.route == Some(Route::Message)).then_some(bytes);
         Self {
-            route: tally.route.map_or("none", Route::key),
-            outcome: tally.outcome,
-            request_id: &tally.request_id,
-            connection_id: tally.connection_id.as_deref(),
-            session_id: tally.session_id.as_deref(),
-            duration_ms: ms(tally.started.elapsed()),
-            backend_ms: tally.backend.map(ms),
-            push_ms: tally.push.map(ms),
-            bytes_in: of_frame(tally.bytes_in),
-            bytes_out: of_frame(tally.bytes_out),
-            retries: tally.retries.into(),
+            route: stats.route.map_or("none", Route::key),
+            outcome: stats.outcome,
+            request_id: &stats.request_id,
+            connection_id: stats.connection_id.as_deref(),
+            session_id: stats.session_id.as_deref(),
+            duration_ms: ms(stats.started.elapsed()),
+            backend_ms: stats.backend.map(ms),
+            push_ms: stats.push.map(ms),
+            bytes_in: of_frame(stats.bytes_in),
+            bytes_out: of_frame(stats.bytes_out),
+            retries: stats.retries.into(),
             cold_starts: cold.into(),
             metrics: None,
         }
@@ -275,9 +271,9 @@ impl<'a> Line<'a> {
 }
 
 impl Count {
-    fn of(tally: &Tally) -> Self {
-        match tally.route {
-            Some(Route::Connect) if tally.outcome == "ok" => Self::Connects(1),
+    fn of(stats: &InvocationStats) -> Self {
+        match stats.route {
+            Some(Route::Connect) if stats.outcome == "ok" => Self::Connects(1),
             Some(Route::Connect) => Self::Refusals(1),
             Some(Route::Message) => Self::Frames(1),
             Some(Route::Disconnect) => Self::Disconnects(1),
@@ -286,7 +282,7 @@ impl Count {
     }
 }
 
-impl Gathered {
+impl Batch {
     fn add(&mut self, line: &Line<'_>) {
         self.frames += 1;
         self.invocations += 1;
@@ -310,7 +306,7 @@ mod tests {
 
     impl Write for Log {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -320,7 +316,7 @@ mod tests {
 
     impl Log {
         fn lines(&self) -> Vec<Value> {
-            let bytes = mem::take(&mut *self.0.lock().unwrap());
+            let bytes = mem::take(&mut *self.0.lock());
             String::from_utf8(bytes)
                 .unwrap()
                 .lines()
@@ -329,21 +325,21 @@ mod tests {
         }
     }
 
-    /// Metrics and what they write. `each_frame`: also of frames that went well.
+    /// Metrics and their output. `each_frame`: write lines for successful frames too.
     fn metrics(each_frame: bool) -> (Metrics, Log) {
         let log = Log::default();
         (Metrics::new("n".into(), each_frame, log.clone()), log)
     }
 
-    fn frame(bytes_in: usize) -> Tally {
-        let mut tally = Tally::start("r");
-        tally.route = Some(Route::Message);
-        tally.bytes_in = bytes_in;
-        tally.backend = Some(Duration::from_millis(3));
-        tally
+    fn frame(bytes_in: usize) -> InvocationStats {
+        let mut stats = InvocationStats::start("r");
+        stats.route = Some(Route::Message);
+        stats.bytes_in = bytes_in;
+        stats.backend = Some(Duration::from_millis(3));
+        stats
     }
 
-    /// The sum of a metric, rounded, over all lines that say it is one.
+    /// The rounded sum of a metric over all EMF lines.
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     fn sum(lines: &[Value], metric: &str) -> i64 {
         let values = lines.iter().filter(|line| line["_aws"].is_object()).map(|line| &line[metric]);
@@ -355,19 +351,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn frames_in_quick_succession_share_their_metrics_and_none_is_left_out() {
+    async fn frames_in_quick_succession_are_batched_and_all_counted() {
         let (metrics, log) = metrics(true);
         for n in 0..250 {
             metrics.emit(&frame(n));
         }
-        tokio::time::advance(GATHER).await;
+        tokio::time::advance(FLUSH_EVERY).await;
         metrics.emit(&frame(250));
         let lines = log.lines();
         assert_eq!(lines.iter().filter(|line| line["request_id"] == "r").count(), 251);
         assert_eq!((sum(&lines, "Frames"), sum(&lines, "Invocations")), (251, 251));
         assert_eq!(sum(&lines, "BytesIn"), (0..=250).sum::<i64>());
         assert_eq!(sum(&lines, "BackendMs"), 251 * 3);
-        // The first of the process, the first of the burst, twice 100, and the rest.
+        // The cold start, the first frame of the burst, two full batches, and the rest.
         assert_eq!(lines.iter().filter(|line| line["_aws"].is_object()).count(), 5);
         for line in lines.iter().filter(|line| line["BytesIn"].is_array()) {
             assert!(line["BytesIn"].as_array().unwrap().len() <= MAX_VALUES);
@@ -378,36 +374,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn frames_that_went_well_have_lines_of_their_own_only_where_that_is_wanted() {
+    async fn successful_frames_have_lines_only_on_request() {
         let (metrics, log) = metrics(false);
         for n in 0..50 {
             metrics.emit(&frame(n));
         }
-        metrics.emit(&Tally { outcome: "backend_timeout", ..frame(50) });
+        metrics.emit(&InvocationStats { outcome: "backend_timeout", ..frame(50) });
         let lines = log.lines();
-        // The first of the process, the first of the burst, the one that failed, and the numbers of the others.
+        // The cold start, the first frame of the burst, the failure, and the batch of the others.
         assert_eq!(lines.iter().filter(|line| line["request_id"] == "r").count(), 3);
         assert_eq!((lines.len(), sum(&lines, "Frames"), sum(&lines, "Invocations")), (4, 51, 51));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_frame_after_a_quiet_while_and_one_that_failed_are_told_at_once() {
+    async fn a_frame_after_a_pause_and_a_failure_are_written_at_once() {
         let (metrics, log) = metrics(true);
         metrics.emit(&frame(1));
         log.lines();
         for _ in 0..2 {
-            tokio::time::advance(GATHER).await;
+            tokio::time::advance(FLUSH_EVERY).await;
             metrics.emit(&frame(1));
             assert_eq!(sum(&log.lines(), "Frames"), 1);
         }
-        let failed = Tally { outcome: "backend_timeout", ..frame(1) };
+        let failed = InvocationStats { outcome: "backend_timeout", ..frame(1) };
         metrics.emit(&failed);
         assert_eq!(sum(&log.lines(), "Invocations"), 1);
         for _ in 0..7 {
             metrics.emit(&frame(1));
         }
         assert_eq!(sum(&log.lines(), "Frames"), 0);
-        metrics.emit(&Tally { route: Some(Route::Disconnect), ..frame(1) });
+        metrics.emit(&InvocationStats { route: Some(Route::Disconnect), ..frame(1) });
         let lines = log.lines();
         assert_eq!(
             (sum(&lines, "Frames"), sum(&lines, "Disconnects"), sum(&lines, "Invocations")),

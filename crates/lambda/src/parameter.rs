@@ -1,7 +1,6 @@
 //! `GetParameter` of Systems Manager, as one signed request.
 //!
-//! Not by `aws-sdk-ssm`: its errors alone were 0.9 MB of a function that may have 6.5, and it was a quarter of a cold
-//! build.
+//! `aws-sdk-ssm` would be a quarter of a cold build, and its error types alone 0.9 MB of a function limited to 6.5 MB.
 
 use std::{fmt, time::SystemTime};
 
@@ -14,14 +13,14 @@ use shellbridge_outbound::{Http, HttpError, Retry, SignError, Signer, endpoint};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    aws::{Aws, REPEATS, Repeats},
+    aws::{Aws, MAX_RETRIES, RetryCounter},
     config::Limits,
 };
 
-/// Largest answer read. A parameter has at most 8 KiB, a secret 64 KiB.
-const MAX_ANSWER: usize = 256 * 1024;
+/// Largest response read. A parameter has at most 8 KiB, a secret 64 KiB.
+const MAX_RESPONSE: usize = 256 * 1024;
 
-/// What is kept under a name.
+/// A parameter or secret.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Parameter {
@@ -31,7 +30,7 @@ pub(crate) struct Parameter {
     pub(crate) value: Option<String>,
 }
 
-/// Without the secret.
+/// Omits the value.
 impl fmt::Debug for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parameter").field("arn", &self.arn).finish_non_exhaustive()
@@ -41,22 +40,22 @@ impl fmt::Debug for Parameter {
 /// Why a parameter was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ParameterError {
-    /// Parameter Store refused. A retry may help if it was busy ([`Self::is_retryable`]).
+    /// Parameter Store returned an error. A retry may help if it was busy ([`Self::is_retryable`]).
     #[error("status {}", .status.as_u16())]
-    Refused { status: StatusCode, code: Option<String>, message: Option<String> },
-    /// No retry helps. Without what serde would quote of the answer.
-    #[error("the answer cannot be read")]
-    Unreadable,
-    /// A retry may help: no answer within the time for one attempt.
-    #[error("no answer in time")]
-    Late,
-    /// As [`HttpError::is_retryable`].
+    Service { status: StatusCode, code: Option<String>, message: Option<String> },
+    /// No retry helps. Omits serde's error, which quotes the response.
+    #[error("the response cannot be parsed")]
+    Unparsable,
+    /// A retry may help: the attempt timed out.
+    #[error("the request timed out")]
+    Timeout,
+    /// [`HttpError::is_retryable`] says whether a retry helps.
     #[error(transparent)]
-    NoAnswer(#[from] HttpError),
-    /// A retry may help: the connection was lost before the answer's end, or the answer has none.
-    #[error("the answer was cut off")]
-    Cut,
-    /// As [`SignError::is_retryable`].
+    Http(#[from] HttpError),
+    /// A retry may help: the connection was lost before the response ended, or the response is too large.
+    #[error("the response was truncated")]
+    Truncated,
+    /// [`SignError::is_retryable`] says whether a retry helps.
     #[error(transparent)]
     Unsigned(#[from] SignError),
 }
@@ -64,26 +63,26 @@ pub(crate) enum ParameterError {
 impl ParameterError {
     /// The error's code, such as `ParameterNotFound`.
     pub(crate) fn code(&self) -> Option<&str> {
-        if let Self::Refused { code, .. } = self { code.as_deref() } else { None }
+        if let Self::Service { code, .. } = self { code.as_deref() } else { None }
     }
 
-    /// Parameter Store's own words.
+    /// Parameter Store's message.
     pub(crate) fn message(&self) -> Option<&str> {
-        if let Self::Refused { message, .. } = self { message.as_deref() } else { None }
+        if let Self::Service { message, .. } = self { message.as_deref() } else { None }
     }
 
     /// Whether the same request may succeed later. Throttling has status 400 and a code (Systems Manager API Reference,
     /// "Common Error Types").
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused { status, code, .. } => {
+            Self::Service { status, code, .. } => {
                 let throttled = code.as_deref().is_some_and(|code| code.starts_with("Throttl"));
                 throttled || *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
             }
-            Self::NoAnswer(error) => error.is_retryable(),
+            Self::Http(error) => error.is_retryable(),
             Self::Unsigned(error) => error.is_retryable(),
-            Self::Late | Self::Cut => true,
-            Self::Unreadable => false,
+            Self::Timeout | Self::Truncated => true,
+            Self::Unparsable => false,
         }
     }
 }
@@ -95,14 +94,14 @@ pub(crate) struct Parameters {
     signer: Signer,
     http: Http,
     limits: Limits,
-    repeats: Repeats,
+    retries: RetryCounter,
 }
 
 impl Parameters {
-    /// As the SDK's settings say.
+    /// Takes region, credentials and endpoint from the SDK's configuration.
     ///
     /// # Errors
-    /// Without a region, or with an endpoint that is no URL.
+    /// No region, or an endpoint that is not a URL.
     pub(crate) async fn new(aws: &Aws, limits: &Limits) -> anyhow::Result<Self> {
         let config = aws.config().await;
         Ok(Self {
@@ -110,23 +109,24 @@ impl Parameters {
             signer: Signer::new(config, "ssm"),
             http: aws.http(),
             limits: *limits,
-            repeats: aws.repeats(),
+            retries: aws.retries(),
         })
     }
 
-    /// Reads one, decrypted; again while that may help.
+    /// Reads and decrypts a parameter. Retries while that may help.
     pub(crate) async fn get(&self, name: &str) -> Result<Parameter, ParameterError> {
-        let mut retry = Retry::until(Instant::now() + self.limits.aws).at_most(REPEATS);
+        let mut retry = Retry::until(Instant::now() + self.limits.aws).at_most(MAX_RETRIES);
         loop {
-            let attempt = timeout_at(retry.attempt_ends(self.limits.aws_attempt), self.once(name)).await;
-            match attempt.unwrap_or(Err(ParameterError::Late)) {
-                Err(error) if error.is_retryable() && retry.again().await => self.repeats.add(),
+            let attempt =
+                timeout_at(retry.attempt_deadline(self.limits.aws_attempt), self.attempt(name)).await;
+            match attempt.unwrap_or(Err(ParameterError::Timeout)) {
+                Err(error) if error.is_retryable() && retry.wait().await => self.retries.add(),
                 result => return result,
             }
         }
     }
 
-    async fn once(&self, name: &str) -> Result<Parameter, ParameterError> {
+    async fn attempt(&self, name: &str) -> Result<Parameter, ParameterError> {
         let body = json!({ "Name": name, "WithDecryption": true }).to_string();
         let mut request = Request::new(SdkBody::from(body));
         *request.method_mut() = Method::POST;
@@ -134,30 +134,30 @@ impl Parameters {
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
         headers.insert("x-amz-target", HeaderValue::from_static("AmazonSSM.GetParameter"));
-        // A refusal of its credentials changes nothing here: the next reading has a signer of its own.
+        // Rejected credentials need no invalidation: the next read creates a new signer.
         let _used = self.signer.sign(&mut request, SystemTime::now()).await?;
         let (head, body) = self.http.send(request).await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| ParameterError::Cut)?;
+        let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(|_| ParameterError::Truncated)?;
         read(head.status, &head.headers, &body.to_bytes())
     }
 }
 
 fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Parameter, ParameterError> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct Output {
         #[serde(rename = "Parameter")]
         parameter: Parameter,
     }
     if status.is_success() {
-        let answer: Answer = serde_json::from_slice(body).map_err(|_| ParameterError::Unreadable)?;
-        return Ok(answer.parameter);
+        let output: Output = serde_json::from_slice(body).map_err(|_| ParameterError::Unparsable)?;
+        return Ok(output.parameter);
     }
     // https://smithy.io/2.0/aws/protocols/aws-json-1_1-protocol.html, "Operation error serialization"
-    let refusal: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| refusal.get(name).and_then(Value::as_str);
+    let error: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| error.get(name).and_then(Value::as_str);
     let kind = headers.get("x-amzn-errortype").and_then(|kind| kind.to_str().ok());
     let kind = kind.or_else(|| text("code")).or_else(|| text("__type"));
-    Err(ParameterError::Refused {
+    Err(ParameterError::Service {
         status,
         code: kind.and_then(|kind| kind.split(':').next()?.rsplit('#').next()).map(str::to_owned),
         message: text("message").or_else(|| text("Message")).map(str::to_owned),
@@ -168,31 +168,31 @@ fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Paramete
 mod tests {
     use super::*;
 
-    fn refused(header: Option<&'static str>, body: &'static str) -> ParameterError {
+    fn service_error(header: Option<&'static str>, body: &'static str) -> ParameterError {
         let header =
             header.map(|header| ("x-amzn-errortype".parse().unwrap(), HeaderValue::from_static(header)));
         read(StatusCode::BAD_REQUEST, &header.into_iter().collect(), body.as_bytes()).unwrap_err()
     }
 
-    /// The shapes that the protocol's documents name.
+    /// The shapes in the protocol's documentation.
     #[test]
-    fn a_refusal_has_its_code_however_it_is_written() {
+    fn the_error_code_is_found_in_every_shape() {
         for (header, body) in [
             (None, r#"{"__type":"FooError","message":"m"}"#),
             (None, r#"{"__type":"aws.protocoltests#FooError:http://x/#y","Message":"m"}"#),
             (None, r#"{"code":"FooError","message":"m","Message":7}"#),
             (Some("FooError:http://internal.amazon.com/coral/"), r#"{"__type":"Other","message":"m"}"#),
         ] {
-            let error = refused(header, body);
+            let error = service_error(header, body);
             assert_eq!((error.code(), error.message()), (Some("FooError"), Some("m")), "{body}");
         }
-        let error = refused(None, "<html>");
+        let error = service_error(None, "<html>");
         assert_eq!((error.code(), error.message()), (None, None));
     }
 
     #[test]
-    fn only_what_may_pass_is_asked_for_again() {
-        let refusal = |status, body: &'static str| {
+    fn only_transient_errors_are_retried() {
+        let error = |status, body: &'static str| {
             read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).unwrap_err()
         };
         for (status, body, retryable) in [
@@ -204,15 +204,15 @@ mod tests {
             (400, r#"{"__type":"AccessDeniedException"}"#, false),
             (403, "", false),
         ] {
-            assert_eq!(refusal(status, body).is_retryable(), retryable, "{status} {body}");
+            assert_eq!(error(status, body).is_retryable(), retryable, "{status} {body}");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_quoted() {
-        let unreadable = read(StatusCode::OK, &HeaderMap::new(), br#"{"Parameter":"the-secret"}"#);
-        let said = format!("{:?}", anyhow::Error::from(unreadable.unwrap_err()));
-        assert!(said.contains("cannot be read") && !said.contains("the-secret"), "{said}");
+    fn errors_do_not_quote_the_response() {
+        let unparsable = read(StatusCode::OK, &HeaderMap::new(), br#"{"Parameter":"the-secret"}"#);
+        let text = format!("{:?}", anyhow::Error::from(unparsable.unwrap_err()));
+        assert!(text.contains("cannot be parsed") && !text.contains("the-secret"), "{text}");
         let parameter = Parameter { arn: None, value: Some("the-secret".to_owned()) };
         assert!(!format!("{parameter:?}").contains("the-secret"));
     }

@@ -1,4 +1,4 @@
-//! Posts frames to connections, and ends connections, by the API Gateway Management API.
+//! Posts frames to connections and closes connections, by the API Gateway Management API.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,22 +10,22 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{aws::Aws, config::Limits, event::Invocation, metrics::Tally};
+use crate::{aws::Aws, config::Limits, event::Invocation, metrics::InvocationStats};
 
-/// What became of a frame.
+/// Result of posting a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Posted {
-    /// API Gateway has it.
-    Yes,
-    /// The connection is no more.
+    /// API Gateway accepted the frame.
+    Delivered,
+    /// The connection has closed.
     Gone,
-    /// It is larger than API Gateway takes.
+    /// The frame exceeds API Gateway's limit.
     TooLarge,
-    /// It could not be posted, as the log says.
+    /// Posting failed; the log has the cause.
     Failed,
 }
 
-/// The way to connections.
+/// Sends frames to clients.
 pub(crate) struct Reply {
     aws: Aws,
     limits: Limits,
@@ -37,75 +37,80 @@ impl Reply {
         Self { aws, limits, apis: OnceCell::new() }
     }
 
-    /// Posts an error frame to the connection of `invocation`.
+    /// Posts an error frame to the invocation's connection.
     pub(crate) async fn error(
         &self,
         error: ErrorFrame,
         invocation: &Invocation,
-        tally: &mut Tally,
+        stats: &mut InvocationStats,
     ) -> Posted {
         let frame = serde_json::to_string(&ServerFrame::Error(error)).unwrap_or_default();
-        self.post(frame, invocation, tally).await
+        self.post(frame, invocation, stats).await
     }
 
     /// Posts a frame to the connection of `invocation`, again while API Gateway says 429 or 5xx.
     ///
-    /// It is posted as one, whatever its size: API Gateway itself cuts what is over 32 KiB into WebSocket
-    /// frames, and the protocol splits only `output` and `snapshot`, which the backend pushes.
-    pub(crate) async fn post(&self, frame: String, invocation: &Invocation, tally: &mut Tally) -> Posted {
+    /// Never splits it: API Gateway cuts a message over 32 KiB into WebSocket frames itself, and the protocol splits only
+    /// `output` and `snapshot`, which the backend pushes.
+    pub(crate) async fn post(
+        &self,
+        frame: String,
+        invocation: &Invocation,
+        stats: &mut InvocationStats,
+    ) -> Posted {
         if frame.len() > MAX_MESSAGE {
             return Posted::TooLarge;
         }
         let started = Instant::now();
         let bytes = frame.len();
-        let until = started + invocation.deadline.within(self.limits.push, Duration::ZERO);
-        let posted = self.repeated(frame, until, invocation, tally).await;
-        tally.push = Some(tally.push.unwrap_or_default() + started.elapsed());
-        if posted == Posted::Yes {
-            tally.bytes_out += bytes;
+        let until = started + invocation.deadline.budget(self.limits.push, Duration::ZERO);
+        let posted = self.with_retries(frame, until, invocation, stats).await;
+        stats.push = Some(stats.push.unwrap_or_default() + started.elapsed());
+        if posted == Posted::Delivered {
+            stats.bytes_out += bytes;
         }
         posted
     }
 
-    async fn repeated(
+    async fn with_retries(
         &self,
         frame: String,
         until: Instant,
         invocation: &Invocation,
-        tally: &mut Tally,
+        stats: &mut InvocationStats,
     ) -> Posted {
         let api = timeout_at(until, self.api(&invocation.callback_url)).await;
-        let api = match api.unwrap_or(Err(ConnectionError::Late)) {
+        let api = match api.unwrap_or(Err(ConnectionError::Timeout)) {
             Ok(api) => api,
             Err(error) => {
-                tracing::error!(cause = chain(&error), "there is no client for @connections");
+                tracing::error!(cause = chain(&error), "cannot create a client for @connections");
                 return Posted::Failed;
             }
         };
         let patience = Patience { until, opening_until: None };
         let id = &invocation.connection_id;
-        match api.deliver(id, Bytes::from(frame), patience, |_| tally.retries += 1).await {
-            Ok(()) => Posted::Yes,
+        match api.deliver(id, Bytes::from(frame), patience, |_| stats.retries += 1).await {
+            Ok(()) => Posted::Delivered,
             Err(ConnectionError::Gone) => Posted::Gone,
             Err(ConnectionError::TooLarge) => Posted::TooLarge,
             Err(error) if error.is_retryable() => {
-                tracing::warn!(cause = chain(&error), "a frame could not be posted in time");
+                tracing::warn!(cause = chain(&error), "posting a frame timed out");
                 Posted::Failed
             }
             Err(error) => {
-                tracing::error!(cause = chain(&error), "@connections refused a frame");
+                tracing::error!(cause = chain(&error), "@connections rejected a frame");
                 Posted::Failed
             }
         }
     }
 
-    /// Ends the connection of `invocation`.
+    /// Closes the invocation's connection.
     pub(crate) async fn close(&self, invocation: &Invocation) {
         let close =
             async { self.api(&invocation.callback_url).await?.close(&invocation.connection_id).await };
-        let within = invocation.deadline.within(self.limits.push, Duration::ZERO);
-        if let Err(error) = timeout(within, close).await.unwrap_or(Err(ConnectionError::Late)) {
-            tracing::warn!(cause = chain(&error), "a connection could not be ended");
+        let within = invocation.deadline.budget(self.limits.push, Duration::ZERO);
+        if let Err(error) = timeout(within, close).await.unwrap_or(Err(ConnectionError::Timeout)) {
+            tracing::warn!(cause = chain(&error), "cannot close a connection");
         }
     }
 

@@ -1,11 +1,9 @@
-//! Secrets: from the environment, or from where they are kept, read when first needed, again when they seem to have
-//! been changed, and now and then, so that a key that was taken out stops counting.
+//! Secrets from the environment, Parameter Store or Secrets Manager. A stored secret is read on first use, after a
+//! failed signature, since it may have been rotated, and periodically, so that a removed key expires.
 
-use std::{
-    sync::{Arc, Mutex as SyncMutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex as SyncMutex;
 use shellbridge_protocol::secret;
 use tokio::{
     sync::Mutex,
@@ -18,22 +16,21 @@ use crate::{
     parameter::Parameters,
 };
 
-/// Between two tries while it could not be read at all, because its store limits requests.
+/// Interval between reads of a secret that has never been read; its store limits the rate.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Which of the two secrets.
+/// One of the two secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum SecretKind {
     /// `BRIDGE_SECRET`, one key or two.
     Bridge,
     /// `JWT_SECRET`, one key or two.
     Jwt,
 }
 
-/// The texts of both secrets as they are in use, wherever they came from: who knows one must not be able to do
-/// what the other is for.
+/// The current texts of both secrets. They must differ: otherwise anyone who knows one could use it as the other.
 #[derive(Clone, Default)]
-pub(crate) struct Apart(Arc<SyncMutex<Texts>>);
+pub(crate) struct DistinctSecrets(Arc<SyncMutex<Texts>>);
 
 #[derive(Default)]
 struct Texts {
@@ -41,57 +38,59 @@ struct Texts {
     jwt: Option<String>,
 }
 
-impl Apart {
-    /// With those that the settings hold.
+impl DistinctSecrets {
+    /// Starts with the secrets in the settings.
     pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
-        let apart = Self::default();
-        for (which, text) in [(Which::Bridge, &config.bridge_secret), (Which::Jwt, &config.jwt_secret)] {
-            text.as_deref().map_or(Ok(()), |text| apart.take(which, text))?;
+        let secrets = Self::default();
+        for (kind, text) in
+            [(SecretKind::Bridge, &config.bridge_secret), (SecretKind::Jwt, &config.jwt_secret)]
+        {
+            text.as_deref().map_or(Ok(()), |text| secrets.replace(kind, text))?;
         }
-        Ok(apart)
+        Ok(secrets)
     }
 
-    /// Takes a secret into use in place of the one before, unless it is the other.
-    fn take(&self, which: Which, text: &str) -> Result<(), ConfigError> {
-        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bridge, jwt) = match which {
-            Which::Bridge => (Some(text), texts.jwt.as_deref()),
-            Which::Jwt => (texts.bridge.as_deref(), Some(text)),
+    /// Replaces a secret, unless it shares a key with the other one.
+    fn replace(&self, kind: SecretKind, text: &str) -> Result<(), ConfigError> {
+        let mut texts = self.0.lock();
+        let (bridge, jwt) = match kind {
+            SecretKind::Bridge => (Some(text), texts.jwt.as_deref()),
+            SecretKind::Jwt => (texts.bridge.as_deref(), Some(text)),
         };
         if let (Some(bridge), Some(jwt)) = (bridge, jwt)
             && secret::overlap(bridge, jwt)
         {
             return Err(ConfigError::SameSecret);
         }
-        let own = match which {
-            Which::Bridge => &mut texts.bridge,
-            Which::Jwt => &mut texts.jwt,
+        let current = match kind {
+            SecretKind::Bridge => &mut texts.bridge,
+            SecretKind::Jwt => &mut texts.jwt,
         };
-        *own = Some(text.to_owned());
+        *current = Some(text.to_owned());
         Ok(())
     }
 }
 
-/// A secret in the form it is used in.
+/// A secret, parsed into `T`.
 pub(crate) struct Secret<T> {
-    /// `None` for one that was set directly, which never changes.
+    /// `None` for a secret from the environment, which never changes.
     stored: Option<Stored<T>>,
     state: Mutex<State<T>>,
 }
 
 struct Stored<T> {
     name: String,
-    which: Which,
-    apart: Apart,
+    kind: SecretKind,
+    secrets: DistinctSecrets,
     aws: Aws,
     limits: Limits,
     parse: fn(&str) -> Result<T, ConfigError>,
 }
 
 impl<T> Stored<T> {
-    fn take(&self, text: &str) -> Result<T, ConfigError> {
+    fn accept(&self, text: &str) -> Result<T, ConfigError> {
         let value = (self.parse)(text)?;
-        self.apart.take(self.which, text)?;
+        self.secrets.replace(self.kind, text)?;
         Ok(value)
     }
 }
@@ -99,48 +98,48 @@ impl<T> Stored<T> {
 struct State<T> {
     value: Option<Arc<T>>,
     text: Option<String>,
-    read: Option<Instant>,
+    read_at: Option<Instant>,
 }
 
 impl<T> Secret<T> {
-    /// One that is known.
+    /// A secret from the environment.
     pub(crate) fn set(value: T) -> Self {
-        let state = State { value: Some(Arc::new(value)), text: None, read: None };
+        let state = State { value: Some(Arc::new(value)), text: None, read_at: None };
         Self { stored: None, state: Mutex::new(state) }
     }
 
-    /// One that is kept under a name or ARN, in Parameter Store or Secrets Manager.
+    /// A secret in Parameter Store or Secrets Manager, by name or ARN.
     pub(crate) fn stored(
         name: &str,
-        (which, apart): (Which, &Apart),
+        (kind, secrets): (SecretKind, &DistinctSecrets),
         aws: Aws,
         limits: Limits,
         parse: fn(&str) -> Result<T, ConfigError>,
     ) -> Self {
-        let stored = Stored { name: name.to_owned(), which, apart: apart.clone(), aws, limits, parse };
-        Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read: None }) }
+        let stored = Stored { name: name.to_owned(), kind, secrets: secrets.clone(), aws, limits, parse };
+        Self { stored: Some(stored), state: Mutex::new(State { value: None, text: None, read_at: None }) }
     }
 
-    /// The secret; `None` if it cannot be read now.
+    /// The secret; `None` if it has never been read successfully.
     pub(crate) async fn get(&self) -> Option<Arc<T>> {
         let mut state = self.state.lock().await;
         match (&state.value, &self.stored) {
-            (None, Some(stored)) if !state.was_read_within(RETRY_AFTER.min(stored.limits.reread)) => {
+            (None, Some(stored)) if !state.was_read_within(RETRY_AFTER.min(stored.limits.secret_reread)) => {
                 state.read(stored).await
             }
-            (Some(_), Some(stored)) if !state.was_read_within(stored.limits.keep) => {
-                // What was read before serves on while the store does not answer.
+            (Some(_), Some(stored)) if !state.was_read_within(stored.limits.secret_max_age) => {
+                // During an outage of the store, the last value stays in use.
                 state.read(stored).await.or_else(|| state.value.clone())
             }
             (value, _) => value.clone(),
         }
     }
 
-    /// The secret as it is now, if it is another than before. To be asked after a signature failed.
+    /// Reads the secret again and returns it if it has changed. Call after a failed signature.
     pub(crate) async fn changed(&self) -> Option<Arc<T>> {
         let stored = self.stored.as_ref()?;
         let mut state = self.state.lock().await;
-        if state.was_read_within(stored.limits.reread) {
+        if state.was_read_within(stored.limits.secret_reread) {
             return None;
         }
         state.read(stored).await
@@ -149,34 +148,34 @@ impl<T> Secret<T> {
 
 impl<T> State<T> {
     fn was_read_within(&self, time: Duration) -> bool {
-        self.read.is_some_and(|read| read.elapsed() < time)
+        self.read_at.is_some_and(|read_at| read_at.elapsed() < time)
     }
 
-    /// Reads it; `None` when that fails or it is what it was.
+    /// Reads the secret. Returns `None` if that fails or the secret has not changed.
     async fn read(&mut self, stored: &Stored<T>) -> Option<Arc<T>> {
-        self.read = Some(Instant::now());
+        self.read_at = Some(Instant::now());
         let text = match timeout(stored.limits.aws, Box::pin(fetch(stored))).await {
             Ok(Ok(text)) => text,
             Ok(Err(error)) => {
-                tracing::error!(secret = stored.name, error, "a secret cannot be read");
+                tracing::error!(secret = stored.name, error, "cannot read a secret");
                 return None;
             }
             Err(_) => {
-                tracing::error!(secret = stored.name, "a secret was not read in time");
+                tracing::error!(secret = stored.name, "reading a secret timed out");
                 return None;
             }
         };
         if self.text.as_ref() == Some(&text) {
             return None;
         }
-        match stored.take(text.trim_end_matches('\n')) {
+        match stored.accept(text.trim_end_matches('\n')) {
             Ok(value) => {
                 self.text = Some(text);
                 self.value = Some(Arc::new(value));
                 self.value.clone()
             }
             Err(error) => {
-                tracing::error!(secret = stored.name, %error, "a stored secret is of no use");
+                tracing::error!(secret = stored.name, %error, "a stored secret is invalid");
                 None
             }
         }
@@ -184,59 +183,59 @@ impl<T> State<T> {
 }
 
 async fn fetch<T>(stored: &Stored<T>) -> Result<String, String> {
-    // Made for each reading: there are one or two in the life of a process.
+    // Created for each read: a process reads only a few times.
     let store = Parameters::new(&stored.aws, &stored.limits).await.map_err(|error| format!("{error:#}"))?;
     let (likely, other) = parameters(&stored.name);
     match (read(&store, &stored.name, &likely).await, other) {
-        (Err(Unread::NotThere(first)), Some(other)) => {
+        (Err(ReadError::NotFound(first)), Some(other)) => {
             let second = read(&store, &stored.name, &other).await;
             second.map_err(|second| format!("{first}; as {other}: {}", second.why()))
         }
-        (text, _) => text.map_err(Unread::why),
+        (text, _) => text.map_err(ReadError::why),
     }
 }
 
-/// Why a parameter gave no text.
-enum Unread {
-    /// There is none of that name, or it is not for us to know.
-    NotThere(String),
-    /// It may be there.
-    Failed(String),
+/// Why a secret was not read.
+enum ReadError {
+    /// No parameter has that name, or the function may not know.
+    NotFound(String),
+    /// The parameter may exist.
+    Other(String),
 }
 
-impl Unread {
+impl ReadError {
     fn why(self) -> String {
         match self {
-            Self::NotThere(why) | Self::Failed(why) => why,
+            Self::NotFound(why) | Self::Other(why) => why,
         }
     }
 }
 
-async fn read(store: &Parameters, name: &str, parameter: &str) -> Result<String, Unread> {
+async fn read(store: &Parameters, name: &str, parameter: &str) -> Result<String, ReadError> {
     let parameter = store.get(parameter).await.map_err(|error| {
-        let said = [error.code(), error.message()].into_iter().flatten();
-        let why = said.fold(shellbridge_outbound::chain(&error), |why, said| format!("{why}: {said}"));
+        let details = [error.code(), error.message()].into_iter().flatten();
+        let why = details.fold(shellbridge_outbound::chain(&error), |why, detail| format!("{why}: {detail}"));
         match error.code() {
-            // Secrets Manager says the second of what is not there, too, to whom may not read everything.
-            Some("ParameterNotFound" | "AccessDeniedException") => Unread::NotThere(why),
-            _ => Unread::Failed(why),
+            // Without permission to read every secret, Secrets Manager denies access to a missing one.
+            Some("ParameterNotFound" | "AccessDeniedException") => ReadError::NotFound(why),
+            _ => ReadError::Other(why),
         }
     })?;
     if parameter.arn.as_deref().is_some_and(|arn| is_another_secret(name, arn)) {
-        return Err(Unread::NotThere("that name is another secret's".to_owned()));
+        return Err(ReadError::NotFound("the name belongs to another secret".to_owned()));
     }
-    parameter.value.ok_or_else(|| Unread::Failed("it has no value".to_owned()))
+    parameter.value.ok_or_else(|| ReadError::Other("the parameter has no value".to_owned()))
 }
 
-/// The Parameter Store name of a secret, and the one it has if that is not there.
+/// The Parameter Store name of a secret, and a second name to try if the first does not exist.
 ///
-/// Parameter Store hands out Secrets Manager's secrets too, by name and not by ARN: what follows a colon is a version
-/// (Systems Manager User Guide, "Referencing AWS Secrets Manager secrets from Parameter Store parameters"). Their ARNs
-/// end in a hyphen and six characters that are not part of the name, unless they are partial ARNs. One that ends so
-/// is taken for a whole one first, as Secrets Manager does it (Secrets Manager User Guide, "Troubleshoot AWS Secrets
-/// Manager"); but a partial ARN of a name that ends so is no other.
+/// Parameter Store also serves Secrets Manager's secrets, by name but not by ARN: text after a colon is a version
+/// (Systems Manager User Guide, "Referencing AWS Secrets Manager secrets from Parameter Store parameters"). A complete
+/// ARN ends in a hyphen and six random characters, a partial ARN in the secret's name. An ARN with such an ending is
+/// tried as complete first, as Secrets Manager does (Secrets Manager User Guide, "Troubleshoot AWS Secrets Manager"),
+/// then as partial, since a name may end the same way.
 fn parameters(name: &str) -> (String, Option<String>) {
-    let Some(secret) = named(name) else { return (name.to_owned(), None) };
+    let Some(secret) = secret_name(name) else { return (name.to_owned(), None) };
     let parameter = |secret: &str| format!("/aws/reference/secretsmanager/{secret}");
     match without_suffix(secret) {
         Some(whole) => (parameter(whole), Some(parameter(secret))),
@@ -244,14 +243,14 @@ fn parameters(name: &str) -> (String, Option<String>) {
     }
 }
 
-/// Whether a secret's ARN is not the one that was asked for, whole or partial.
-fn is_another_secret(asked: &str, arn: &str) -> bool {
-    let both_secrets = named(asked).is_some() && named(arn).is_some();
-    both_secrets && arn != asked && without_suffix(arn) != Some(asked)
+/// Whether `arn` differs from the requested ARN, complete or partial.
+fn is_another_secret(requested: &str, arn: &str) -> bool {
+    let both_secrets = secret_name(requested).is_some() && secret_name(arn).is_some();
+    both_secrets && arn != requested && without_suffix(arn) != Some(requested)
 }
 
-/// What follows `arn:…:secret:`.
-fn named(arn: &str) -> Option<&str> {
+/// The part after `arn:…:secret:`.
+fn secret_name(arn: &str) -> Option<&str> {
     let fields: Vec<&str> = arn.splitn(7, ':').collect();
     match *fields.as_slice() {
         [_, _, "secretsmanager", _, _, "secret", secret] => Some(secret),
@@ -270,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_client_reads_both_kinds() {
+    fn names_and_arns_map_to_parameter_names() {
         for (name, likely, other) in [
             ("/shellbridge/jwt", "/shellbridge/jwt", None),
             (
@@ -294,7 +293,7 @@ mod tests {
                 "/aws/reference/secretsmanager/bridge",
                 Some("/aws/reference/secretsmanager/bridge-secret"),
             ),
-            // Not what Secrets Manager adds.
+            // Not a suffix of Secrets Manager.
             (
                 "arn:aws:secretsmanager:eu-west-1:123456789012:secret:bridge-key_v2",
                 "/aws/reference/secretsmanager/bridge-key_v2",
@@ -306,14 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn an_arn_is_of_one_secret() {
+    fn an_arn_identifies_one_secret() {
         let arn = |secret: &str| format!("arn:aws:secretsmanager:eu-west-1:123456789012:secret:{secret}");
         for (asked, read, another) in [
             (arn("jwt-a1B2c3"), arn("jwt-a1B2c3"), false),
             (arn("jwt"), arn("jwt-a1B2c3"), false),
             (arn("bridge-secret"), arn("bridge-secret-a1B2c3"), false),
             (arn("bridge-secret"), arn("bridge-a1B2c3"), true),
-            // Deleted, and made anew.
+            // Deleted and created again.
             (arn("jwt-a1B2c3"), arn("jwt-d4E5f6"), true),
             (arn("jwt"), arn("jwt-next-a1B2c3"), true),
             (arn("jwt-a1B2c3"), arn("jwt-a1B2c3").replace("eu-west-1", "us-east-1"), true),

@@ -1,19 +1,19 @@
-//! Endpoints of AWS services that have no SDK client here.
+//! Endpoints of AWS services that this project calls without an SDK client.
 
 use aws_config::SdkConfig;
 use aws_sdk_apigatewaymanagement::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_types::service_config::ServiceConfigKey;
 
-/// Systems Manager's endpoint: `AWS_ENDPOINT_URL_SSM` or `AWS_ENDPOINT_URL` (or their settings in the SDK's profile), else
-/// the one of the region, with `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`.
+/// Systems Manager's endpoint: `AWS_ENDPOINT_URL_SSM` or `AWS_ENDPOINT_URL` (or the profile's equivalents), otherwise the
+/// region's, with `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT` applied.
 ///
-/// Partitions and their suffixes come from the endpoint rules of `aws-sdk-apigatewaymanagement`, which every client
-/// library of the SDK carries and which differ from Systems Manager's in the first label alone, but for FIPS in GovCloud
-/// (AWS General Reference, "AWS Systems Manager endpoints and quotas").
+/// Partitions and their suffixes come from the endpoint rules of `aws-sdk-apigatewaymanagement`. Systems Manager's rules
+/// differ only in the first label, and for FIPS in GovCloud (AWS General Reference, "AWS Systems Manager endpoints and
+/// quotas").
 ///
 /// # Errors
-/// No retry helps: no region is set, or its partition does not have what is asked for.
+/// No retry helps: no region is set, or its partition lacks FIPS or dual-stack endpoints.
 pub async fn ssm(config: &SdkConfig) -> Result<String, EndpointError> {
     let key = ServiceConfigKey::builder()
         .service_id("SSM")
@@ -31,7 +31,7 @@ pub async fn ssm(config: &SdkConfig) -> Result<String, EndpointError> {
 
 /// Why there is no endpoint.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no endpoint for these settings")]
+#[error("no endpoint for these settings")]
 pub struct EndpointError(#[source] BoxError);
 
 async fn regional(region: &str, fips: bool, dual_stack: bool) -> Result<String, EndpointError> {
@@ -51,7 +51,7 @@ async fn regional(region: &str, fips: bool, dual_stack: bool) -> Result<String, 
 mod tests {
     use super::*;
 
-    /// The cases of Systems Manager's own rules (`endpoint-rule-set` tests of its Smithy model) that differ in kind.
+    /// One test of each kind from Systems Manager's Smithy model (`endpoint-rule-set`).
     #[tokio::test]
     async fn endpoints_are_those_of_systems_manager() {
         for (region, fips, dual_stack, url) in [
@@ -68,7 +68,7 @@ mod tests {
             ("us-gov-east-1", true, true, "https://ssm-fips.us-gov-east-1.api.aws"),
             ("us-iso-east-1", false, false, "https://ssm.us-iso-east-1.c2s.ic.gov"),
             ("us-isob-east-1", true, false, "https://ssm-fips.us-isob-east-1.sc2s.sgov.gov"),
-            // A region that came after these rules.
+            // A region newer than the rules.
             ("eu-west-9", false, false, "https://ssm.eu-west-9.amazonaws.com"),
         ] {
             let resolved = regional(region, fips, dual_stack).await.unwrap();

@@ -1,8 +1,8 @@
-//! The HTTP client of a process: to the backend, to `@connections`, and under the AWS SDK.
+//! The process's HTTP client, for the backend, `@connections` and the AWS SDK.
 //!
-//! The SDK has a client of its own, with HTTP/2, a second connection pool and a second copy of the root certificates:
-//! 0.6 MB of the function, and milliseconds of its first request. reqwest's redirects, URLs and layers were a tenth of
-//! what a frame costs; it fetches JWK sets.
+//! The SDK's own client would add HTTP/2, a second connection pool and a second copy of the root certificates: 0.6 MB of
+//! the function and milliseconds of its first request. reqwest's redirects, URLs and layers were a tenth of a frame's
+//! cost, so reqwest fetches only JWK sets.
 
 use std::{
     io,
@@ -34,13 +34,13 @@ use hyper_util::{
 use tokio::{sync::OnceCell, time::timeout};
 use tower_service::Service;
 
-/// Idle connections are closed after this, before a load balancer closes them (60 s at an ALB).
+/// Closes idle connections before a load balancer does (60 s at an ALB).
 const IDLE: Duration = Duration::from_secs(30);
 
-/// HTTP/1.1 over TCP or TLS 1.2 and up, with keep-alive, to hosts that the platform's root certificates vouch for. Ignores
-/// proxy settings, and follows no redirects.
+/// HTTP/1.1 over TCP or TLS 1.2 and later, with keep-alive. Verifies hosts against the platform's root certificates,
+/// ignores proxy settings and follows no redirects.
 ///
-/// Clones share one pool. Root certificates are loaded with the first request, since that takes milliseconds.
+/// Clones share one pool. The first request loads the root certificates, which takes milliseconds.
 #[derive(Debug, Clone)]
 pub struct Http {
     client: Arc<OnceCell<Client<Connector, SdkBody>>>,
@@ -48,12 +48,13 @@ pub struct Http {
 }
 
 impl Http {
-    /// `connect`: the longest that TCP and TLS handshakes may take together.
+    /// `connect` limits the TCP and TLS handshakes together.
     pub fn new(connect: Duration) -> Self {
         Self { client: Arc::default(), connect }
     }
 
-    /// Sends a request and returns the head of the answer. Bounded in time by the caller, but for connecting.
+    /// Sends a request and returns the response with its body unread. The caller sets a timeout; only connecting has one
+    /// here.
     ///
     /// # Errors
     /// See [`HttpError`].
@@ -68,7 +69,7 @@ impl Http {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let user = |error: SdkHttpError| ConnectorError::user(error.into());
         let response = self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| {
-            // The SDK repeats what failed in the network.
+            // The SDK retries I/O errors.
             if error.is_retryable() {
                 ConnectorError::io(error.into())
             } else {
@@ -81,16 +82,16 @@ impl Http {
     }
 }
 
-/// Why there is no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// No retry helps: there are no root certificates.
-    #[error("no HTTP client can be made")]
+    /// No retry helps: the platform has no root certificates.
+    #[error("the HTTP client cannot be created")]
     Setup(#[source] io::Error),
-    /// A retry may help: no connection within the time for one.
-    #[error("no connection")]
+    /// A retry may help: connecting failed or timed out.
+    #[error("cannot connect")]
     Connect(#[source] Error),
-    /// A retry may help: the connection was lost; the request may have been received.
+    /// A retry may help: the connection was lost, and the server may have received the request.
     #[error("the connection was lost")]
     Lost(#[source] Error),
 }
@@ -105,7 +106,7 @@ impl HttpError {
 fn client(limit: Duration) -> io::Result<Client<Connector, SdkBody>> {
     let mut tcp = connect::HttpConnector::new();
     tcp.set_nodelay(true);
-    // Divided by the addresses of a name, so that one that is dead does not take the time of the others.
+    // hyper divides this among a name's addresses, so one dead address leaves time for the others.
     tcp.set_connect_timeout(Some(limit));
     tcp.enforce_http(false);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -120,7 +121,7 @@ fn client(limit: Duration) -> io::Result<Client<Connector, SdkBody>> {
         .build(Connector { https, within: limit }))
 }
 
-/// Bounds the time to connect, TLS included.
+/// Limits the time to connect, including TLS.
 #[derive(Debug, Clone)]
 struct Connector {
     https: HttpsConnector<connect::HttpConnector>,
@@ -153,7 +154,7 @@ impl HttpConnector for Http {
 
 impl HttpClient for Http {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // The client bounds connecting, the SDK an attempt.
+        // `Http` limits connecting and the SDK limits an attempt.
         SharedHttpConnector::new(self.clone())
     }
 }

@@ -1,124 +1,116 @@
-//! Fetches JWK sets. What may be fetched, when, and from where is decided by [`JwksPolicy`].
+//! Fetches JWK sets. [`JwksPolicy`] decides what to fetch, when, and from where.
 
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
+use parking_lot::Mutex;
 use shellbridge_protocol::access::{JwksPolicy, JwksRefused, KeyError, MAX_JWKS, TokenKeys};
 use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 use url::Url;
 
 use crate::chain;
 
-/// For a set to arrive, lookup of its host included.
+/// Timeout of a fetch, including the DNS lookup.
 pub const FETCH_WITHIN: Duration = Duration::from_secs(3);
-/// For a TCP and TLS connection to its source.
+/// Timeout of its TCP and TLS handshakes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// The keys behind one `JWKS_URL`.
+/// The keys of one `JWKS_URL`.
 #[derive(Debug)]
 pub struct Jwks {
     url: Url,
     within: Duration,
-    known: Mutex<Known>,
-    /// Held while fetching, so that many tokens make one fetch.
+    cache: Mutex<Cache>,
+    /// Held during a fetch, so that concurrent tokens share one.
     fetching: AsyncMutex<()>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct Cache {
     policy: JwksPolicy,
-    /// The set as fetched last: it has the names (`kid`) of the keys.
+    /// The last set fetched, which names each key (`kid`).
     set: Option<JwkSet>,
 }
 
-/// Why a set was not fetched. A retry may help; [`JwksPolicy`] says when.
+/// Why a fetch failed. A retry may help; [`JwksPolicy`] says when.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
-    Refused(#[from] JwksRefused),
-    #[error("its host cannot be looked up")]
+    Policy(#[from] JwksRefused),
+    #[error("DNS lookup failed")]
     Lookup(#[source] std::io::Error),
-    #[error("no answer")]
-    NoAnswer(#[source] reqwest::Error),
-    #[error("no answer in time")]
-    Late,
+    #[error("no response")]
+    NoResponse(#[source] reqwest::Error),
+    #[error("the request timed out")]
+    Timeout,
     #[error("status {0}")]
     Status(u16),
     #[error("larger than {MAX_JWKS} bytes")]
     TooLarge,
     #[error(transparent)]
-    Useless(#[from] KeyError),
+    Keys(#[from] KeyError),
 }
 
-/// Without the URL, whose query may be secret.
+/// Drops the URL, whose query may be secret.
 impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
-        Self::NoAnswer(error.without_url())
+        Self::NoResponse(error.without_url())
     }
 }
 
 impl Jwks {
-    /// `within` is the time for one fetch ([`FETCH_WITHIN`]); `allow_private` lets sets come from private addresses and
-    /// by plain http.
+    /// `within` is the timeout of a fetch ([`FETCH_WITHIN`]); `allow_private` permits private addresses and plain HTTP.
     ///
     /// # Errors
-    /// A URL that is not fetched from.
+    /// The policy forbids the URL.
     pub fn new(url: &str, allow_private: bool, within: Duration) -> Result<Self, JwksRefused> {
         let url = Url::parse(url).ok().filter(Url::has_host).ok_or(JwksRefused::Scheme)?;
         let policy = JwksPolicy::new(allow_private);
         policy.admit_scheme(url.scheme())?;
-        let known = Mutex::new(Known { policy, set: None });
-        Ok(Self { url, within, known, fetching: AsyncMutex::default() })
+        let cache = Mutex::new(Cache { policy, set: None });
+        Ok(Self { url, within, cache, fetching: AsyncMutex::default() })
     }
 
-    /// The keys, fetched if they are unknown or old, or if `unknown_kid`: a token names a key that they lack. `None` when
-    /// there are none and they cannot be fetched. `now` is Unix seconds.
+    /// The keys. Fetches them if they are missing or stale, or if a token names a key that they lack (`unknown_kid`).
+    /// `None` if they are missing and the fetch fails. `now` is Unix seconds.
     pub async fn keys(&self, unknown_kid: bool, now: i64) -> Option<TokenKeys> {
-        // Keys that will do are not held up by a fetch that somebody else's token made.
-        if unknown_kid || self.wants_fetch(now) {
+        // A token whose key is cached does not wait for a fetch that another token caused.
+        if unknown_kid || self.is_stale(now) {
             self.refresh(unknown_kid, now).await;
         }
-        self.known().policy.keys(now).cloned()
+        self.cache.lock().policy.keys(now).cloned()
     }
 
-    /// The set's name for a key: its `kid`, which may be absent. Outer `None`: the set does not have the key.
+    /// The `kid` of a key, which may be absent. The outer `None` means that the set lacks the key.
     pub async fn kid_of(&self, key: &AlgorithmParameters, now: i64) -> Option<Option<String>> {
-        if self.wants_fetch(now) {
+        if self.is_stale(now) {
             self.refresh(false, now).await;
         }
-        let known = self.known();
-        let jwk = known.set.as_ref()?.keys.iter().find(|jwk| jwk.algorithm == *key)?;
+        let cache = self.cache.lock();
+        let jwk = cache.set.as_ref()?.keys.iter().find(|jwk| jwk.algorithm == *key)?;
         Some(jwk.common.key_id.clone())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wants_fetch(&self, now: i64) -> bool {
-        let known = self.known();
-        known.policy.keys(now).is_none() || known.policy.is_due(false, now)
+    fn is_stale(&self, now: i64) -> bool {
+        let cache = self.cache.lock();
+        cache.policy.keys(now).is_none() || cache.policy.is_due(false, now)
     }
 
     async fn refresh(&self, unknown_kid: bool, now: i64) {
-        let _one = self.fetching.lock().await;
-        if !self.known().policy.wants_fetch(unknown_kid, now) {
+        let _guard = self.fetching.lock().await;
+        if !self.cache.lock().policy.wants_fetch(unknown_kid, now) {
             return;
         }
-        let fetched = timeout(self.within, self.fetch()).await.unwrap_or(Err(FetchError::Late));
+        let fetched = timeout(self.within, self.fetch()).await.unwrap_or(Err(FetchError::Timeout));
         if let Err(error) = fetched.and_then(|set| self.accept(&set, now)) {
-            tracing::error!(error = chain(&error), "the JWK set cannot be fetched");
+            tracing::error!(error = chain(&error), "cannot fetch the JWK set");
         }
     }
 
     fn accept(&self, set: &[u8], now: i64) -> Result<(), FetchError> {
-        let mut known = self.known();
-        known.policy.accept(set, now)?;
-        known.set = serde_json::from_slice(set).ok();
+        let mut cache = self.cache.lock();
+        cache.policy.accept(set, now)?;
+        cache.set = serde_json::from_slice(set).ok();
         Ok(())
     }
 
@@ -127,9 +119,9 @@ impl Jwks {
         let host = self.url.host_str().ok_or(JwksRefused::Scheme)?;
         let lookup = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
         let addresses: Vec<_> = lookup.map_err(FetchError::Lookup)?.collect();
-        self.known().policy.admit(addresses.iter().map(SocketAddr::ip))?;
-        // Connects to the addresses just checked: a second lookup could give others. Neither a redirect nor a proxy of the
-        // environment leads anywhere else.
+        self.cache.lock().policy.admit(addresses.iter().map(SocketAddr::ip))?;
+        // Connects to the addresses just checked: a second lookup could return others, and a redirect or a proxy would
+        // lead elsewhere.
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
             .no_proxy()

@@ -1,6 +1,6 @@
-//! What the function and the backend both send: one HTTP client, `@connections` of API Gateway, JWK sets.
+//! Outgoing requests of function and backend: the HTTP client, API Gateway's `@connections`, JWK sets.
 //!
-//! Everything here is bounded in time and size by its caller's limits, and each error says whether a retry can help.
+//! Callers limit each operation in time and size. Every error says whether a retry can help.
 
 pub mod connections;
 pub mod endpoint;
@@ -17,17 +17,18 @@ pub use jwks::Jwks;
 pub use retry::Retry;
 pub use signer::{SignError, Signer};
 
-/// The SDK's configuration from the environment (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, credentials, …), over `http`.
+/// Loads the SDK's configuration from the environment (`AWS_REGION`, `AWS_ENDPOINT_URL_*`, credentials, …); clients send
+/// their requests by `http`.
 pub async fn sdk_config(http: Http) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .http_client(http)
-        // Bodies are small and read whole, and every call has a deadline.
+        // Bodies are small, and every call has a deadline.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await
 }
 
-/// An error and all its causes, joined by colons.
+/// An error and its causes, joined by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -1,14 +1,14 @@
-//! When a failed request is sent again: the one policy for `@connections`, the backend and Parameter Store.
+//! The one retry policy, for `@connections`, the backend and Parameter Store.
 
 use std::time::Duration;
 
 use shellbridge_protocol::backoff::Backoff;
 use tokio::time::{Instant, sleep_until};
 
-/// The first wait and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// The first delay and the longest.
+const DELAYS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 
-/// The repeats of one request: spaced by a jittered backoff, until a deadline.
+/// The retries of one request, spaced by a jittered backoff, until a deadline.
 #[derive(Debug)]
 pub struct Retry {
     backoff: Backoff,
@@ -17,24 +17,24 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// As many repeats as begin before `until`.
+    /// Retries that start before `until`.
     pub const fn until(until: Instant) -> Self {
-        Self { backoff: Backoff::new(WAITS.0, WAITS.1), until, left: u32::MAX }
+        Self { backoff: Backoff::new(DELAYS.0, DELAYS.1), until, left: u32::MAX }
     }
 
-    /// No more than `repeats` of them.
+    /// Limits the number of retries.
     #[must_use]
-    pub const fn at_most(self, repeats: u32) -> Self {
-        Self { left: repeats, ..self }
+    pub const fn at_most(self, retries: u32) -> Self {
+        Self { left: retries, ..self }
     }
 
-    /// When an attempt that begins now must end, if it may take `longest`.
-    pub fn attempt_ends(&self, longest: Duration) -> Instant {
+    /// The deadline of an attempt that starts now and may take `longest`.
+    pub fn attempt_deadline(&self, longest: Duration) -> Instant {
         self.until.min(Instant::now() + longest)
     }
 
-    /// Waits until the next attempt is due. `false`, at once, when there is none.
-    pub async fn again(&mut self) -> bool {
+    /// Waits until the next retry is due. Returns `false` immediately if none is left.
+    pub async fn wait(&mut self) -> bool {
         let next = Instant::now() + self.backoff.jittered(fastrand::f64());
         if self.left == 0 || next >= self.until {
             return false;
@@ -54,19 +54,19 @@ mod tests {
         let started = Instant::now();
         let until = started + Duration::from_secs(10);
         let mut retry = Retry::until(until);
-        let mut repeats = 0;
-        while retry.again().await {
-            repeats += 1;
+        let mut retries = 0;
+        while retry.wait().await {
+            retries += 1;
             assert!(Instant::now() < until);
-            assert!(retry.attempt_ends(Duration::from_secs(3)) <= until);
+            assert!(retry.attempt_deadline(Duration::from_secs(3)) <= until);
         }
-        assert!((10..25).contains(&repeats), "{repeats}");
-        assert!(until - Instant::now() <= WAITS.1, "gave up early");
+        assert!((10..25).contains(&retries), "{retries}");
+        assert!(until - Instant::now() <= DELAYS.1, "gave up early");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn repeats_are_counted() {
+    async fn retries_are_limited() {
         let mut retry = Retry::until(Instant::now() + Duration::from_secs(10)).at_most(2);
-        assert_eq!((retry.again().await, retry.again().await, retry.again().await), (true, true, false));
+        assert_eq!((retry.wait().await, retry.wait().await, retry.wait().await), (true, true, false));
     }
 }

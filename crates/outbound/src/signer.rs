@@ -1,14 +1,14 @@
-//! Signature Version 4 for requests that no SDK client makes, with credentials kept until they expire.
+//! Signature Version 4 for requests made without an SDK client. Caches credentials until they expire.
 //!
-//! An SDK client puts settings, endpoint, identity, interceptors, signing key and connector together anew for each
-//! request; a request that recurs with every frame needs none of that but the signature. Left out is the SDK's
-//! correction of a wrong clock: the clocks of Lambda and of ECS are right.
+//! An SDK client assembles settings, endpoint, identity, interceptors, signing key and connector for each request. The
+//! requests of a frame need only the signature. The signer omits the SDK's clock skew correction: Lambda and ECS keep
+//! correct time.
 
 use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -30,75 +30,76 @@ use http::{
     HeaderName, HeaderValue, Request,
     header::{AUTHORIZATION, HOST},
 };
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
-/// Encoded once more in a canonical path, as for every service but S3: all but unreserved characters (RFC 3986,
+/// A canonical path is encoded a second time, for every service but S3: everything but unreserved characters (RFC 3986,
 /// section 2.3) and slashes.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~').remove(b'.').remove(b'/');
-/// A signing key is good for one day, UTC.
+/// A signing key is valid for one UTC day.
 const DAY: u64 = 24 * 3600;
-/// Credentials are renewed this long before they expire, as by the SDK.
-const EXPIRY: Duration = Duration::from_secs(10);
-/// Credentials that name no expiry are renewed after this, as by the SDK.
-const KEPT: Duration = Duration::from_mins(15);
+/// Renews credentials this long before they expire, as the SDK does.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+/// Lifetime of credentials without an expiry, as in the SDK.
+const DEFAULT_LIFETIME: Duration = Duration::from_mins(15);
 
-/// Signs requests to one service, in the region and with the credentials of the SDK's configuration.
+/// Signs requests to one service with the region and credentials of the SDK's configuration.
 #[derive(Debug)]
 pub struct Signer {
     service: &'static str,
     region: Option<String>,
     provider: Option<SharedCredentialsProvider>,
     cached: Mutex<Option<Arc<Cached>>>,
-    /// Held while credentials are fetched, so that many requests fetch them once.
+    /// Held during a fetch of credentials, so that concurrent requests share one.
     fetching: AsyncMutex<()>,
-    /// How often they were.
+    /// Number of fetches so far.
     fetched: AtomicU64,
 }
 
-/// Credentials, and the signing key of one day that is made of them.
+/// Credentials and the signing key derived from them for one day.
 struct Cached {
     credentials: Credentials,
     /// `20261120`
     day: String,
     key: Vec<u8>,
-    /// The part of the day in which the credentials are good.
-    good: Range<SystemTime>,
+    /// The part of the day in which the credentials are valid.
+    valid: Range<SystemTime>,
     generation: u64,
 }
 
-/// Without the key.
+/// Omits the key.
 impl fmt::Debug for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cached").field("good", &self.good).finish_non_exhaustive()
+        f.debug_struct("Cached").field("valid", &self.valid).finish_non_exhaustive()
     }
 }
 
-/// Which credentials a request was signed with.
+/// The credentials that signed a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct Used {
     generation: u64,
-    /// They were fetched for this very request, so that a service which refuses them would refuse the next ones too.
+    /// Fetched for this request: if the service rejects them, it would reject newer ones too.
     pub fresh: bool,
 }
 
-/// Why a request is not signed.
+/// Why a request was not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// No retry helps: the settings name no region.
+    /// No retry helps: the configuration names no region.
     #[error("no AWS region is set")]
     NoRegion,
-    /// No retry helps: the settings name no source of credentials.
-    #[error("there are no AWS credentials")]
+    /// No retry helps: the configuration names no credentials provider.
+    #[error("no AWS credentials provider is set")]
     NoProvider,
-    /// A retry may help: the source of credentials did not give any.
-    #[error("AWS credentials cannot be fetched")]
+    /// A retry may help: the provider failed.
+    #[error("cannot fetch AWS credentials")]
     Credentials(#[source] CredentialsError),
-    /// No retry helps: a header cannot hold what it would have to.
+    /// No retry helps: a value is not valid in a header.
     #[error("the request cannot be signed")]
     Request(#[source] BoxError),
 }
@@ -111,7 +112,7 @@ impl SignError {
 }
 
 impl Signer {
-    /// `service` is its name in signatures, such as `execute-api`. Fetches nothing yet.
+    /// `service` is the name in signatures, such as `execute-api`. Fetches nothing yet.
     pub fn new(config: &SdkConfig, service: &'static str) -> Self {
         Self {
             service,
@@ -123,8 +124,10 @@ impl Signer {
         }
     }
 
-    /// Adds `host`, `x-amz-date`, `x-amz-security-token` and `authorization`. All headers that `request` has are signed,
-    /// each name once. Its URI is absolute, has no query, and neither dots nor empty segments in its path.
+    /// Adds `host`, `x-amz-date`, `x-amz-security-token` and `authorization`, and signs every header present.
+    ///
+    /// The request's header names must be unique. Its URI must be absolute, without a query and without dot or empty
+    /// segments in the path.
     ///
     /// # Errors
     /// See [`SignError`].
@@ -133,34 +136,31 @@ impl Signer {
             self.sign_with(&cached, request, now)?;
             return Ok(Used { generation: cached.generation, fresh: false });
         }
-        // Boxed, because it is rare and its future is large.
+        // Boxed: fetching is rare and its future is large.
         let (cached, fresh) = Box::pin(self.fetch(now)).await?;
         self.sign_with(&cached, request, now)?;
         Ok(Used { generation: cached.generation, fresh })
     }
 
-    /// The service refused these credentials: the next request fetches others, unless another one did so already.
-    pub fn refused(&self, used: Used) {
-        self.lock().take_if(|cached| cached.generation == used.generation);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Cached>>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Drops credentials that the service rejected, so that the next request fetches new ones. Does nothing if another
+    /// request has replaced them already.
+    pub fn invalidate(&self, used: Used) {
+        self.cached.lock().take_if(|cached| cached.generation == used.generation);
     }
 
     fn cached(&self, now: SystemTime) -> Option<Arc<Cached>> {
-        self.lock().as_ref().filter(|cached| cached.good.contains(&now)).cloned()
+        self.cached.lock().as_ref().filter(|cached| cached.valid.contains(&now)).cloned()
     }
 
     async fn fetch(&self, now: SystemTime) -> Result<(Arc<Cached>, bool), SignError> {
-        let _one = self.fetching.lock().await;
+        let _guard = self.fetching.lock().await;
         if let Some(cached) = self.cached(now) {
             return Ok((cached, false));
         }
         let provider = self.provider.as_ref().ok_or(SignError::NoProvider)?;
         let credentials = provider.provide_credentials().await.map_err(SignError::Credentials)?;
         let cached = Arc::new(self.cache(credentials, now)?);
-        *self.lock() = Some(Arc::clone(&cached));
+        *self.cached.lock() = Some(Arc::clone(&cached));
         Ok((cached, true))
     }
 
@@ -168,15 +168,16 @@ impl Signer {
         let region = self.region.as_deref().ok_or(SignError::NoRegion)?;
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let midnight = UNIX_EPOCH + Duration::from_secs(seconds - seconds % DAY);
-        let until =
-            credentials.expiry().map_or(now + KEPT, |expiry| expiry.checked_sub(EXPIRY).unwrap_or(now));
+        let until = credentials
+            .expiry()
+            .map_or(now + DEFAULT_LIFETIME, |expiry| expiry.checked_sub(EXPIRY_MARGIN).unwrap_or(now));
         let time = basic_format(now).map_err(|error| SignError::Request(error.into()))?;
         Ok(Cached {
             day: time.get(..8).unwrap_or_default().to_owned(),
             key: generate_signing_key(credentials.secret_access_key(), now, region, self.service)
                 .as_ref()
                 .to_vec(),
-            good: midnight..until.min(midnight + Duration::from_secs(DAY)),
+            valid: midnight..until.min(midnight + Duration::from_secs(DAY)),
             generation: self.fetched.fetch_add(1, Ordering::Relaxed),
             credentials,
         })
@@ -264,8 +265,8 @@ mod tests {
         Signer::new(&config, "execute-api")
     }
 
-    /// The `Authorization` that the SDK's signer gives a request.
-    fn by_the_sdk(request: &Request<SdkBody>, credentials: &Credentials, now: SystemTime) -> String {
+    /// The `Authorization` header that the SDK's signer computes.
+    fn sdk_authorization(request: &Request<SdkBody>, credentials: &Credentials, now: SystemTime) -> String {
         let identity = credentials.clone().into();
         let params = SigningParams::builder()
             .identity(&identity)
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_are_signed_as_the_sdk_signs() {
+    async fn signatures_equal_those_of_the_sdk() {
         let midnight = UNIX_EPOCH + Duration::from_secs(20_000 * DAY);
         for token in [None, Some("a+token/with==  two  spaces".to_owned())] {
             let credentials = Credentials::new("AKID", "secret", token, None, "test");
@@ -297,15 +298,20 @@ mod tests {
                 ("PUT", "http://127.0.0.1:8080/st-age_1/a%20b~c.d/$default", "é\u{1f600}\n"),
                 ("POST", "http://[::1]/", "x"),
             ] {
-                // The key of one day is not the next one's, nor the one before's.
-                for now in [midnight - Duration::from_millis(1), midnight, midnight + KEPT, midnight - KEPT] {
+                // Each UTC day has a signing key of its own, whichever way the clock moves.
+                for now in [
+                    midnight - Duration::from_millis(1),
+                    midnight,
+                    midnight + DEFAULT_LIFETIME,
+                    midnight - DEFAULT_LIFETIME,
+                ] {
                     let mut request = Request::new(SdkBody::from(body));
                     *request.method_mut() = method.parse().unwrap();
                     *request.uri_mut() = uri.parse().unwrap();
                     let headers = request.headers_mut();
                     headers.insert("x-amz-target", HeaderValue::from_static(" Service.Operation "));
                     headers.insert("content-type", HeaderValue::from_static("application/json"));
-                    let expected = by_the_sdk(&request, &credentials, now);
+                    let expected = sdk_authorization(&request, &credentials, now);
                     let _used = signer.sign(&mut request, now).await.unwrap();
                     assert_eq!(request.headers()[AUTHORIZATION], expected, "{uri} {now:?}");
                 }
@@ -314,14 +320,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_are_kept_until_shortly_before_they_expire_or_the_day_ends() {
+    async fn the_cache_ends_shortly_before_expiry_or_at_midnight() {
         let now = UNIX_EPOCH + Duration::from_secs(20_000 * DAY + 3600);
-        let good_until = |expiry, now| {
+        let valid_until = |expiry, now| {
             let credentials = Credentials::new("AKID", "secret", None, expiry, "test");
-            signer(credentials.clone()).cache(credentials, now).unwrap().good.end
+            signer(credentials.clone()).cache(credentials, now).unwrap().valid.end
         };
-        assert_eq!(good_until(None, now), now + KEPT);
-        assert_eq!(good_until(Some(now + KEPT * 2), now), now + KEPT * 2 - EXPIRY);
-        assert_eq!(good_until(Some(now + KEPT * 2), now - KEPT * 5), now - KEPT * 4, "midnight");
+        let lifetime = DEFAULT_LIFETIME;
+        assert_eq!(valid_until(None, now), now + lifetime);
+        assert_eq!(valid_until(Some(now + lifetime * 2), now), now + lifetime * 2 - EXPIRY_MARGIN);
+        assert_eq!(valid_until(Some(now + lifetime * 2), now - lifetime * 5), now - lifetime * 4, "midnight");
     }
 }

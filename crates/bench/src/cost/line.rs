@@ -1,4 +1,4 @@
-//! Where the hour is typed: through the whole stack, or at a bare PTY, whose reads are what the original would have sent.
+//! Where the hour is typed: through the whole stack, or at a bare PTY, whose reads are the frames of the original design.
 
 use std::{
     path::Path,
@@ -22,21 +22,21 @@ use crate::{
     target::Session,
 };
 
-/// What is read of a PTY at once, as Node.js does; Linux gives 4 KiB at most.
+/// Buffer of a PTY read, as in Node.js; Linux returns at most 4 KiB.
 const READ: usize = 64 * 1024;
-/// Output that is looked through for a prompt.
+/// Output searched for a prompt.
 const KEPT: usize = 4096;
 
-/// A shell at the other end of either. Times are those of the person who types; `speed` times as much passes as here.
+/// A line to a shell. Times are on the typist's clock, which runs `speed` times as fast as the real one.
 pub(super) enum Line {
-    /// The whole stack, with the reference client, whose clock runs as fast as the person's.
-    Through(Box<Through>),
+    /// The whole stack, with the reference client on the typist's clock.
+    Stack(Box<StackLine>),
     /// A PTY.
-    Bare(Box<Bare>),
+    Pty(Box<PtyLine>),
 }
 
-/// See [`Line::Through`].
-pub(super) struct Through {
+/// See [`Line::Stack`].
+pub(super) struct StackLine {
     client: Client,
     socket: Socket,
     clock: Clock,
@@ -44,8 +44,8 @@ pub(super) struct Through {
     received: u64,
 }
 
-/// See [`Line::Bare`].
-pub(super) struct Bare {
+/// See [`Line::Pty`].
+pub(super) struct PtyLine {
     pty: Pty,
     _child: Child,
     clock: Clock,
@@ -73,19 +73,19 @@ impl Clock {
 
 impl Line {
     /// Connects and attaches.
-    pub(super) async fn through(session: &Session) -> anyhow::Result<Self> {
+    pub(super) async fn stack(session: &Session) -> anyhow::Result<Self> {
         let socket = Socket::connect(&session.url, session.insecure).await?;
         let client = Client::new("cost-cost-cost-cost", 80, 24);
-        let mut line = Through { client, socket, clock: Clock::start(), seen: Vec::new(), received: 0 };
+        let mut line = StackLine { client, socket, clock: Clock::start(), seen: Vec::new(), received: 0 };
         line.client.connected(line.clock.now());
         while !line.client.is_attached() {
             line.step(line.clock.now() + DEADLINE).await?;
         }
-        Ok(Self::Through(Box::new(line)))
+        Ok(Self::Stack(Box::new(line)))
     }
 
     /// Starts a shell on a PTY.
-    pub(super) fn bare(shell: &str, home: &Path) -> anyhow::Result<Self> {
+    pub(super) fn pty(shell: &str, home: &Path) -> anyhow::Result<Self> {
         let (pty, pts) = pty_process::open()?;
         pty.resize(pty_process::Size::new(24, 80))?;
         let child = pty_process::Command::new(shell)
@@ -96,43 +96,50 @@ impl Line {
             .kill_on_drop(true)
             .spawn(pts)?;
         let clock = Clock::start();
-        Ok(Self::Bare(Box::new(Bare { pty, _child: child, clock, seen: Vec::new(), chunks: 0, received: 0 })))
+        Ok(Self::Pty(Box::new(PtyLine {
+            pty,
+            _child: child,
+            clock,
+            seen: Vec::new(),
+            chunks: 0,
+            received: 0,
+        })))
     }
 
-    /// From now on a second here is `speed` seconds of the person's.
+    /// Sets the speed of the typist's clock.
     pub(super) fn speed(&mut self, speed: u32) {
         let clock = match self {
-            Self::Through(line) => &mut line.clock,
-            Self::Bare(line) => &mut line.clock,
+            Self::Stack(line) => &mut line.clock,
+            Self::Pty(line) => &mut line.clock,
         };
         *clock = Clock { base: clock.now(), since: Instant::now(), speed };
     }
 
-    /// Reads of the PTY so far; 0 through the stack, where frames are counted by the gateway.
+    /// Reads of the PTY so far; 0 through the stack, where the gateway counts frames.
     pub(super) fn chunks(&self) -> u64 {
         match self {
-            Self::Through(_) => 0,
-            Self::Bare(line) => line.chunks,
+            Self::Stack(_) => 0,
+            Self::Pty(line) => line.chunks,
         }
     }
 
-    /// Bytes so far: of frames through the stack, of output from a PTY.
+    /// Bytes received so far: of frames through the stack, of output from a PTY.
     pub(super) fn received(&self) -> u64 {
         match self {
-            Self::Through(line) => line.received,
-            Self::Bare(line) => line.received,
+            Self::Stack(line) => line.received,
+            Self::Pty(line) => line.received,
         }
     }
 
-    /// Types, as one frame.
+    /// Sends keys as one frame.
     pub(super) async fn send(&mut self, keys: &str) -> anyhow::Result<()> {
         match self {
-            Self::Through(line) => {
+            Self::Stack(line) => {
                 line.seen.clear();
                 line.client.write(keys.as_bytes());
                 line.flush().await
             }
-            Self::Bare(line) => {
+            Self::Pty(line) => {
                 line.seen.clear();
                 line.pty.write_all(keys.as_bytes()).await.context("typing")
             }
@@ -142,14 +149,14 @@ impl Line {
     /// Lets time pass.
     pub(super) async fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
         match self {
-            Self::Through(line) => {
+            Self::Stack(line) => {
                 let until = line.clock.now() + time;
                 while line.clock.now() < until {
-                    // The socket takes a longer silence for a fault.
+                    // The socket fails after a longer silence.
                     line.step(until.min(line.clock.now() + DEADLINE / 2)).await?;
                 }
             }
-            Self::Bare(line) => {
+            Self::Pty(line) => {
                 let until = line.clock.now() + time;
                 while line.clock.now() < until {
                     line.step(until).await?;
@@ -159,13 +166,13 @@ impl Line {
         Ok(())
     }
 
-    /// Takes output until this has come since the last key.
+    /// Reads output until `text` has appeared since the last key.
     pub(super) async fn until(&mut self, text: &str) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
             let seen = match self {
-                Self::Through(line) => &mut line.seen,
-                Self::Bare(line) => &mut line.seen,
+                Self::Stack(line) => &mut line.seen,
+                Self::Pty(line) => &mut line.seen,
             };
             if seen.windows(text.len()).any(|window| window == text.as_bytes()) {
                 return Ok(());
@@ -174,23 +181,23 @@ impl Line {
             seen.drain(..excess);
             ensure!(
                 started.elapsed() < DEADLINE,
-                "no {text:?}; the shell said {:?}",
+                "no {text:?}; the output was {:?}",
                 String::from_utf8_lossy(seen)
             );
             match self {
-                Self::Through(line) => line.step(line.clock.now() + DEADLINE).await?,
-                Self::Bare(line) => line.step(line.clock.now() + DEADLINE).await?,
+                Self::Stack(line) => line.step(line.clock.now() + DEADLINE).await?,
+                Self::Pty(line) => line.step(line.clock.now() + DEADLINE).await?,
             }
         }
     }
 
-    /// Waits, then asks for a pong, as clients do that have nothing else to say. A PTY knows nothing of it.
+    /// Waits, then sends a ping and waits for its pong, as an idle client does. No-op on a PTY.
     pub(super) async fn ping(&mut self, number: u64, after: Duration) -> anyhow::Result<()> {
-        if matches!(self, Self::Bare(_)) {
+        if matches!(self, Self::Pty(_)) {
             return Ok(());
         }
         self.wait(after).await?;
-        let Self::Through(line) = self else { return Ok(()) };
+        let Self::Stack(line) = self else { return Ok(()) };
         let output_offset = Some(line.client.output_offset());
         let frame = ClientFrame::Ping { timestamp: Some(number.into()), output_offset };
         line.socket.send(serde_json::to_string(&frame)?).await?;
@@ -205,7 +212,7 @@ impl Line {
     }
 }
 
-impl Through {
+impl StackLine {
     async fn flush(&mut self) -> anyhow::Result<()> {
         while let Some(frame) = self.client.poll(self.clock.now()) {
             self.socket.send(serde_json::to_string(&frame)?).await?;
@@ -217,7 +224,7 @@ impl Through {
         self.receive(until).await.map(|_| ())
     }
 
-    /// Sends what is due, then takes a frame or waits until something else is due. Returns frames not of the streams.
+    /// Sends due frames, then receives one or waits for the next deadline. Returns frames outside the streams.
     async fn receive(&mut self, until: Duration) -> anyhow::Result<Option<ServerFrame>> {
         self.flush().await?;
         let due = self.client.deadline().map_or(until, |due| due.min(until));
@@ -231,14 +238,14 @@ impl Through {
             Event::Other(ServerFrame::Error(error)) => bail!("{:?}: {}", error.code, error.message),
             Event::Other(frame) => Ok(Some(frame)),
             Event::Snapshot { .. } | Event::Replaced | Event::Forgotten | Event::Restarted => {
-                bail!("the session did not stay as it was")
+                bail!("the session was interrupted")
             }
             _ => Ok(None),
         }
     }
 }
 
-impl Bare {
+impl PtyLine {
     async fn step(&mut self, until: Duration) -> anyhow::Result<()> {
         let real = until.saturating_sub(self.clock.now()) / self.clock.speed;
         let mut buffer = vec![0; READ];

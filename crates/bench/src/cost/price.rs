@@ -1,16 +1,16 @@
-//! What AWS charges, for what, and what two designs use of it. us-east-1, on demand, first tier, without the free tier.
+//! AWS's prices, and the usage of two designs. us-east-1, on demand, first tier, without the free tier.
 
-/// Date at which the prices here and in `month.rs` were looked up: in stored copies of AWS's pages and, where those leave the
-/// figure to a script, in what others wrote of them in 2026. Not checked against a bill.
+/// Date of the prices here and in `month.rs`. They come from archived copies of AWS's pages and, where a script inserts the
+/// figure, from articles of 2026. Not verified against a bill.
 pub(super) const PRICES_OF: &str = "us-east-1, on demand, first tier, as of November 2026";
 
-/// API Gateway, WebSocket: a message of up to 32 KiB, either way. <https://aws.amazon.com/api-gateway/pricing/>
+/// API Gateway, WebSocket: a message of up to 32 KiB, in either direction. <https://aws.amazon.com/api-gateway/pricing/>
 const MESSAGE: f64 = 1.00 / 1e6;
 /// API Gateway, WebSocket: a minute of one connection. Same page.
 const CONNECTION_MINUTE: f64 = 0.25 / 1e6;
 /// Lambda: a request. <https://aws.amazon.com/lambda/pricing/>
 const REQUEST: f64 = 0.20 / 1e6;
-/// Lambda on arm64, which `template.yaml` asks for: a GB-second, billed in steps of 1 ms. Same page.
+/// Lambda on arm64, the default of `template.yaml`: a GB-second, billed in steps of 1 ms. Same page.
 const GB_SECOND_ARM: f64 = 0.000_013_333_4;
 /// `DynamoDB`: a read request unit, a consistent read of up to 4 KB. <https://aws.amazon.com/dynamodb/pricing/on-demand/>
 const READ_UNIT: f64 = 0.125 / 1e6;
@@ -27,44 +27,44 @@ const OUT_GB: f64 = 0.09;
 const LCU_HOUR: f64 = 0.008;
 
 /// Memory of the function in GB: `MemorySize` of `template.yaml`.
-const OUR_MEMORY: f64 = 256.0 / 1024.0;
-/// The least that Lambda has for the 140 MB that the original takes (issue 8) and that is a usual size.
+const FUNCTION_MEMORY: f64 = 256.0 / 1024.0;
+/// The smallest common size for the 140 MB that the original needs (issue 8).
 const ORIGINAL_MEMORY: f64 = 256.0 / 1024.0;
 /// A warm frame of the original, milliseconds (issue 8, measured on a machine of this class).
 const ORIGINAL_FRAME_MS: f64 = 2.4;
 
-/// Milliseconds that an invocation waits on AWS and not here, where all is one machine. Guesses on the low side, the
-/// same for both designs: a request to a backend in the region over a connection kept open, ...
+/// Milliseconds that an invocation waits on AWS but not on a single machine. Low estimates, the same for both designs: a
+/// request to a backend in the region over an open connection, ...
 const NET_BACKEND_MS: f64 = 2.0;
-/// ... a read of `DynamoDB`, "single-digit milliseconds" in AWS's words, ...
+/// ... a read of `DynamoDB`, which AWS states as "single-digit milliseconds", ...
 const NET_DYNAMODB_MS: f64 = 3.0;
 /// ... and `PostToConnection`.
 const NET_PUSH_MS: f64 = 8.0;
-/// Of these, what is between a key and its echo once its connection's record is known.
+/// The waits between a key and its echo, with the connection's record cached.
 pub(super) const FRAME_WAITS_MS: f64 = NET_BACKEND_MS + NET_PUSH_MS;
 
-/// What Lambda adds to each of the function's lines in `CloudWatch` where `LogFormat` is `JSON`, as in `template.yaml`: a
-/// level and a time, in lines that lack them. Whether it is paid for is not said; it counts.
+/// Level and time, which Lambda adds to the function's lines in `CloudWatch` if `LogFormat` is `JSON`, as in
+/// `template.yaml`. AWS does not document whether they are billed; they count here.
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>)
 const ADDED_LOG: &str = r#","level":"INFO","timestamp":"2026-11-20T12:00:00.000Z""#;
 
-/// Bytes of a frame's call of the backend, request and answer with their heads and TLS, through the load balancer: a guess
-/// on the high side, the same for both designs. Output passes it by, from the backend to `@connections`.
+/// Bytes of a frame's backend request through the load balancer: request and response with headers and TLS. A high
+/// estimate, the same for both designs. Output goes from the backend to `@connections`, past the load balancer.
 const BALANCED: f64 = 2_000.0;
-/// Bytes around a chunk of output or an answer in the original: `{"type":"output","data":""}`, the least that a frame can
-/// have; what JSON must escape counts as it is.
+/// Bytes around a chunk of output or an answer in the original: `{"type":"output","data":""}`, the smallest frame; JSON
+/// escapes are not counted.
 const ORIGINAL_ENVELOPE: f64 = 27.0;
 
-/// What an activity used.
+/// Metered usage of an activity.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Usage {
-    /// Messages in units of 32 KiB, both ways.
+    /// Messages in units of 32 KiB, in both directions.
     pub(super) messages: f64,
-    /// Minutes of connections.
+    /// Connection minutes.
     pub(super) minutes: f64,
     /// Invocations.
     pub(super) requests: f64,
-    /// GB-seconds times their price.
+    /// Price of the GB-seconds, dollars.
     pub(super) compute: f64,
     /// Read units.
     pub(super) reads: f64,
@@ -76,14 +76,14 @@ pub(super) struct Usage {
     pub(super) out: f64,
 }
 
-/// What was counted of our own design.
+/// Metered counts of this design.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counted {
+pub(super) struct Metering {
     /// `meteredIn` and `meteredOut`.
     pub(super) messages: u64,
     /// Invocations of all routes.
     pub(super) invocations: u64,
-    /// Of those, the ones that posted an answer.
+    /// Invocations that posted an answer.
     pub(super) answered: u64,
     /// `billedMs`.
     pub(super) billed_ms: u64,
@@ -91,16 +91,16 @@ pub(super) struct Counted {
     pub(super) reads: u64,
     /// `PutItem` and `DeleteItem`
     pub(super) writes: u64,
-    /// Bytes that the function wrote to its log, ...
+    /// Bytes of the function's log.
     pub(super) log: u64,
-    /// ... in so many lines.
+    /// Lines of the function's log.
     pub(super) log_lines: u64,
     /// Bytes of the frames that the client received.
     pub(super) out: u64,
 }
 
-impl Counted {
-    /// So many times as much.
+impl Metering {
+    /// The counts times `times`.
     pub(super) const fn times(&self, times: u64) -> Self {
         Self {
             messages: self.messages * times,
@@ -116,30 +116,30 @@ impl Counted {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 impl Usage {
-    /// Of our design, as counted.
-    pub(super) fn ours(counted: &Counted, minutes: f64) -> Self {
-        let invocations = counted.invocations as f64;
+    /// Usage of this design, from its counts.
+    pub(super) fn measured(metering: &Metering, minutes: f64) -> Self {
+        let invocations = metering.invocations as f64;
         let waits = invocations * NET_BACKEND_MS
-            + counted.answered as f64 * NET_PUSH_MS
-            + (counted.reads + counted.writes) as f64 * NET_DYNAMODB_MS;
+            + metering.answered as f64 * NET_PUSH_MS
+            + (metering.reads + metering.writes) as f64 * NET_DYNAMODB_MS;
         Self {
-            messages: counted.messages as f64,
+            messages: metering.messages as f64,
             minutes,
             requests: invocations,
-            compute: (counted.billed_ms as f64 + waits) / 1e3 * OUR_MEMORY * GB_SECOND_ARM,
-            reads: counted.reads as f64,
-            // The index on `sessionId` is written with the table.
-            writes: counted.writes as f64 * 2.0,
-            log: (counted.log + counted.log_lines * ADDED_LOG.len() as u64) as f64,
-            out: counted.out as f64,
+            compute: (metering.billed_ms as f64 + waits) / 1e3 * FUNCTION_MEMORY * GB_SECOND_ARM,
+            reads: metering.reads as f64,
+            // A write to the table also writes the index on `sessionId`.
+            writes: metering.writes as f64 * 2.0,
+            log: (metering.log + metering.log_lines * ADDED_LOG.len() as u64) as f64,
+            out: metering.out as f64,
         }
     }
 
-    /// Of the original design, in the words of issue 8: for each frame of the client one `DynamoDB` read, one backend
-    /// call and one push; a frame for each chunk of output. `output` are the bytes of all chunks. What does not belong to
-    /// the design is as here: the function on arm64, and `log`, the bytes that ours writes for the same work.
+    /// Usage of the original design, according to issue 8: one `DynamoDB` read, one backend request and one push per
+    /// client frame, and one frame per chunk of output. `output` is the size of all chunks. Everything outside the design
+    /// is the same as here: the function on arm64, and `log`, the bytes that this design logs for the same work.
     pub(super) fn original(frames: u64, chunks: u64, output: u64, log: f64, minutes: f64) -> Self {
         let (frames, chunks) = (frames as f64, chunks as f64);
         let took = (ORIGINAL_FRAME_MS + NET_BACKEND_MS + NET_PUSH_MS + NET_DYNAMODB_MS).ceil();
@@ -167,12 +167,13 @@ impl Usage {
         ]
     }
 
-    /// All of it.
+    /// Total price.
     pub(super) fn dollars(&self) -> f64 {
         self.by_service().iter().sum()
     }
 
-    /// All but the bytes out, of which most are the shell's own: what a design decides, and what targets are for.
+    /// Price without bytes out, which are mostly the shell's output: the part that the design determines, and that the
+    /// targets cover.
     pub(super) fn dollars_but_out(&self) -> f64 {
         self.by_service().iter().take(5).sum()
     }
@@ -191,7 +192,7 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// The formula, for people.
+/// The formula as text.
 pub(super) fn formula() -> String {
     format!(
         "dollars = messages × {:.2}/M + connection minutes × {:.2}/M + requests × {:.2}/M + GB-s × {GB_SECOND_ARM} \
@@ -208,8 +209,6 @@ pub(super) fn formula() -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-
     use super::*;
 
     fn near(a: f64, b: f64) -> bool {
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_hour_of_the_original_is_its_pings_and_its_connection() {
+    fn an_idle_hour_of_the_original_costs_its_pings_and_its_connection() {
         let idle = Usage::original(120, 0, 0, 6_000.0, 60.0);
         let [gateway, lambda, dynamodb, log, balancer, out] = idle.by_service();
         assert!(near(gateway, 240e-6 + 60.0 * 0.25e-6));
@@ -229,17 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gigabyte_of_output_is_paid_for_once_on_its_way_out() {
-        let counted = Counted { out: 1_000_000_000, ..Counted::default() };
-        let ours = Usage::ours(&counted, 0.0);
-        assert!(near(ours.dollars(), 0.09));
-        assert!(ours.dollars_but_out().abs() < 1e-12);
+    fn a_gigabyte_of_output_is_billed_once() {
+        let metering = Metering { out: 1_000_000_000, ..Metering::default() };
+        let measured = Usage::measured(&metering, 0.0);
+        assert!(near(measured.dollars(), 0.09));
+        assert!(measured.dollars_but_out().abs() < 1e-12);
         assert!(near(Usage::original(0, 1, 1_000_000_000, 0.0, 0.0).by_service()[5], 0.09));
     }
 
     #[test]
     fn a_put_writes_the_index_too() {
-        let counted = Counted { writes: 1, ..Counted::default() };
-        assert!(near(Usage::ours(&counted, 0.0).by_service()[2], 1.25e-6));
+        let metering = Metering { writes: 1, ..Metering::default() };
+        assert!(near(Usage::measured(&metering, 0.0).by_service()[2], 1.25e-6));
     }
 }

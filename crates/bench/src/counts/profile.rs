@@ -1,4 +1,4 @@
-//! What callgrind wrote: instructions by function ("Callgrind Format Specification", Valgrind manual).
+//! Parses callgrind's output: instructions by function ("Callgrind Format Specification", Valgrind manual).
 
 use std::{
     collections::HashMap,
@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-/// Functions shown.
+/// Functions printed.
 const SHOWN: usize = 25;
 
-/// Instructions of a number of equal things.
+/// Instructions of a number of equal operations.
 #[derive(Debug, Default)]
 pub(super) struct Profile {
     total: u64,
-    things: u64,
+    operations: u64,
     functions: HashMap<String, Cost>,
 }
 
@@ -24,16 +24,16 @@ pub(super) struct Profile {
 struct Cost {
     /// Of the function itself.
     own: u64,
-    /// Of what it calls. Counts twice what comes back to it by way of others.
+    /// Of its callees. Counts indirect recursion twice.
     called: u64,
 }
 
 impl Profile {
-    /// Reads a dump about so many things.
-    pub(super) fn read(path: &Path, things: u64) -> anyhow::Result<Self> {
+    /// Reads the dump of a number of operations.
+    pub(super) fn read(path: &Path, operations: u64) -> anyhow::Result<Self> {
         let file =
             File::open(path).with_context(|| format!("{}: callgrind wrote no dump", path.display()))?;
-        let mut profile = Self { things, ..Self::default() };
+        let mut profile = Self { operations, ..Self::default() };
         let mut names = HashMap::new();
         let (mut function, mut callee, mut is_call) = (String::new(), String::new(), false);
         for line in BufReader::new(file).lines() {
@@ -45,7 +45,7 @@ impl Profile {
             } else if line.starts_with("calls=") {
                 is_call = true;
             } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
-                // A position, which may be relative, and a count.
+                // A position, possibly relative, and a count.
                 let count = line.split_ascii_whitespace().nth(1).map_or(Ok(0), str::parse::<u64>)?;
                 let cost = profile.functions.entry(function.clone()).or_default();
                 if !is_call {
@@ -57,35 +57,35 @@ impl Profile {
                 is_call = false;
             }
         }
-        ensure!(profile.total > 0, "{}: nothing was counted", path.display());
+        ensure!(profile.total > 0, "{}: no instructions", path.display());
         Ok(profile)
     }
 
-    /// Instructions of one thing.
+    /// Instructions per operation.
     pub(super) const fn each(&self) -> u64 {
-        self.total / self.things
+        self.total / self.operations
     }
 
-    /// The functions that most instructions go to, by themselves and with what they call.
+    /// Prints the functions with the most instructions, exclusive and inclusive of callees.
     pub(super) fn print(&self, name: &str) {
         println!("{name}: {} instructions each", self.each());
         let mut functions: Vec<_> = self.functions.iter().collect();
         for (what, cost) in [
-            ("by themselves", (|cost: &Cost| cost.own) as fn(&Cost) -> u64),
-            ("with what they call", |cost| cost.own + cost.called),
+            ("exclusive", (|cost: &Cost| cost.own) as fn(&Cost) -> u64),
+            ("inclusive of callees", |cost| cost.own + cost.called),
         ] {
             println!("  {what}");
             functions.sort_by_key(|(_, is)| std::cmp::Reverse(cost(is)));
             for (function, is) in functions.iter().take(SHOWN) {
                 let count = cost(is);
-                println!("{:>11} {:>4}%  {function}", count / self.things, 100 * count / self.total);
+                println!("{:>11} {:>4}%  {function}", count / self.operations, 100 * count / self.total);
             }
         }
         println!();
     }
 }
 
-/// A name, `(1) name` where it comes first and `(1)` later.
+/// Resolves a name, written `(1) name` at its first occurrence and `(1)` later.
 fn named(names: &mut HashMap<String, String>, text: &str) -> anyhow::Result<String> {
     let (id, name) = text.split_once(' ').unwrap_or((text, ""));
     if !name.is_empty() {
@@ -96,12 +96,10 @@ fn named(names: &mut HashMap<String, String>, text: &str) -> anyhow::Result<Stri
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]
-    fn instructions_are_told_apart_by_function() {
+    fn instructions_are_attributed_to_functions() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let dump = "version: 1\nevents: Ir\n\nfl=(1) a.c\nfn=(1) main\n16 400\n+1 50\ncfi=(2) b.c\ncfn=(2) work\n\
                     calls=3 50\n* 600\n\nfl=(2)\nfn=(2)\n51 100\n52 500\n\ntotals: 1050\n";

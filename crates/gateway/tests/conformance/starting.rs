@@ -181,7 +181,8 @@ async fn the_functions_environment_can_be_written_for_others() {
 #[tokio::test]
 async fn too_few_descriptors_are_reported_and_survived() {
     let stack = Stack::scripted().descriptors(100).start().await;
-    let warned = || async { stack.log().contains("cannot raise the limit on open descriptors").then_some(()) };
+    let warned =
+        || async { stack.log().contains("cannot raise the limit on open descriptors").then_some(()) };
     until("the warning", warned).await;
     let host = stack.websocket.trim_start_matches("ws://").trim_end_matches("/prod");
     let mut sockets = Vec::new();

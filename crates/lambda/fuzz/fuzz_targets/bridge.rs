@@ -1,4 +1,4 @@
-//! Bodies, tokens and key sets from strangers are refused without a panic.
+//! Untrusted bodies, tokens and key sets are rejected without a panic.
 #![no_main]
 
 use std::sync::LazyLock;

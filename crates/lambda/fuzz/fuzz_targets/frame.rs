@@ -1,4 +1,4 @@
-//! Frames are read without a panic, and what the Lambda wraps the backend unwraps as it was sent.
+//! Frames parse without a panic, and unwrapping an envelope restores the frame that was wrapped.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The backend stopped, hung, slow, and answering garbage.
+//! Backend outages: stopped, hung, slow, and responding with garbage.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::{
 
 const PING: &str = r#"{"type":"ping","id":"p1"}"#;
 
-/// The one error frame for a frame sent now, and how long it took.
+/// Sends a ping; returns the only frame posted and the time it took.
 async fn failure(bed: &Bed) -> (Value, Duration) {
     let started = Instant::now();
     let mut answers = bed.answers(PING).await;
@@ -26,7 +26,7 @@ fn assert_unavailable(error: &Value) {
     assert_eq!((&error["retryable"], &error["ref"]), (&true.into(), &"p1".into()));
 }
 
-/// A bed whose backend is at an address of its own, connected before that backend went away.
+/// A connection whose backend has stopped, and the backend's address.
 async fn without_backend() -> (Bed, std::net::SocketAddr) {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = gone.local_addr().unwrap();
@@ -36,7 +36,7 @@ async fn without_backend() -> (Bed, std::net::SocketAddr) {
     (bed, address)
 }
 
-/// Puts the record that `$connect` would have.
+/// Stores the record that `$connect` would store.
 async fn put_record(bed: &Bed) {
     use aws_sdk_dynamodb::types::AttributeValue::{Bool, N, S};
     bed.dynamo
@@ -56,12 +56,12 @@ async fn put_record(bed: &Bed) {
 }
 
 #[tokio::test]
-async fn a_stopped_backend_fails_frames_at_once_and_they_work_within_1_s_of_its_return() {
+async fn a_stopped_backend_fails_fast_and_recovers_within_1_s() {
     let (bed, address) = without_backend().await;
     let (error, took) = failure(&bed).await;
     assert_unavailable(&error);
     assert!(took < Duration::from_secs(2), "{took:?}");
-    // Three tries a frame: the second frame opens the circuit, and what comes then meets it open.
+    // At three attempts per frame, the second frame opens the circuit.
     failure(&bed).await;
     bed.log.lines();
     let (error, _) = failure(&bed).await;
@@ -83,7 +83,7 @@ async fn assert_works_within_1_s(bed: &Bed) {
 }
 
 #[tokio::test]
-async fn a_stopped_backend_refuses_handshakes_with_503() {
+async fn a_stopped_backend_rejects_handshakes_with_503() {
     let (bed, _) = without_backend().await;
     bed.dynamo
         .delete_item()
@@ -97,7 +97,7 @@ async fn a_stopped_backend_refuses_handshakes_with_503() {
     assert!(bed.items().await.is_empty());
 }
 
-/// A connection whose frames all fail within the limit, more of them than would open the circuit.
+/// Sends more frames than would open the circuit; all time out.
 async fn timing_out(url: String) -> Bed {
     let bed = Bed::with(|config| {
         config.backend_url = Some(url);
@@ -114,7 +114,7 @@ async fn timing_out(url: String) -> Bed {
 }
 
 #[tokio::test]
-async fn a_hung_backend_is_a_timeout_within_the_limit_and_does_not_open_the_circuit() {
+async fn a_hung_backend_times_out_without_opening_the_circuit() {
     let (listener, url) = hung().await;
     let bed = timing_out(url).await;
     Fake::start_on(listener, good_backend);
@@ -122,7 +122,7 @@ async fn a_hung_backend_is_a_timeout_within_the_limit_and_does_not_open_the_circ
 }
 
 #[tokio::test]
-async fn a_slow_backend_is_a_timeout_and_its_late_answer_goes_nowhere() {
+async fn a_slow_backend_times_out_and_its_late_response_is_dropped() {
     let (listener, url) = hung().await;
     let awake = tokio::sync::watch::Sender::new(false);
     let asleep = awake.subscribe();
@@ -134,10 +134,10 @@ async fn a_slow_backend_is_a_timeout_and_its_late_answer_goes_nowhere() {
     let bed = timing_out(url).await;
     awake.send_replace(true);
     assert_works_within_1_s(&bed).await;
-    assert!(bed.connections.taken().is_empty(), "only what was asked for last was answered");
+    assert!(bed.connections.taken().is_empty(), "late responses are not posted");
 }
 
-/// Takes connections and never answers.
+/// Accepts connections and never answers.
 async fn hung() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -146,8 +146,7 @@ async fn hung() -> (TcpListener, String) {
 
 #[tokio::test]
 async fn regression_no_timeout_on_any_call() {
-    // Each of the four hangs. The limits are those of production, some longer than this invocation lives; its
-    // own deadline counts.
+    // Each of the four dependencies hangs. Some production timeouts exceed this invocation's deadline, which must hold.
     const LIFE: Duration = Duration::from_secs(2);
     let within_life = async |bed: &Bed, event| {
         let started = Instant::now();
@@ -191,7 +190,7 @@ async fn regression_no_timeout_on_any_call() {
 }
 
 #[tokio::test]
-async fn garbage_is_unavailable_and_never_reaches_the_client() {
+async fn garbage_counts_as_unavailable_and_never_reaches_the_client() {
     for (status, body) in [
         (200, "<html>secret words</html>"),
         (200, "\"secret words\""),
@@ -218,7 +217,7 @@ async fn garbage_is_unavailable_and_never_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_at_all_is_unavailable() {
+async fn a_server_without_http_counts_as_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -234,8 +233,8 @@ async fn what_is_not_http_at_all_is_unavailable() {
 }
 
 #[tokio::test]
-async fn statuses_become_codes() {
-    for (status, body, code, retryable, asked) in [
+async fn statuses_map_to_codes() {
+    for (status, body, code, retryable, attempts) in [
         (429, "", "RATE_LIMITED", true, 1),
         (413, "", "TOO_LARGE", false, 1),
         (504, "", "BACKEND_TIMEOUT", true, 1),
@@ -253,17 +252,18 @@ async fn statuses_become_codes() {
         assert_eq!((&error["code"], &error["retryable"]), (&code.into(), &retryable.into()), "{status}");
         assert_eq!(error["ref"], "p1", "{status}");
         let all = bed.backend.taken();
-        assert_eq!(all.len(), asked, "{status}");
+        assert_eq!(all.len(), attempts, "{status}");
         assert!(took < Duration::from_secs(2));
-        let mut tokens: Vec<_> = all.iter().map(|asked| asked.header("authorization").to_owned()).collect();
+        let mut tokens: Vec<_> =
+            all.iter().map(|request| request.header("authorization").to_owned()).collect();
         tokens.dedup();
-        assert_eq!(tokens.len(), asked, "each try has a token of its own");
-        assert!(all.iter().all(|asked| asked.body == all[0].body), "and the same message id");
+        assert_eq!(tokens.len(), attempts, "each attempt has its own token");
+        assert!(all.iter().all(|request| request.body == all[0].body), "and all have the same message id");
     }
 }
 
 #[tokio::test]
-async fn a_passing_failure_is_not_noticed() {
+async fn transient_failures_are_invisible_to_the_client() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.backend.next([(503, ""), (502, "")]);

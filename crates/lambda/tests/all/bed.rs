@@ -1,4 +1,4 @@
-//! The test bed: the function with everything that it talks to.
+//! The test bed: the function and its dependencies.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use shellbridge_outbound::Http;
 use shellbridge_protocol::bridge::BridgeKeys;
 use tokio::net::TcpListener;
 
-use crate::fake::{Asked, Fake};
+use crate::fake::{Fake, Request};
 
 pub const JWT_SECRET: &str = "jwt-secret-jwt-secret-jwt-secret-";
 pub const BRIDGE_SECRET: &str = "bridge-secret-bridge-secret-bridge-";
@@ -42,7 +42,7 @@ pub struct Bed {
     pub log: Log,
 }
 
-/// What the function wrote.
+/// The function's log.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -57,7 +57,7 @@ impl std::io::Write for Log {
 }
 
 impl Log {
-    /// The lines so far, forgotten by this.
+    /// Takes the lines so far.
     pub fn lines(&self) -> Vec<Value> {
         let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -107,24 +107,24 @@ pub async fn make_table(dynamo: &Client) {
         .unwrap();
 }
 
-/// A backend that takes what is signed and answers each frame with a `pong`.
+/// A backend that verifies signatures and answers each frame with a `pong`.
 pub async fn backend() -> Fake {
     Fake::start(good_backend).await
 }
 
-pub fn good_backend(asked: &Asked) -> (u16, String) {
+pub fn good_backend(request: &Request) -> (u16, String) {
     let keys = BridgeKeys::parse(BRIDGE_SECRET).unwrap();
-    let token = asked.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
-    match keys.verify(token, &asked.path, asked.header("x-connection-id"), &asked.body, now()) {
+    let token = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
+    match keys.verify(token, &request.path, request.header("x-connection-id"), &request.body, now()) {
         Err(_) => (401, String::new()),
-        Ok(_) if asked.path == "/api/ws/message" => (200, r#"{"type":"pong","timestamp":1}"#.to_owned()),
-        Ok(_) if asked.path == "/api/ws/connect" => (200, r#"{"ok":true}"#.to_owned()),
+        Ok(_) if request.path == "/api/ws/message" => (200, r#"{"type":"pong","timestamp":1}"#.to_owned()),
+        Ok(_) if request.path == "/api/ws/connect" => (200, r#"{"ok":true}"#.to_owned()),
         Ok(_) => (200, r#"{"success":true}"#.to_owned()),
     }
 }
 
 pub async fn connections() -> Fake {
-    Fake::start(|asked| (if asked.method == "DELETE" { 204 } else { 200 }, String::new())).await
+    Fake::start(|request| (if request.method == "DELETE" { 204 } else { 200 }, String::new())).await
 }
 
 pub fn config() -> Config {
@@ -160,7 +160,7 @@ impl Bed {
         Self::with_endpoints(Endpoints::default(), change).await
     }
 
-    /// `hung` takes connections and never answers.
+    /// `hung` accepts connections and never answers.
     pub async fn with_hung_dynamo(hung: &str) -> Self {
         Self::over(Endpoints(HashMap::from([("DynamoDB", hung.to_owned())])), |_| {}).await
     }
@@ -172,7 +172,7 @@ impl Bed {
         bed
     }
 
-    /// Without a `DynamoDB` of its own.
+    /// Starts no `DynamoDB`.
     pub async fn over(endpoints: Endpoints, change: impl FnOnce(&mut Config)) -> Self {
         Self::with_sdk(sdk_config(endpoints), change).await
     }
@@ -189,7 +189,7 @@ impl Bed {
         Self { app, backend, connections, dynamo, log }
     }
 
-    /// Which asks somebody for its credentials.
+    /// With a credentials provider.
     pub async fn with_credentials(provider: impl ProvideCredentials + 'static) -> Self {
         let endpoints = Endpoints(HashMap::from([("DynamoDB", dynamo().await)]));
         let provider = SharedCredentialsProvider::new(provider);
@@ -214,7 +214,7 @@ impl Bed {
         self.app.handle(LambdaEvent::new(payload, context)).await.unwrap()
     }
 
-    /// Connects with a good token, and forgets what was asked for it.
+    /// Connects with a valid token and discards the recorded requests.
     pub async fn connected(&self) {
         let response = self.handle(connect_event(&token(&json!({})))).await;
         assert_eq!(response.status_code, 200, "{response:?}");
@@ -225,7 +225,7 @@ impl Bed {
         self.handle(message_event(frame)).await
     }
 
-    /// Sends a frame and gives what was posted to the client.
+    /// Sends a frame and returns the frames posted to the client.
     pub async fn answers(&self, frame: &str) -> Vec<Value> {
         assert_eq!(self.send(frame).await.status_code, 200);
         posts(&self.connections.taken())
@@ -237,9 +237,9 @@ impl Bed {
     }
 }
 
-/// Frames posted.
-pub fn posts(asked: &[Asked]) -> Vec<Value> {
-    asked.iter().filter(|asked| asked.method == "POST").map(Asked::json).collect()
+/// The frames posted to the client.
+pub fn posts(requests: &[Request]) -> Vec<Value> {
+    requests.iter().filter(|request| request.method == "POST").map(Request::json).collect()
 }
 
 pub fn now() -> i64 {
@@ -247,7 +247,7 @@ pub fn now() -> i64 {
     i64::try_from(now.as_secs()).unwrap()
 }
 
-/// Good claims, with changes; `null` takes a claim out.
+/// Valid claims with changes; `null` removes a claim.
 pub fn claims(change: &Value) -> Value {
     let mut claims =
         json!({"sub":"ann","sessionId":"session-1","iss":"us","aud":"shells","exp":now() + 3600});
@@ -281,7 +281,7 @@ pub fn with_query(mut event: Value, query: &[(&str, &str)]) -> Value {
     event
 }
 
-/// Sets a header in both forms; no value takes it out.
+/// Sets a header in both forms; an empty list removes it.
 pub fn with_header(mut event: Value, name: &str, values: &[&str]) -> Value {
     for (form, value) in
         [("headers", values.last().map(|last| json!(last))), ("multiValueHeaders", Some(json!(values)))]

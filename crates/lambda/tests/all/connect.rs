@@ -5,25 +5,25 @@ use serde_json::json;
 use crate::bed::*;
 
 #[tokio::test]
-async fn a_good_handshake_asks_the_backend_and_stores_the_record() {
+async fn a_valid_handshake_asks_the_backend_and_stores_the_record() {
     let bed = Bed::new().await;
     let token = token(&json!({"username":"Ann","exp":now() + 60}));
     let response = bed.handle(connect_event(&token)).await;
     assert_eq!(serde_json::to_value(&response).unwrap(), json!({"statusCode":200}));
 
-    let asked = bed.backend.taken();
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].path, "/api/ws/connect");
+    let requests = bed.backend.taken();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].path, "/api/ws/connect");
     assert_eq!(
-        asked[0].json(),
+        requests[0].json(),
         json!({"connectionId":CONNECTION,"sessionId":"session-1","userId":"ann","username":"Ann","readOnly":false,
             "namesSession":true,"connectedAt":1_701_245_041_796_i64,"tokenExpiresAt":now() + 60,
             "callbackUrl":bed.connections.url,"sourceIp":"192.0.2.1"})
     );
-    assert_eq!(asked[0].header("content-type"), "application/json");
-    assert_eq!(asked[0].header("x-connection-id"), CONNECTION);
-    assert_eq!(asked[0].header("x-request-id"), "request-1");
-    assert_eq!(asked[0].header("x-amzn-trace-id"), "Root=1-2-3");
+    assert_eq!(requests[0].header("content-type"), "application/json");
+    assert_eq!(requests[0].header("x-connection-id"), CONNECTION);
+    assert_eq!(requests[0].header("x-request-id"), "request-1");
+    assert_eq!(requests[0].header("x-amzn-trace-id"), "Root=1-2-3");
 
     let items = bed.items().await;
     let [item] = items.as_slice() else { panic!("{items:?}") };
@@ -42,7 +42,7 @@ async fn a_good_handshake_asks_the_backend_and_stores_the_record() {
 async fn regression_ttl_in_milliseconds() {
     let bed = Bed::new().await;
     bed.connected().await;
-    // DynamoDB deletes nothing whose TTL is that far away. Two hours of a connection and a margin, in seconds.
+    // DynamoDB never deletes an item with a TTL in milliseconds. Two hours of a connection and a margin, in seconds.
     assert_eq!(bed.items().await[0]["expiresAt"].as_n().unwrap(), &(1_701_245_041 + 7_800).to_string());
 }
 
@@ -80,7 +80,7 @@ async fn the_token_comes_by_subprotocol_then_header_then_query() {
 }
 
 #[tokio::test]
-async fn a_subprotocol_is_answered_only_if_it_was_offered() {
+async fn a_subprotocol_is_accepted_only_if_offered() {
     for (offer, chosen) in [
         (vec!["shellbridge.v1"], Some("shellbridge.v1")),
         (vec!["chat", " shellbridge.v1 "], Some("shellbridge.v1")),
@@ -98,7 +98,7 @@ async fn a_subprotocol_is_answered_only_if_it_was_offered() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_no_browser_and_sends_single_headers_gets_in() {
+async fn a_client_without_origin_or_multi_value_headers_is_admitted() {
     let bed = Bed::new().await;
     let mut event = with_header(connect_event(&token(&json!({}))), "Origin", &[]);
     event.as_object_mut().unwrap().remove("multiValueHeaders");
@@ -108,18 +108,18 @@ async fn a_client_that_is_no_browser_and_sends_single_headers_gets_in() {
 }
 
 #[tokio::test]
-async fn a_token_that_names_no_session_opens_the_one_asked_for_if_the_backend_agrees() {
+async fn a_token_without_a_session_opens_any_that_the_backend_allows() {
     let bed = Bed::new().await;
     let event = connect_event(&token(&json!({"sessionId":null,"readOnly":true})));
     assert_eq!(bed.handle(event).await.status_code, 200);
-    let asked = bed.backend.taken();
-    assert_eq!(asked[0].json()["namesSession"], false);
-    assert_eq!(asked[0].json()["readOnly"], true);
+    let requests = bed.backend.taken();
+    assert_eq!(requests[0].json()["namesSession"], false);
+    assert_eq!(requests[0].json()["readOnly"], true);
 }
 
 #[tokio::test]
 async fn regression_domain_name_and_stage_undefined_in_connect() {
-    // The event's own fields count; without them, the settings; without both, the event is refused.
+    // Settings override the event's fields. Without either, the event is rejected.
     for (domain, stage, in_event, callback) in [
         (None, None, true, Some("https://abcd123.execute-api.us-east-1.amazonaws.com/production")),
         (Some("ws.example.org"), None, true, Some("https://ws.example.org")),
@@ -145,8 +145,8 @@ async fn regression_domain_name_and_stage_undefined_in_connect() {
             context.remove("stage");
         }
         let status = bed.handle(event).await.status_code;
-        let told = bed.backend.taken().first().map(|asked| asked.json()["callbackUrl"].clone());
-        assert_eq!(told.as_ref().and_then(|url| url.as_str()), callback);
+        let sent = bed.backend.taken().first().map(|request| request.json()["callbackUrl"].clone());
+        assert_eq!(sent.as_ref().and_then(|url| url.as_str()), callback);
         assert_eq!(status, if callback.is_some() { 200 } else { 400 });
     }
 }
@@ -168,8 +168,8 @@ async fn regression_a_token_for_any_session_opens_every_session() {
 }
 
 #[tokio::test]
-async fn the_backend_s_refusals_become_statuses_and_nothing_is_stored() {
-    for (status, body, refused) in [
+async fn backend_errors_map_to_statuses_and_nothing_is_stored() {
+    for (status, body, rejected) in [
         (403, r#"{"type":"error","code":"FORBIDDEN","message":"","retryable":false}"#, 403),
         (404, r#"{"type":"error","code":"SESSION_INVALID","message":"","retryable":false}"#, 404),
         (403, r#"{"type":"error","code":"TOKEN_EXPIRED","message":"","retryable":false}"#, 401),
@@ -182,7 +182,7 @@ async fn the_backend_s_refusals_become_statuses_and_nothing_is_stored() {
         let bed = Bed::new().await;
         bed.backend.next([(status, body)]);
         let response = bed.handle(connect_event(&token(&json!({})))).await;
-        assert_eq!(response.status_code, refused, "{status} {body}");
+        assert_eq!(response.status_code, rejected, "{status} {body}");
         assert!(!response.body.unwrap().contains("html"));
         assert!(bed.items().await.is_empty());
         assert_eq!(bed.backend.taken().len(), 1);
@@ -190,7 +190,7 @@ async fn the_backend_s_refusals_become_statuses_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn a_repeated_put_of_the_same_connection_is_success() {
+async fn a_repeated_put_of_the_same_connection_succeeds() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.connected().await;
@@ -198,7 +198,7 @@ async fn a_repeated_put_of_the_same_connection_is_success() {
 }
 
 #[tokio::test]
-async fn an_id_of_another_connection_is_a_conflict_and_the_backend_is_told() {
+async fn an_id_in_use_is_a_conflict_and_disconnects_at_the_backend() {
     let bed = Bed::new().await;
     bed.connected().await;
     let before = bed.items().await;
@@ -206,16 +206,16 @@ async fn an_id_of_another_connection_is_a_conflict_and_the_backend_is_told() {
     event["requestContext"]["connectedAt"] = 1_701_245_099_999_i64.into();
     assert_eq!(bed.handle(event).await.status_code, 409);
     assert_eq!(bed.items().await, before);
-    let paths: Vec<_> = bed.backend.taken().into_iter().map(|asked| asked.path).collect();
+    let paths: Vec<_> = bed.backend.taken().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/api/ws/connect", "/api/ws/disconnect"]);
 }
 
 #[tokio::test]
-async fn a_put_that_fails_takes_the_connection_back() {
+async fn a_failing_put_disconnects_at_the_backend() {
     let bed = Bed::new().await;
     bed.dynamo.delete_table().table_name(TABLE).send().await.unwrap();
     assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503);
-    let asked = bed.backend.taken();
-    assert_eq!(asked[1].path, "/api/ws/disconnect");
-    assert_eq!(asked[1].json()["sessionId"], "session-1");
+    let requests = bed.backend.taken();
+    assert_eq!(requests[1].path, "/api/ws/disconnect");
+    assert_eq!(requests[1].json()["sessionId"], "session-1");
 }

@@ -1,4 +1,4 @@
-//! A small HTTP server that records what it is asked and answers as it is told.
+//! An HTTP server that records requests and sends prepared responses.
 
 use std::{
     collections::VecDeque,
@@ -13,16 +13,16 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-/// One request.
+/// A recorded request.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Request {
     pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-impl Asked {
+impl Request {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -32,62 +32,62 @@ impl Asked {
     }
 }
 
-type Answer = Arc<dyn Fn(&Asked) -> (u16, String) + Send + Sync>;
+type Handler = Arc<dyn Fn(&Request) -> (u16, String) + Send + Sync>;
 
-/// The server. It ends with the test's runtime.
+/// The server. It stops with the test's runtime.
 #[derive(Clone)]
 pub struct Fake {
     pub url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    /// Answers to the next requests, before `otherwise` counts.
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// Responses to the next requests; then `otherwise` applies.
     next: Arc<Mutex<VecDeque<(u16, String)>>>,
-    otherwise: Arc<Mutex<Answer>>,
+    otherwise: Arc<Mutex<Handler>>,
 }
 
 impl Fake {
-    pub async fn start(otherwise: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Self {
+    pub async fn start(otherwise: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> Self {
         Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), otherwise)
     }
 
     pub fn start_on(
         listener: TcpListener,
-        otherwise: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static,
+        otherwise: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static,
     ) -> Self {
         let fake = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
-            asked: Arc::default(),
+            requests: Arc::default(),
             next: Arc::default(),
             otherwise: Arc::new(Mutex::new(Arc::new(otherwise))),
         };
         let state = fake.clone();
         let handler = async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-            state.answer(Asked { method, path: uri.path().to_owned(), headers, body })
+            state.respond(Request { method, path: uri.path().to_owned(), headers, body })
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await.unwrap() });
         fake
     }
 
-    fn answer(&self, asked: Asked) -> Response {
+    fn respond(&self, request: Request) -> Response {
         let next = self.next.lock().unwrap().pop_front();
         let otherwise = self.otherwise.lock().unwrap().clone();
-        let (status, body) = next.unwrap_or_else(|| otherwise(&asked));
-        self.asked.lock().unwrap().push(asked);
+        let (status, body) = next.unwrap_or_else(|| otherwise(&request));
+        self.requests.lock().unwrap().push(request);
         (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response()
     }
 
-    /// What the next requests are answered.
-    pub fn next(&self, answers: impl IntoIterator<Item = (u16, &'static str)>) {
-        let answers = answers.into_iter().map(|(status, body)| (status, body.to_owned()));
-        self.next.lock().unwrap().extend(answers);
+    /// Queues responses to the next requests.
+    pub fn next(&self, responses: impl IntoIterator<Item = (u16, &'static str)>) {
+        let responses = responses.into_iter().map(|(status, body)| (status, body.to_owned()));
+        self.next.lock().unwrap().extend(responses);
     }
 
-    /// What all others are answered from now on.
-    pub fn always(&self, answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) {
-        *self.otherwise.lock().unwrap() = Arc::new(answer);
+    /// Responds to all other requests from now on.
+    pub fn always(&self, handler: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) {
+        *self.otherwise.lock().unwrap() = Arc::new(handler);
     }
 
-    /// All requests so far, forgotten by this.
-    pub fn taken(&self) -> Vec<Asked> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
+    /// Takes the requests recorded so far.
+    pub fn taken(&self) -> Vec<Request> {
+        std::mem::take(&mut *self.requests.lock().unwrap())
     }
 }

@@ -1,4 +1,4 @@
-//! Where keys come from: PEM, JWK sets, stored secrets; and settings that are refused.
+//! Sources of keys: PEM, JWK sets, stored secrets; and invalid settings.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     bed::*,
-    fake::{Asked, Fake},
+    fake::{Fake, Request},
 };
 
 const RSA: (&str, &str) = (
@@ -29,7 +29,7 @@ async fn regression_hs256_and_rs256_accepted_with_one_key() {
         config.jwt_public_key = Some(RSA.1.to_owned());
     })
     .await;
-    // The public key, which everybody knows, as an HMAC secret.
+    // An HMAC whose secret is the public key.
     let confused = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), RSA.1);
     assert_eq!(bed.handle(connect_event(&confused)).await.status_code, 401);
     let key = EncodingKey::from_rsa_pem(RSA.0.as_bytes()).unwrap();
@@ -39,8 +39,8 @@ async fn regression_hs256_and_rs256_accepted_with_one_key() {
 
 #[tokio::test]
 async fn regression_unsigned_tokens_in_development() {
-    // There is no development mode: the same process that takes a signed token refuses an unsigned one,
-    // whatever the environment calls itself, and without a key it does not start.
+    // No development mode exists: a process that accepts signed tokens rejects unsigned ones in every environment, and a
+    // process without a key does not start.
     let none = Config { jwt_secret: None, backend_url: Some("http://localhost".into()), ..config() };
     assert!(App::new(none, AwsSettings::Environment, std::io::sink()).is_err());
     let bed = Bed::new().await;
@@ -74,7 +74,7 @@ async fn with_jwks(url: &str, allow_private: bool) -> Bed {
 }
 
 #[tokio::test]
-async fn a_key_set_is_fetched_once_and_unknown_kids_do_not_hammer_its_source() {
+async fn a_jwk_set_is_fetched_once_however_many_unknown_kids_arrive() {
     let ed = EncodingKey::from_ed_pem(ED.as_bytes()).unwrap();
     let ec = EncodingKey::from_ec_pem(EC.as_bytes()).unwrap();
     let set = json!({"keys":[jwk(&ed, Algorithm::EdDSA, "a"), jwk(&ec, Algorithm::ES256, "b")]}).to_string();
@@ -90,13 +90,13 @@ async fn a_key_set_is_fetched_once_and_unknown_kids_do_not_hammer_its_source() {
         let token = token_by(key, algorithm, kid);
         assert_eq!(bed.handle(connect_event(&token)).await.status_code, status, "{kid}");
     }
-    let asked = source.taken();
-    assert_eq!(asked.len(), 1, "the first fetch was less than 30 s ago");
-    assert_eq!(asked[0].path, "/keys.json");
+    let requests = source.taken();
+    assert_eq!(requests.len(), 1, "the first fetch was less than 30 s ago");
+    assert_eq!(requests[0].path, "/keys.json");
 }
 
 #[tokio::test]
-async fn a_key_set_from_a_private_address_is_not_asked_for() {
+async fn a_jwk_set_at_a_private_address_is_not_fetched() {
     let source = Fake::start(|_| (200, "{}".to_owned())).await;
     let port = source.url.rsplit(':').next().unwrap();
     for host in ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "[::ffff:127.0.0.1]", "169.254.169.254"] {
@@ -107,7 +107,7 @@ async fn a_key_set_from_a_private_address_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_key_set_that_is_garbage_huge_or_elsewhere_opens_nothing() {
+async fn a_jwk_set_that_is_invalid_huge_or_redirected_admits_no_token() {
     let target = Fake::start(|_| (200, "{}".to_owned())).await;
     for answer in [
         (200, "<html>".to_owned()),
@@ -127,16 +127,16 @@ type Parameters = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// Parameter Store with the given parameters.
 async fn parameter_store(parameters: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
-    Fake::start(move |asked: &Asked| get_parameter(asked, &parameters)).await
+    Fake::start(move |request: &Request| get_parameter(request, &parameters)).await
 }
 
-fn get_parameter(asked: &Asked, parameters: &Parameters) -> (u16, String) {
-    assert_eq!(asked.header("x-amz-target"), "AmazonSSM.GetParameter");
-    let signed = asked.header("authorization");
+fn get_parameter(request: &Request, parameters: &Parameters) -> (u16, String) {
+    assert_eq!(request.header("x-amz-target"), "AmazonSSM.GetParameter");
+    let signed = request.header("authorization");
     assert!(signed.starts_with("AWS4-HMAC-SHA256 ") && signed.contains("/ssm/aws4_request"), "{signed}");
-    let asked = asked.json();
-    assert_eq!(asked["WithDecryption"], true);
-    let name = asked["Name"].as_str().unwrap();
+    let body = request.json();
+    assert_eq!(body["WithDecryption"], true);
+    let name = body["Name"].as_str().unwrap();
     match parameters(name) {
         Some(value) => {
             (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
@@ -146,7 +146,7 @@ fn get_parameter(asked: &Asked, parameters: &Parameters) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() {
+async fn stored_secrets_are_read_on_first_use_and_after_a_rotation() {
     let store = parameter_store(|name| match name {
         "/jwt" => Some(JWT_SECRET.to_owned()),
         "/aws/reference/secretsmanager/bridge" => Some(format!("{BRIDGE_SECRET}\n")),
@@ -161,7 +161,7 @@ async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() 
         config.bridge_secret = None;
         config.bridge_secret_arn =
             Some("arn:aws:secretsmanager:us-east-1:123456789012:secret:bridge-a1B2c3".to_owned());
-        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
+        config.limits = Limits { secret_reread: Duration::ZERO, ..config.limits };
     })
     .await;
     assert!(store.taken().is_empty(), "nothing at start");
@@ -170,8 +170,8 @@ async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() 
     assert_eq!(store.taken().len(), 2, "each once");
 
     let new = "new-secret-new-secret-new-secret-";
-    store.always(move |asked| {
-        let name = asked.json()["Name"].clone();
+    store.always(move |request| {
+        let name = request.json()["Name"].clone();
         let value = if name == "/jwt" { new } else { BRIDGE_SECRET };
         (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
     });
@@ -180,7 +180,7 @@ async fn stored_secrets_are_read_when_first_needed_and_again_after_a_rotation() 
     assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 401);
 }
 
-/// A store whose `/jwt` is what `value` holds at the time.
+/// A store whose `/jwt` has the current `value`.
 async fn jwt_store(value: &Arc<Mutex<String>>) -> (Fake, Endpoints) {
     let value = value.clone();
     let store = parameter_store(move |_| Some(value.lock().unwrap().clone())).await;
@@ -193,23 +193,23 @@ fn token_of(secret: &str) -> Value {
     connect_event(&sign(&Header::new(Algorithm::HS256), &claims(&json!({})), secret))
 }
 
-/// With one value, every token in use became invalid the moment that `JWT_SECRET` was replaced.
+/// With a single key, replacing `JWT_SECRET` invalidated every token in use.
 #[tokio::test]
-async fn regression_jwt_secret_rotates_under_a_living_connection() {
+async fn regression_jwt_secret_rotates_under_an_open_connection() {
     let (old, new) = (JWT_SECRET, "new-secret-new-secret-new-secret-");
     let value = Arc::new(Mutex::new(old.to_owned()));
     let (store, endpoints) = jwt_store(&value).await;
     let bed = Bed::with_endpoints(endpoints, |config| {
         config.jwt_secret = None;
         config.jwt_secret_arn = Some("/jwt".to_owned());
-        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
+        config.limits = Limits { secret_reread: Duration::ZERO, ..config.limits };
     })
     .await;
     bed.connected().await;
     let status = async |secret: &str| bed.handle(token_of(secret)).await.status_code;
     assert_eq!((status(old).await, status(new).await), (200, 401));
     *value.lock().unwrap() = format!("{new},{old}");
-    // A client with an old token reconnects, one with a new one arrives, and who is connected does not notice.
+    // Old and new tokens connect, and the open connection stays.
     assert_eq!((status(old).await, status(new).await, status(old).await), (200, 200, 200));
     bed.send(r#"{"type":"ping"}"#).await;
     assert_eq!(bed.backend.taken().last().unwrap().path, "/api/ws/message");
@@ -218,7 +218,7 @@ async fn regression_jwt_secret_rotates_under_a_living_connection() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_taken_out_of_a_stored_secret_stops_counting() {
+async fn a_key_removed_from_a_stored_secret_expires() {
     let (old, new) = (JWT_SECRET, "new-secret-new-secret-new-secret-");
     let value = Arc::new(Mutex::new(format!("{new},{old}")));
     let (store, endpoints) = jwt_store(&value).await;
@@ -226,7 +226,7 @@ async fn a_key_that_was_taken_out_of_a_stored_secret_stops_counting() {
         Bed::with_endpoints(endpoints.clone(), move |config| {
             config.jwt_secret = None;
             config.jwt_secret_arn = Some("/jwt".to_owned());
-            config.limits = Limits { keep, ..config.limits };
+            config.limits = Limits { secret_max_age: keep, ..config.limits };
         })
     };
     let (long, short) = (with(Duration::from_mins(15)).await, with(Duration::ZERO).await);
@@ -238,11 +238,11 @@ async fn a_key_that_was_taken_out_of_a_stored_secret_stops_counting() {
     assert_eq!(short.handle(token_of(old)).await.status_code, 401, "after it");
     assert_eq!(short.handle(token_of(new)).await.status_code, 200);
     store.always(|_| (500, String::new()));
-    assert_eq!(short.handle(token_of(new)).await.status_code, 200, "the store's outage is not ours");
+    assert_eq!(short.handle(token_of(new)).await.status_code, 200, "an outage of the store does not matter");
 }
 
 #[tokio::test]
-async fn a_bridge_secret_rotated_first_at_the_backend_is_read_again_after_its_401() {
+async fn a_401_from_the_backend_rereads_the_bridge_secret() {
     let old = "old-bridge-old-bridge-old-bridge-old-";
     let store = parameter_store(move |_| Some(old.to_owned())).await;
     let mut endpoints = Endpoints::default();
@@ -250,7 +250,7 @@ async fn a_bridge_secret_rotated_first_at_the_backend_is_read_again_after_its_40
     let bed = Bed::with_endpoints(endpoints, |config| {
         config.bridge_secret = None;
         config.bridge_secret_arn = Some("/bridge".to_owned());
-        config.limits = Limits { reread: Duration::ZERO, ..config.limits };
+        config.limits = Limits { secret_reread: Duration::ZERO, ..config.limits };
     })
     .await;
     store.next([(200, r#"{"Parameter":{"Value":"old-bridge-old-bridge-old-bridge-old-"}}"#)]);
@@ -260,7 +260,7 @@ async fn a_bridge_secret_rotated_first_at_the_backend_is_read_again_after_its_40
 }
 
 #[tokio::test]
-async fn failed_signatures_do_not_hammer_the_store() {
+async fn failed_signatures_do_not_reread_the_store() {
     let store = parameter_store(|_| Some(JWT_SECRET.to_owned())).await;
     let mut endpoints = Endpoints::default();
     endpoints.0.insert("SSM", store.url.clone());
@@ -277,7 +277,7 @@ async fn failed_signatures_do_not_hammer_the_store() {
 }
 
 #[tokio::test]
-async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
+async fn unreadable_secrets_reject_with_503_and_write_nothing() {
     let store = parameter_store(|_| None).await;
     for setting in ["jwt", "bridge"] {
         let mut endpoints = Endpoints::default();
@@ -296,35 +296,35 @@ async fn secrets_that_cannot_be_read_refuse_with_503_and_write_nothing() {
             assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503);
         }
         assert!(bed.items().await.is_empty() && bed.backend.taken().is_empty());
-        assert_eq!(store.taken().len(), 1, "the store is not hammered");
+        assert_eq!(store.taken().len(), 1, "the store is read once");
     }
 }
 
-/// Secrets Manager's ARNs, whole and partial, and what Parameter Store has.
+/// Secrets Manager's ARNs, complete and partial, against the contents of Parameter Store.
 #[tokio::test]
-async fn a_secret_is_read_by_its_whole_arn_and_by_a_partial_one() {
+async fn a_secret_is_read_by_complete_and_by_partial_arn() {
     const JWT: (&str, &str) = ("jwt", "jwt-a1B2c3");
     const ENDS_LIKE_AN_ARN: (&str, &str) = ("jwt-secret", "jwt-secret-d4E5f6");
     let (not_there, denied) = ("ParameterNotFound", "AccessDeniedException");
-    // What it is asked for, which secrets there are, what it says of others; whether it is read, and in how many calls.
-    for (asked, there, otherwise, read, calls) in [
+    // Requested name, existing secrets, error code for others; expected: whether it is read, and the number of calls.
+    for (requested, existing, otherwise, read, calls) in [
         ("jwt-a1B2c3", &[JWT][..], not_there, true, 1),
         ("jwt", &[JWT], not_there, true, 1),
         ("jwt-secret-d4E5f6", &[ENDS_LIKE_AN_ARN], not_there, true, 1),
         ("jwt-secret", &[ENDS_LIKE_AN_ARN], not_there, true, 2),
         ("jwt-secret", &[ENDS_LIKE_AN_ARN], denied, true, 2),
         ("jwt-secret", &[ENDS_LIKE_AN_ARN, JWT], not_there, true, 2),
-        // Another one of the same name, and another one that only begins like it.
+        // A recreated secret, and one whose name is a prefix.
         ("jwt-g7H8i9", &[JWT], not_there, false, 2),
         ("jwt-secret", &[JWT], not_there, false, 2),
         ("jwt-secret", &[], denied, false, 2),
         ("jwt-secret", &[ENDS_LIKE_AN_ARN], "InvalidKeyId", false, 1),
     ] {
         let arn = |secret: &str| format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{secret}");
-        let store = Fake::start(move |asked| {
-            let name = asked.json()["Name"].as_str().unwrap().to_owned();
+        let store = Fake::start(move |request| {
+            let name = request.json()["Name"].as_str().unwrap().to_owned();
             let secret = name.strip_prefix("/aws/reference/secretsmanager/").unwrap();
-            match there.iter().find(|(name, _)| *name == secret) {
+            match existing.iter().find(|(name, _)| *name == secret) {
                 Some((_, id)) => {
                     (200, json!({"Parameter":{"Name":name,"ARN":arn(id),"Value":JWT_SECRET}}).to_string())
                 }
@@ -336,24 +336,25 @@ async fn a_secret_is_read_by_its_whole_arn_and_by_a_partial_one() {
         endpoints.0.insert("SSM", store.url.clone());
         let bed = Bed::with_endpoints(endpoints, |config| {
             config.jwt_secret = None;
-            config.jwt_secret_arn = Some(arn(asked));
+            config.jwt_secret_arn = Some(arn(requested));
         })
         .await;
         let status = bed.handle(connect_event(&token(&json!({})))).await.status_code;
-        assert_eq!(status, if read { 200 } else { 503 }, "{asked} of {there:?}");
-        assert_eq!(store.taken().len(), calls, "{asked} of {there:?}");
+        assert_eq!(status, if read { 200 } else { 503 }, "{requested} of {existing:?}");
+        assert_eq!(store.taken().len(), calls, "{requested} of {existing:?}");
     }
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_at_first_is_asked_again() {
+async fn a_read_that_times_out_is_retried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut endpoints = Endpoints::default();
     endpoints.0.insert("SSM", format!("http://{}", listener.local_addr().unwrap()));
     let store = tokio::spawn(async move {
-        // Taken, and never answered.
+        // Accepted and never answered.
         let hung = listener.accept().await.unwrap();
-        let store = Fake::start_on(listener, |asked| get_parameter(asked, &|_| Some(JWT_SECRET.to_owned())));
+        let store =
+            Fake::start_on(listener, |request| get_parameter(request, &|_| Some(JWT_SECRET.to_owned())));
         (hung, store)
     });
     let bed = Bed::with_endpoints(endpoints, |config| {
@@ -368,8 +369,8 @@ async fn a_store_that_does_not_answer_at_first_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_stored_secret_that_is_the_other_one_is_refused() {
-    // Which are stored, and what their store holds. The bridge's has a second key, of a rotation.
+async fn a_stored_secret_equal_to_the_other_is_rejected() {
+    // The bridge secret has a second key, as during a rotation, which equals the JWT secret.
     let rotating = format!("{BRIDGE_SECRET}, {JWT_SECRET}");
     for (jwt_stored, bridge_stored) in [(true, true), (true, false), (false, true)] {
         let bridge = rotating.clone();
@@ -386,26 +387,26 @@ async fn a_stored_secret_that_is_the_other_one_is_refused() {
             }
             config.bridge_secret = (!bridge_stored).then(|| rotating.clone());
             config.bridge_secret_arn = bridge_stored.then(|| "/bridge".to_owned());
-            config.limits = Limits { reread: Duration::ZERO, ..config.limits };
+            config.limits = Limits { secret_reread: Duration::ZERO, ..config.limits };
         })
         .await;
         let which = format!("stored: JWT_SECRET {jwt_stored}, BRIDGE_SECRET {bridge_stored}");
         assert_eq!(bed.handle(connect_event(&token(&json!({})))).await.status_code, 503, "{which}");
         assert!(bed.backend.taken().is_empty() && bed.items().await.is_empty(), "{which}");
 
-        store.always(|asked| {
-            let name = asked.json()["Name"].clone();
+        store.always(|request| {
+            let name = request.json()["Name"].clone();
             let value = if name == "/jwt" { "other-secret-other-secret-other-s" } else { BRIDGE_SECRET };
             (200, json!({"Parameter":{"Name":name,"Type":"SecureString","Value":value}}).to_string())
         });
         let jwt = if jwt_stored { "other-secret-other-secret-other-s" } else { JWT_SECRET };
         let token = sign(&Header::new(Algorithm::HS256), &claims(&json!({})), jwt);
-        assert_eq!(bed.handle(connect_event(&token)).await.status_code, 200, "put right; {which}");
+        assert_eq!(bed.handle(connect_event(&token)).await.status_code, 200, "after the correction; {which}");
     }
 }
 
 #[test]
-fn settings_that_it_must_not_run_with_are_refused() {
+fn invalid_settings_are_rejected() {
     let good = || Config { backend_url: Some("https://backend.example".into()), ..config() };
     assert!(App::new(good(), AwsSettings::Environment, std::io::sink()).is_ok());
     for (wrong, config) in [

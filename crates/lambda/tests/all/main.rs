@@ -1,10 +1,9 @@
 //! The function against a real `DynamoDB` API, a real HTTP backend and a real `@connections`, from recorded
 //! API Gateway events.
-#![allow(
+#![expect(
     unreachable_pub,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::unwrap_used,
     reason = "a test program: nothing is public, and tests fail by panicking"
 )]

@@ -17,19 +17,19 @@ use aws_smithy_types::date_time::{DateTime, Format};
 use serde_json::{Value, json};
 use shellbridge_protocol::limits::TOKEN_LEEWAY;
 
-use crate::{bed::*, fake::Asked};
+use crate::{bed::*, fake::Request};
 
 #[tokio::test]
-async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
+async fn a_frame_is_signed_and_forwarded_and_its_response_posted_verbatim() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.backend.next([(200, "{\"type\":\"pong\",  \"timestamp\":1.50}")]);
     let response = bed.send(r#"{"type":"ping","timestamp":7,"sessionId":"evil"}"#).await;
     assert_eq!(serde_json::to_value(&response).unwrap(), json!({"statusCode":200}));
 
-    let asked = bed.backend.taken();
-    assert_eq!(asked.len(), 1);
-    let mut body = asked[0].json();
+    let requests = bed.backend.taken();
+    assert_eq!(requests.len(), 1);
+    let mut body = requests[0].json();
     assert!(body["timestamp"].as_i64().unwrap() / 1_000 - now() <= 1);
     body["timestamp"] = 0.into();
     let bridge = body["bridge"].take();
@@ -50,8 +50,8 @@ async fn a_frame_is_forwarded_signed_and_its_answer_posted_as_it_came() {
     assert_eq!(posted[0].body, "{\"type\":\"pong\",  \"timestamp\":1.50}");
 }
 
-/// What the SDK's signer says of a post as it arrived.
-fn signature(posted: &Asked, key: &str) -> String {
+/// The signature that the SDK's signer computes for a received post.
+fn signature(posted: &Request, key: &str) -> String {
     let secret = format!("secret of {key}");
     let date = posted.header("x-amz-date");
     let at = |from: usize, to: usize| date.get(from..to).unwrap();
@@ -72,10 +72,10 @@ fn signature(posted: &Asked, key: &str) -> String {
     signed.headers().find(|(name, _)| *name == "authorization").unwrap().1.to_owned()
 }
 
-/// Gives a new key each time it is asked, each for as long.
+/// Returns a new key for each call, valid for `good_for`.
 #[derive(Debug)]
 struct Rotating {
-    asked: AtomicU32,
+    calls: AtomicU32,
     good_for: Duration,
 }
 
@@ -84,16 +84,16 @@ impl ProvideCredentials for Rotating {
     where
         Self: 'a,
     {
-        let key = format!("key-{}", self.asked.fetch_add(1, Relaxed));
+        let key = format!("key-{}", self.calls.fetch_add(1, Relaxed));
         let (secret, expiry) = (format!("secret of {key}"), SystemTime::now() + self.good_for);
         let credentials = Credentials::new(key, secret, None, Some(expiry), "test");
         future::ProvideCredentials::ready(provider::Result::Ok(credentials))
     }
 }
 
-/// Posts a frame for each answer, and gives the keys that they were signed with.
+/// Posts a frame for each status and returns the keys that signed the posts.
 async fn keys_of_posts(good_for: Duration, answers: &[u16]) -> Vec<String> {
-    let bed = Bed::with_credentials(Rotating { asked: AtomicU32::new(0), good_for }).await;
+    let bed = Bed::with_credentials(Rotating { calls: AtomicU32::new(0), good_for }).await;
     bed.connected().await;
     let mut keys = Vec::new();
     for &answer in answers {
@@ -109,19 +109,19 @@ async fn keys_of_posts(good_for: Duration, answers: &[u16]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn posts_arrive_as_they_were_signed_and_a_refusal_asks_for_credentials_anew() {
+async fn posts_have_valid_signatures_and_a_403_renews_the_credentials() {
     let keys = keys_of_posts(Duration::from_mins(2), &[200, 403, 200, 200]).await;
     assert!(keys[0] == keys[1] && keys[1] != keys[2] && keys[2] == keys[3], "{keys:?}");
 }
 
 #[tokio::test]
-async fn credentials_about_to_expire_are_asked_for_anew() {
+async fn credentials_about_to_expire_are_renewed() {
     let keys = keys_of_posts(Duration::from_secs(5), &[200, 200]).await;
     assert_ne!(keys[0], keys[1]);
 }
 
 #[tokio::test]
-async fn nothing_to_say_posts_nothing() {
+async fn an_empty_response_posts_nothing() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.backend.next([(204, "")]);
@@ -146,7 +146,7 @@ async fn regression_event_headers_read_where_message_events_have_none() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_wrapped_is_answered_here() {
+async fn malformed_frames_are_answered_without_the_backend() {
     let bed = Bed::new().await;
     bed.connected().await;
     let large = format!(r#"{{"type":"input","data":"{}"}}"#, "x".repeat(32_768));
@@ -171,7 +171,7 @@ async fn what_cannot_be_wrapped_is_answered_here() {
 }
 
 #[tokio::test]
-async fn a_frame_without_a_body_or_in_base64_is_no_panic() {
+async fn a_frame_without_a_body_or_in_base64_is_answered() {
     let bed = Bed::new().await;
     bed.connected().await;
     for (body, base64, answer) in [
@@ -199,13 +199,13 @@ async fn the_record_is_read_once_per_connection_and_process() {
 }
 
 #[tokio::test]
-async fn no_record_is_session_invalid_and_absence_is_not_remembered() {
+async fn a_missing_record_is_session_invalid_and_not_cached() {
     let bed = Bed::new().await;
     bed.send(r#"{"type":"ping"}"#).await;
-    let asked = bed.connections.taken();
-    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let requests = bed.connections.taken();
+    let methods: Vec<_> = requests.iter().map(|request| request.method.as_str()).collect();
     assert_eq!(methods, ["POST", "DELETE"]);
-    let error = asked[0].json();
+    let error = requests[0].json();
     assert_eq!((&error["code"], &error["retryable"]), (&"SESSION_INVALID".into(), &true.into()));
     assert_eq!(error["ref"], "ping");
     assert!(bed.backend.taken().is_empty());
@@ -215,18 +215,18 @@ async fn no_record_is_session_invalid_and_absence_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn an_unreadable_table_is_retryable_and_the_connection_stays() {
+async fn an_unreadable_table_is_retryable_and_keeps_the_connection() {
     let bed = Bed::new().await;
     bed.dynamo.delete_table().table_name(TABLE).send().await.unwrap();
     bed.send(r#"{"type":"ping"}"#).await;
-    let asked = bed.connections.taken();
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].json()["code"], "BACKEND_UNAVAILABLE");
-    assert_eq!(asked[0].json()["retryable"], true);
+    let requests = bed.connections.taken();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].json()["code"], "BACKEND_UNAVAILABLE");
+    assert_eq!(requests[0].json()["retryable"], true);
 }
 
 #[tokio::test]
-async fn regression_a_token_let_in_by_the_leeway_is_not_expired_at_its_first_frame() {
+async fn regression_a_token_admitted_within_the_leeway_survives_its_first_frame() {
     let bed = Bed::new().await;
     let event = connect_event(&token(&json!({"exp":now() - 5})));
     assert_eq!(bed.handle(event).await.status_code, 200);
@@ -234,7 +234,7 @@ async fn regression_a_token_let_in_by_the_leeway_is_not_expired_at_its_first_fra
 }
 
 #[tokio::test]
-async fn a_token_s_id_goes_with_every_frame_and_a_revoked_one_ends_its_connection() {
+async fn frames_carry_the_token_id_and_a_revoked_token_closes_the_connection() {
     let bed = Bed::new().await;
     let event = connect_event(&token(&json!({"shellbridgeId":"session.token"})));
     assert_eq!(bed.handle(event).await.status_code, 200);
@@ -246,15 +246,15 @@ async fn a_token_s_id_goes_with_every_frame_and_a_revoked_one_ends_its_connectio
     let revoked = r#"{"type":"error","code":"TOKEN_EXPIRED","message":"raw","retryable":false}"#;
     bed.backend.next([(403, revoked)]);
     bed.send(r#"{"type":"ping"}"#).await;
-    let asked = bed.connections.taken();
-    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let requests = bed.connections.taken();
+    let methods: Vec<_> = requests.iter().map(|request| request.method.as_str()).collect();
     assert_eq!(methods, ["POST", "DELETE"]);
-    assert_eq!(asked[0].json()["code"], "TOKEN_EXPIRED");
+    assert_eq!(requests[0].json()["code"], "TOKEN_EXPIRED");
     assert!(bed.items().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_token_that_has_expired_ends_the_connection() {
+async fn an_expired_token_closes_the_connection() {
     let bed = Bed::new().await;
     let ends = now() + 1;
     let event = connect_event(&token(&json!({"exp":ends - TOKEN_LEEWAY})));
@@ -264,15 +264,18 @@ async fn a_token_that_has_expired_ends_the_connection() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bed.send(r#"{"type":"input","id":"i7"}"#).await;
-    let asked = bed.connections.taken();
-    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let requests = bed.connections.taken();
+    let methods: Vec<_> = requests.iter().map(|request| request.method.as_str()).collect();
     assert_eq!(methods, ["POST", "DELETE"]);
-    assert_eq!((&asked[0].json()["code"], &asked[0].json()["ref"]), (&"TOKEN_EXPIRED".into(), &"i7".into()));
+    assert_eq!(
+        (&requests[0].json()["code"], &requests[0].json()["ref"]),
+        (&"TOKEN_EXPIRED".into(), &"i7".into())
+    );
     assert!(bed.backend.taken().is_empty() && bed.items().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_session_that_ended_ends_the_connection() {
+async fn an_ended_session_closes_the_connection() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.backend.next([(
@@ -280,10 +283,10 @@ async fn a_session_that_ended_ends_the_connection() {
         r#"{"type":"error","code":"SESSION_INVALID","message":"raw words","retryable":false}"#,
     )]);
     bed.send(r#"{"type":"ping"}"#).await;
-    let asked = bed.connections.taken();
-    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let requests = bed.connections.taken();
+    let methods: Vec<_> = requests.iter().map(|request| request.method.as_str()).collect();
     assert_eq!(methods, ["POST", "DELETE"]);
-    let error = asked[0].json();
+    let error = requests[0].json();
     assert_eq!((&error["code"], &error["retryable"]), (&"SESSION_INVALID".into(), &false.into()));
     assert!(!error["message"].as_str().unwrap().contains("raw"));
     assert!(bed.items().await.is_empty());
@@ -301,25 +304,25 @@ async fn regression_410_deletes_the_connection_posted_to_and_no_other() {
     let items = bed.items().await;
     assert_eq!(items.len(), 1);
     assert_eq!(items[0]["connectionId"].as_s().unwrap(), "Other0fHsqRcCHk=");
-    assert_eq!(bed.connections.taken().len(), 1, "a 410 is not tried again");
+    assert_eq!(bed.connections.taken().len(), 1, "a 410 is not retried");
 }
 
 #[tokio::test]
-async fn a_push_is_tried_again_on_429_and_5xx_and_not_on_4xx() {
+async fn a_push_is_retried_on_429_and_5xx_but_not_on_other_4xx() {
     for (failures, tries) in [(vec![429, 500, 503], 4), (vec![403], 1), (vec![400], 1)] {
         let bed = Bed::new().await;
         bed.connected().await;
         bed.connections.next(failures.into_iter().map(|status| (status, "")));
         bed.send(r#"{"type":"ping"}"#).await;
-        let asked = bed.connections.taken();
-        assert_eq!(asked.len(), tries);
-        assert!(asked.iter().all(|asked| asked.json()["type"] == "pong"));
+        let requests = bed.connections.taken();
+        assert_eq!(requests.len(), tries);
+        assert!(requests.iter().all(|request| request.json()["type"] == "pong"));
         assert_eq!(bed.items().await.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_large_is_said_to_be() {
+async fn an_oversized_response_is_an_error_frame() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.connections.next([(413, r#"{"message":"too large"}"#)]);
@@ -334,7 +337,7 @@ async fn an_answer_that_is_too_large_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn pushes_that_keep_failing_end_with_the_limit() {
+async fn failing_pushes_stop_at_the_limit() {
     let bed = Bed::with(|config| config.limits.push = std::time::Duration::from_millis(300)).await;
     bed.connected().await;
     bed.connections.always(|_| (503, String::new()));

@@ -1,4 +1,4 @@
-//! The line an invocation.
+//! The log line of an invocation.
 
 use serde_json::{Value, json};
 
@@ -12,9 +12,9 @@ async fn each_invocation_writes_one_line_with_ids_outcome_and_metrics() {
     bed.handle(disconnect_event()).await;
     bed.handle(connect_event("bad")).await;
     let lines = bed.log.lines();
-    let told: Vec<_> = lines.iter().map(|line| (&line["Route"], &line["Outcome"])).collect();
+    let outcomes: Vec<_> = lines.iter().map(|line| (&line["Route"], &line["Outcome"])).collect();
     assert_eq!(
-        told,
+        outcomes,
         [
             (&json!("$connect"), &json!("ok")),
             (&json!("$default"), &json!("ok")),
@@ -39,7 +39,7 @@ async fn each_invocation_writes_one_line_with_ids_outcome_and_metrics() {
 }
 
 #[tokio::test]
-async fn repeats_of_both_kinds_are_counted() {
+async fn retries_of_backend_and_push_are_counted() {
     let bed = Bed::new().await;
     bed.connected().await;
     bed.log.lines();
@@ -50,7 +50,7 @@ async fn repeats_of_both_kinds_are_counted() {
 }
 
 #[tokio::test]
-async fn repeats_of_the_aws_sdk_are_counted_with_the_invocation_they_were_for() {
+async fn retries_of_the_aws_sdk_count_for_their_invocation() {
     let parameter = json!({"Parameter":{"Value":JWT_SECRET}}).to_string();
     let store = Fake::start(move |_| (200, parameter.clone())).await;
     let dynamo = Fake::start(|_| (200, "{}".to_owned())).await;
@@ -70,7 +70,7 @@ async fn repeats_of_the_aws_sdk_are_counted_with_the_invocation_they_were_for() 
 
 /// The embedded metric format's rules (`CloudWatch` User Guide, "Specification: Embedded metric format").
 #[tokio::test]
-async fn the_metrics_are_in_the_embedded_metric_format() {
+async fn metrics_follow_the_embedded_metric_format() {
     let bed = Bed::with(|config| config.metrics_namespace = "Shellbridge/one-stack".into()).await;
     bed.connected().await;
     bed.send(r#"{"type":"ping"}"#).await;

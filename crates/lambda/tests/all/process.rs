@@ -1,4 +1,4 @@
-//! The real process, set up by environment variables alone, behind a Lambda Runtime API.
+//! The real process behind a Lambda Runtime API, configured only by environment variables.
 
 use std::{collections::HashMap, os::unix::fs::MetadataExt, process::Stdio, sync::Arc};
 
@@ -16,7 +16,7 @@ use tokio_rustls::{
 
 use crate::{bed::*, fake::Fake, runtime_api::RuntimeApi};
 
-/// The process tested: the one just built, or the one that `WEBSOCKET_HANDLER` names, such as a release build.
+/// The executable under test: the one just built, or the one named by `WEBSOCKET_HANDLER`, such as a release build.
 fn binary() -> String {
     std::env::var("WEBSOCKET_HANDLER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_websocket-handler").to_owned())
 }
@@ -42,7 +42,7 @@ async fn start(log_level: &str) -> Function {
             ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &connections.url),
             ("BACKEND_URL", &backend.url),
             ("LOG_LEVEL", log_level),
-            // As templates leave them.
+            // Templates set unused variables to the empty string.
             ("JWT_SECRET_ARN", ""),
             ("JWKS_URL", ""),
         ],
@@ -81,7 +81,7 @@ fn runtime_environment(api: &str) -> HashMap<&'static str, String> {
 #[tokio::test]
 async fn regression_tokens_and_commands_in_the_logs() {
     const TYPED: &str = "hunter2-typed";
-    // The worst case: everything logged that can be.
+    // The worst case: the most verbose log.
     let mut function = start("trace").await;
     let api = &function.api;
     let good = token(&json!({}));
@@ -136,7 +136,7 @@ async fn regression_tokens_and_commands_in_the_logs() {
     let signatures: Vec<String> = [function.backend.taken(), function.connections.taken()]
         .iter()
         .flatten()
-        .map(|asked| asked.header("authorization").rsplit(['.', '=']).next().unwrap().to_owned())
+        .map(|request| request.header("authorization").rsplit(['.', '=']).next().unwrap().to_owned())
         .collect();
     let secrets =
         [JWT_SECRET, BRIDGE_SECRET, TYPED, "the-aws-secret", "the-aws-session-token", "-words", "token="];
@@ -149,12 +149,12 @@ async fn regression_tokens_and_commands_in_the_logs() {
         let ids = if line["span"].is_object() { &line["span"] } else { &line };
         let known =
             ids["request_id"].is_string() && (ids["connection_id"].is_string() || line["Route"] == "none");
-        // Metrics of several frames together are about no one of them.
+        // A line for a batch of frames has no ids.
         assert!(known || line["BytesIn"].is_array(), "{line}");
     }
 }
 
-/// TLS before a server without. Returns its URL.
+/// Puts a TLS proxy in front of a plain server. Returns its URL.
 async fn with_tls(server: &str, certified: &CertifiedKey<KeyPair>) -> String {
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -171,7 +171,7 @@ async fn with_tls(server: &str, certified: &CertifiedKey<KeyPair>) -> String {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, server) = (acceptor.clone(), server.clone());
             tokio::spawn(async move {
-                // Who does not like the certificate hangs up.
+                // A client that rejects the certificate hangs up.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut server = TcpStream::connect(server).await.unwrap();
                 let _gone = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
@@ -182,7 +182,7 @@ async fn with_tls(server: &str, certified: &CertifiedKey<KeyPair>) -> String {
 }
 
 #[tokio::test]
-async fn it_speaks_tls_with_whom_the_machine_trusts_and_with_nobody_else() {
+async fn tls_accepts_only_certificates_that_the_machine_trusts() {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (backend, connections, dynamo) = (backend().await, connections().await, dynamo().await);
     let endpoints = Endpoints(HashMap::from([("DynamoDB", dynamo.clone())]));
@@ -216,13 +216,13 @@ async fn it_speaks_tls_with_whom_the_machine_trusts_and_with_nobody_else() {
 }
 
 #[tokio::test]
-async fn its_environment_is_closed_to_others() {
-    // /proc/PID of a process that may not be dumped belongs to root, whoever runs it.
+async fn other_processes_cannot_read_the_environment() {
+    // /proc/PID of a non-dumpable process belongs to root, whichever user runs it.
     let api = RuntimeApi::start().await;
     let directory = std::env::temp_dir().join(format!("shellbridge-lambda-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let copy = directory.join("websocket-handler");
-    // Not by this process: a test that forks meanwhile would hold the copy open for writing (ETXTBSY).
+    // `cp` writes the copy: if this process did, a concurrent fork would keep it open for writing (ETXTBSY).
     assert!(Command::new("cp").arg(binary()).arg(&copy).status().await.unwrap().success());
     let mut command = Command::new(&copy);
     command.env_clear().envs(runtime_environment(&api.address)).env("BACKEND_URL", "http://127.0.0.1:9");
@@ -237,7 +237,7 @@ async fn its_environment_is_closed_to_others() {
 }
 
 #[tokio::test]
-async fn with_a_setting_missing_or_wrong_it_does_not_start_and_says_which_without_saying_secrets() {
+async fn an_invalid_setting_stops_the_start_with_its_name_and_no_secret() {
     let missing = ["JWT_SECRET", "BRIDGE_SECRET", "ALLOWED_ORIGINS", "BACKEND_URL"].map(|name| (name, ""));
     for (name, value) in missing.into_iter().chain([("LOG_LEVEL", "loud"), ("JWKS_ALLOW_PRIVATE", "perhaps")])
     {
@@ -246,16 +246,16 @@ async fn with_a_setting_missing_or_wrong_it_does_not_start_and_says_which_withou
         environment.insert(name, value.to_owned());
         let output = Command::new(binary()).env_clear().envs(environment).output().await.unwrap();
         assert!(!output.status.success(), "{name}");
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains(name), "{said}");
-        assert!(!said.contains(JWT_SECRET) && !said.contains(BRIDGE_SECRET), "{said}");
+        let log = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(log.contains(name), "{log}");
+        assert!(!log.contains(JWT_SECRET) && !log.contains(BRIDGE_SECRET), "{log}");
     }
 }
 
 #[tokio::test]
-async fn its_memory_does_not_grow_with_frames() {
+async fn memory_does_not_grow_with_frames() {
     let mut function = start("info").await;
-    // Nobody reads the log here, and a full pipe would stop the process.
+    // A full pipe would block the process.
     tokio::spawn(drain(function.process.stdout.take().unwrap()));
     assert_eq!(function.api.invoke(connect_event(&token(&json!({})))).await["statusCode"], 200);
     let resident = async |frames: usize| {

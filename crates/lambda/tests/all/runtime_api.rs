@@ -1,4 +1,4 @@
-//! The Lambda Runtime API, for one function process.
+//! A Lambda Runtime API for one process.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use tokio::{
 
 #[derive(Clone)]
 pub struct RuntimeApi {
-    /// What `AWS_LAMBDA_RUNTIME_API` is to be.
+    /// Value of `AWS_LAMBDA_RUNTIME_API`.
     pub address: String,
     events: mpsc::UnboundedSender<(String, Value)>,
     waiting: Arc<Mutex<mpsc::UnboundedReceiver<(String, Value)>>>,
     answers: Arc<Mutex<HashMap<String, oneshot::Sender<Value>>>>,
-    /// How often the process asked for an event.
-    pub asked: Arc<watch::Sender<usize>>,
+    /// Number of requests for the next event.
+    pub polls: Arc<watch::Sender<usize>>,
 }
 
 impl RuntimeApi {
@@ -36,7 +36,7 @@ impl RuntimeApi {
             events,
             waiting: Arc::new(Mutex::new(waiting)),
             answers: Arc::default(),
-            asked: Arc::new(watch::Sender::new(0)),
+            polls: Arc::new(watch::Sender::new(0)),
         };
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
@@ -46,7 +46,7 @@ impl RuntimeApi {
         api
     }
 
-    /// Has the process handle an event, and gives its answer.
+    /// Passes an event to the process and returns the response.
     pub async fn invoke(&self, event: Value) -> Value {
         let id = uuid::Uuid::new_v4().to_string();
         let (sender, answer) = oneshot::channel();
@@ -55,14 +55,14 @@ impl RuntimeApi {
         tokio::time::timeout(Duration::from_secs(20), answer).await.expect("the process answers").unwrap()
     }
 
-    /// Waits until the process asks for its first event.
+    /// Waits until the process requests its first event.
     pub async fn ready(&self) {
-        self.asked.subscribe().wait_for(|asked| *asked > 0).await.unwrap();
+        self.polls.subscribe().wait_for(|polls| *polls > 0).await.unwrap();
     }
 }
 
 async fn next(State(api): State<RuntimeApi>) -> Response {
-    api.asked.send_modify(|asked| *asked += 1);
+    api.polls.send_modify(|polls| *polls += 1);
     let (id, event) = api.waiting.lock().await.recv().await.unwrap();
     let deadline = std::time::SystemTime::now() + Duration::from_secs(15);
     let deadline = deadline.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();

@@ -1,5 +1,4 @@
-//! One row for each way to get in wrongly. Each is refused with its status, the backend is not asked, nothing
-//! is written, nothing is pushed.
+//! One row per invalid handshake. Each is rejected with its status, without a request to the backend, a record or a push.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -33,7 +32,7 @@ fn signed(algorithm: Algorithm, key: &EncodingKey) -> Value {
     connect_event(&jsonwebtoken::encode(&Header::new(algorithm), &claims(&json!({})), key).unwrap())
 }
 
-/// A token put together by hand.
+/// A hand-made token.
 fn raw(header: &str, claims: &str, signature: &str) -> Value {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
     connect_event(&format!("{}.{}.{signature}", BASE64.encode(header), BASE64.encode(claims)))
@@ -64,7 +63,7 @@ fn tampered() -> Value {
     connect_event(&format!("{}.{payload}.{signature}", head.split('.').next().unwrap()))
 }
 
-/// What is wrong, the event, and the status.
+/// The fault, the event, and the status.
 fn rows() -> Vec<(&'static str, Value, u16)> {
     let header = r#"{"alg":"HS256","typ":"JWT"}"#;
     let body = claims(&json!({})).to_string();
@@ -180,7 +179,7 @@ fn rows() -> Vec<(&'static str, Value, u16)> {
 }
 
 #[tokio::test]
-async fn each_wrong_way_is_refused_and_leaves_no_trace() {
+async fn each_invalid_handshake_is_rejected_and_leaves_no_trace() {
     let bed = Bed::with(|config| {
         config.jwt_issuer = Some("us".into());
         config.jwt_audience = Some("shells".into());
@@ -200,15 +199,15 @@ async fn each_wrong_way_is_refused_and_leaves_no_trace() {
         };
         assert!(codes.contains(&body["code"].as_str().unwrap()), "{wrong}: {body}");
         assert!(body["message"].is_string() && body.to_string().len() < 128, "{wrong}: {body}");
-        assert!(bed.backend.taken().is_empty(), "{wrong}: the backend was asked");
-        assert!(bed.connections.taken().is_empty(), "{wrong}: something was pushed");
-        assert!(bed.items().await.is_empty(), "{wrong}: something was written");
+        assert!(bed.backend.taken().is_empty(), "{wrong}: a request to the backend");
+        assert!(bed.connections.taken().is_empty(), "{wrong}: a push");
+        assert!(bed.items().await.is_empty(), "{wrong}: a record");
     }
-    assert_eq!(bed.handle(good()).await.status_code, 200, "and the right way works");
+    assert_eq!(bed.handle(good()).await.status_code, 200, "the valid handshake succeeds");
 }
 
 #[tokio::test]
-async fn regression_a_refused_handshake_says_why() {
+async fn regression_a_rejected_handshake_has_a_code() {
     let bed = Bed::new().await;
     let wrong = sign(&Header::default(), &claims(&json!({})), BRIDGE_SECRET);
     for (event, code) in [
@@ -226,7 +225,7 @@ async fn regression_a_refused_handshake_says_why() {
 }
 
 #[tokio::test]
-async fn malformed_messages_and_disconnects_are_refused_without_a_trace() {
+async fn malformed_messages_and_disconnects_leave_no_trace() {
     let bed = Bed::new().await;
     for (mut event, name) in [(message_event("{}"), "message"), (disconnect_event(), "disconnect")] {
         event["requestContext"].as_object_mut().unwrap().remove("connectionId");

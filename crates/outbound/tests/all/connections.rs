@@ -1,4 +1,4 @@
-//! `@connections`: what is sent, what answers mean, what is tried again.
+//! `@connections`: requests, statuses, retries.
 
 use std::{
     collections::VecDeque,
@@ -32,15 +32,15 @@ use crate::serve;
 
 const ID: &str = "L0SM9cOFvHcCIhw=";
 
-/// A request as it arrived.
+/// A request as the server received it.
 #[derive(Debug, Clone)]
-struct Arrived {
+struct Received {
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Arrived {
+impl Received {
     fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -50,32 +50,32 @@ impl Arrived {
     }
 }
 
-/// An `@connections` that gives these answers, then 200.
+/// A server for `@connections` that statuses with these statuses, then 200.
 #[derive(Debug, Clone, Default)]
 struct Api {
-    answers: Arc<Mutex<VecDeque<u16>>>,
-    arrived: Arc<Mutex<Vec<Arrived>>>,
+    statuses: Arc<Mutex<VecDeque<u16>>>,
+    received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Api {
-    async fn start(answers: &[u16]) -> (Self, String) {
+    async fn start(statuses: &[u16]) -> (Self, String) {
         let api =
-            Self { answers: Arc::new(Mutex::new(answers.iter().copied().collect())), ..Self::default() };
+            Self { statuses: Arc::new(Mutex::new(statuses.iter().copied().collect())), ..Self::default() };
         let this = api.clone();
         let take = async move |uri: Uri, headers: HeaderMap, body: Bytes| {
-            this.arrived.lock().unwrap().push(Arrived { uri, headers, body });
-            let status = this.answers.lock().unwrap().pop_front().unwrap_or(200);
+            this.received.lock().unwrap().push(Received { uri, headers, body });
+            let status = this.statuses.lock().unwrap().pop_front().unwrap_or(200);
             StatusCode::from_u16(status).unwrap()
         };
         (api, serve(Router::new().fallback(take)).await)
     }
 
-    fn taken(&self) -> Vec<Arrived> {
-        std::mem::take(&mut *self.arrived.lock().unwrap())
+    fn taken(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.received.lock().unwrap())
     }
 }
 
-/// Gives a new key each time it is asked, after a moment.
+/// Returns a new key for each call, after a moment.
 #[derive(Debug, Clone, Default)]
 struct Keys(Arc<AtomicU32>);
 
@@ -113,63 +113,63 @@ fn patience(until: Duration) -> Patience {
     Patience { until: Instant::now() + until, opening_until: None }
 }
 
-/// The SDK is the oracle: its client for URI, type and body, its signer for the signature of what arrived.
+/// The SDK is the oracle: its client for URI, type and body, its signer for the signature.
 #[tokio::test]
-async fn requests_are_what_the_sdk_would_send() {
+async fn requests_equal_those_of_the_sdk() {
     let (api, server) = Api::start(&[]).await;
     let keys = Keys::default();
     for path in ["/prod", "", "/$default/", "/a%20b/../st-age_1", "//prod//"] {
         let url = format!("{server}{path}");
         let sdk = aws_sdk_apigatewaymanagement::config::Builder::from(&config(&keys)).endpoint_url(&url);
         let sdk = aws_sdk_apigatewaymanagement::Client::from_conf(sdk.build());
-        let ours = pool(&keys).get(&url).unwrap();
+        let client = pool(&keys).get(&url).unwrap();
         for (id, body) in [(ID, r#"{"type":"pong"}"#), ("a-b_c~", "é\u{1f600}\n"), ("a/b@c%20?&#=:", "")] {
             sdk.post_to_connection().connection_id(id).data(Blob::new(body)).send().await.unwrap();
-            ours.post(id, Bytes::from_static(body.as_bytes())).await.unwrap();
-            let [theirs, ours] = api.taken().try_into().unwrap();
-            for arrived in [&theirs, &ours] {
-                assert_eq!(signed_again(arrived), arrived.header("authorization"), "{id} {arrived:?}");
+            client.post(id, Bytes::from_static(body.as_bytes())).await.unwrap();
+            let [oracle, post] = api.taken().try_into().unwrap();
+            for received in [&oracle, &post] {
+                assert_eq!(sdk_signature(received), received.header("authorization"), "{id} {received:?}");
             }
-            assert_eq!(theirs.body, ours.body);
-            assert_eq!(theirs.header("content-type"), ours.header("content-type"));
+            assert_eq!(oracle.body, post.body);
+            assert_eq!(oracle.header("content-type"), post.header("content-type"));
             // The SDK leaves dots and empty segments in the path, and signs it without.
             if path.len() < 10 && path != "//prod//" {
-                assert_eq!(theirs.uri, ours.uri);
+                assert_eq!(oracle.uri, post.uri);
             }
         }
     }
 }
 
-/// What the SDK's signer says of a request with the same time and the same signed headers.
-fn signed_again(arrived: &Arrived) -> String {
-    let signed = arrived.header("authorization").split("SignedHeaders=").nth(1).unwrap();
+/// The signature that the SDK's signer computes at the same time over the same headers.
+fn sdk_signature(received: &Received) -> String {
+    let signed = received.header("authorization").split("SignedHeaders=").nth(1).unwrap();
     let signed: Vec<_> = signed.split(',').next().unwrap().split(';').collect();
     let added = ["host", "x-amz-date", "x-amz-security-token"];
     let headers =
-        signed.iter().filter(|name| !added.contains(name)).map(|name| (*name, arrived.header(name)));
-    let date = arrived.header("x-amz-date");
+        signed.iter().filter(|name| !added.contains(name)).map(|name| (*name, received.header(name)));
+    let date = received.header("x-amz-date");
     let at = |from: usize, to: usize| date.get(from..to).unwrap();
     let time = format!("{}-{}-{}T{}:{}:{}Z", at(0, 4), at(4, 6), at(6, 8), at(9, 11), at(11, 13), at(13, 15));
     let time = SystemTime::try_from(DateTime::from_str(&time, Format::DateTime).unwrap()).unwrap();
-    let token = Some(arrived.header("x-amz-security-token").to_owned());
-    let identity = Credentials::new(arrived.key(), "secret", token, None, "test").into();
+    let token = Some(received.header("x-amz-security-token").to_owned());
+    let identity = Credentials::new(received.key(), "secret", token, None, "test").into();
     let params = SigningParams::builder()
         .identity(&identity)
         .region("eu-west-1")
         .name("execute-api")
         .time(time)
         .settings(SigningSettings::default());
-    let uri = format!("http://{}{}", arrived.header("host"), arrived.uri);
-    let request = SignableRequest::new("POST", uri, headers, SignableBody::Bytes(&arrived.body)).unwrap();
+    let uri = format!("http://{}{}", received.header("host"), received.uri);
+    let request = SignableRequest::new("POST", uri, headers, SignableBody::Bytes(&received.body)).unwrap();
     let (signed, _) = sign(request, &params.build().unwrap().into()).unwrap().into_parts();
     signed.headers().find(|(name, _)| *name == "authorization").unwrap().1.to_owned()
 }
 
 #[tokio::test]
-async fn a_post_is_repeated_only_where_that_may_help() {
-    for (answers, posts, delivered) in [
+async fn a_post_is_retried_only_if_a_retry_may_help() {
+    for (statuses, posts, delivered) in [
         (&[429, 500, 503][..], 4, true),
-        // With credentials just fetched: others would fare no better.
+        // The credentials are new, so others would not help.
         (&[403], 1, false),
         (&[400], 1, false),
         (&[404], 1, false),
@@ -177,35 +177,35 @@ async fn a_post_is_repeated_only_where_that_may_help() {
         (&[410], 1, false),
         (&[413], 1, false),
     ] {
-        let (api, url) = Api::start(answers).await;
+        let (api, url) = Api::start(statuses).await;
         let client = pool(&Keys::default()).get(&url).unwrap();
-        let mut repeats = 0;
+        let mut retries = 0;
         let frame = Bytes::from_static(b"{}");
         let patience = patience(Duration::from_secs(10));
-        let posted = client.deliver(ID, frame, patience, |_| repeats += 1).await;
-        assert_eq!(posted.is_ok(), delivered, "{answers:?}: {posted:?}");
-        assert_eq!((api.taken().len(), repeats), (posts, posts - 1), "{answers:?}");
+        let posted = client.deliver(ID, frame, patience, |_| retries += 1).await;
+        assert_eq!(posted.is_ok(), delivered, "{statuses:?}: {posted:?}");
+        assert_eq!((api.taken().len(), retries), (posts, posts - 1), "{statuses:?}");
     }
 }
 
 #[tokio::test]
-async fn kept_credentials_that_are_refused_are_exchanged_and_tried_once_more() {
-    for (answers, keys_used, delivered) in [
+async fn rejected_cached_credentials_are_renewed_once() {
+    for (statuses, keys_used, delivered) in [
         (&[200, 403, 200][..], &["key-0", "key-0", "key-1"][..], true),
         (&[200, 403, 403], &["key-0", "key-0", "key-1"], false),
     ] {
-        let (api, url) = Api::start(answers).await;
+        let (api, url) = Api::start(statuses).await;
         let client = pool(&Keys::default()).get(&url).unwrap();
         client.post(ID, Bytes::new()).await.unwrap();
         let posted = client.deliver(ID, Bytes::new(), patience(Duration::from_secs(10)), |_| {}).await;
         assert_eq!(posted.is_ok(), delivered, "{posted:?}");
-        let arrived = api.taken();
-        assert_eq!(arrived.iter().map(Arrived::key).collect::<Vec<_>>(), keys_used);
+        let received = api.taken();
+        assert_eq!(received.iter().map(Received::key).collect::<Vec<_>>(), keys_used);
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_opens_may_be_gone_for_a_moment() {
+async fn a_410_is_retried_while_the_handshake_may_be_in_progress() {
     let (api, url) = Api::start(&[410, 410]).await;
     let client = pool(&Keys::default()).get(&url).unwrap();
     let opening_until = Some(Instant::now() + Duration::from_secs(10));
@@ -215,7 +215,7 @@ async fn a_connection_that_opens_may_be_gone_for_a_moment() {
 }
 
 #[tokio::test]
-async fn a_post_ends_with_its_deadline_whether_answered_or_not() {
+async fn a_post_ends_by_its_deadline() {
     let (api, busy) = Api::start(&[503; 1_000]).await;
     let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hung_url = format!("http://{}", hung.local_addr().unwrap());
@@ -224,7 +224,7 @@ async fn a_post_ends_with_its_deadline_whether_answered_or_not() {
         let started = std::time::Instant::now();
         let within = Duration::from_millis(400);
         let error = client.deliver(ID, Bytes::new(), patience(within), |_| {}).await.unwrap_err();
-        assert_eq!(matches!(error, ConnectionError::Late), late, "{error:?}");
+        assert_eq!(matches!(error, ConnectionError::Timeout), late, "{error:?}");
         assert!(
             error.is_retryable() && started.elapsed() < Duration::from_secs(5),
             "{:?}",
@@ -234,9 +234,9 @@ async fn a_post_ends_with_its_deadline_whether_answered_or_not() {
     assert!(api.taken().len() > 2);
 }
 
-/// A backend has thousands of connections, and their credentials expire at the same moment.
+/// A backend has thousands of connections, whose credentials expire at the same moment.
 #[tokio::test]
-async fn many_posts_fetch_credentials_once() {
+async fn concurrent_posts_fetch_credentials_once() {
     let (api, url) = Api::start(&[]).await;
     let keys = Keys::default();
     let client = pool(&keys).get(&url).unwrap();
@@ -247,13 +247,13 @@ async fn many_posts_fetch_credentials_once() {
     };
     all().await;
     assert_eq!(keys.0.load(Relaxed), 1);
-    api.answers.lock().unwrap().extend([403; 50]);
+    api.statuses.lock().unwrap().extend([403; 50]);
     all().await;
-    assert_eq!(keys.0.load(Relaxed), 2, "all were refused the same key");
+    assert_eq!(keys.0.load(Relaxed), 2, "every rejection was of the same key");
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_of_a_connection_is_that_it_exists() {
+async fn a_connection_exists_unless_the_status_is_410() {
     let (_, url) = Api::start(&[200, 404, 410, 500]).await;
     let client = pool(&Keys::default()).get(&url).unwrap();
     for exists in [true, true, false, true] {
@@ -262,19 +262,19 @@ async fn what_cannot_be_told_of_a_connection_is_that_it_exists() {
 }
 
 #[tokio::test]
-async fn a_connection_is_ended_or_found_ended() {
+async fn closing_a_closed_connection_succeeds() {
     let (_, url) = Api::start(&[204, 410, 500]).await;
     let client = pool(&Keys::default()).get(&url).unwrap();
-    for ended in [true, true, false] {
-        assert_eq!(client.close(ID).await.is_ok(), ended);
+    for closed in [true, true, false] {
+        assert_eq!(client.close(ID).await.is_ok(), closed);
     }
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_errors_and_no_panics() {
+async fn invalid_settings_are_errors() {
     let pool = pool(&Keys::default());
-    for wrong in ["ws.example.org", "", "mailto:a@b", "http://"] {
-        assert!(matches!(pool.get(wrong), Err(ConnectionError::Url(_))), "{wrong}");
+    for invalid in ["ws.example.org", "", "mailto:a@b", "http://"] {
+        assert!(matches!(pool.get(invalid), Err(ConnectionError::Url(_))), "{invalid}");
     }
     for (key, token) in [("A\nB", None), ("AKID", Some("a\nb".to_owned()))] {
         let provider = SharedCredentialsProvider::new(Credentials::new(key, "secret", token, None, "test"));

@@ -1,4 +1,4 @@
-//! JWK sets: where they come from, and whom a fetch holds up.
+//! JWK sets: sources, limits, and which tokens wait for a fetch.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ fn set() -> String {
     serde_json::json!({ "keys": [key()] }).to_string()
 }
 
-/// A source that answers as often as it has permits.
+/// A source that answers one request per permit.
 struct Source {
     url: String,
     arrived: Arc<Semaphore>,
@@ -51,9 +51,9 @@ impl Source {
     }
 }
 
-/// Whoever makes up a key id causes a fetch: it must not hold up those whose keys are known.
+/// An invented key id causes a fetch, which must not delay tokens whose keys are cached.
 #[tokio::test]
-async fn regression_a_slow_source_delays_nobody_whose_keys_are_known() {
+async fn regression_a_slow_source_does_not_delay_tokens_with_cached_keys() {
     let source = Source::start(1).await;
     let jwks = Arc::new(source.jwks());
     assert!(jwks.keys(false, NOW).await.is_some());
@@ -66,14 +66,14 @@ async fn regression_a_slow_source_delays_nobody_whose_keys_are_known() {
     });
     source.request().await;
     let known = tokio::time::timeout(Duration::from_secs(5), jwks.keys(false, later)).await;
-    assert!(known.expect("held up by another's fetch").is_some());
+    assert!(known.expect("delayed by another token's fetch").is_some());
     assert!(!unknown.is_finished());
     source.permits.add_permits(1);
     assert!(unknown.await.unwrap());
 }
 
 #[tokio::test]
-async fn many_tokens_make_one_fetch() {
+async fn concurrent_tokens_share_one_fetch() {
     let source = Source::start(5).await;
     let jwks = source.jwks();
     let all = futures_util::future::join_all((0..20).map(|_| jwks.keys(true, NOW))).await;
@@ -82,7 +82,7 @@ async fn many_tokens_make_one_fetch() {
 }
 
 #[tokio::test]
-async fn keys_have_the_names_of_the_set() {
+async fn keys_have_the_kids_of_the_set() {
     let jwks = Source::start(1).await.jwks();
     assert_eq!(jwks.kid_of(&key().algorithm, NOW).await, Some(Some("one".to_owned())));
     let pem = include_bytes!("../../../protocol/src/access/keys/ec.pem");
@@ -91,10 +91,10 @@ async fn keys_have_the_names_of_the_set() {
 }
 
 #[tokio::test]
-async fn sets_come_from_their_url_alone_whole_and_in_time() {
+async fn redirects_errors_and_oversized_or_late_sets_are_rejected() {
     let good = serve(Router::new().route("/", get(async || set()))).await;
     assert!(Jwks::new(&good, true, WITHIN).unwrap().keys(false, NOW).await.is_some());
-    // The same set, and something wrong with the way it comes.
+    // Each path serves the same set with one fault.
     let elsewhere = Redirect::temporary(&good);
     let huge = format!("{}{}", set(), " ".repeat(300_000));
     let router = Router::new()
@@ -107,7 +107,7 @@ async fn sets_come_from_their_url_alone_whole_and_in_time() {
         let jwks = Jwks::new(&format!("{url}/{path}"), true, Duration::from_millis(500)).unwrap();
         assert!(jwks.keys(false, NOW).await.is_none(), "{path}");
     }
-    for wrong in ["", "keys.json", "mailto:a@b", "file:///etc/keys", "http://keys.example"] {
-        assert!(Jwks::new(wrong, false, WITHIN).is_err(), "{wrong}");
+    for invalid in ["", "keys.json", "mailto:a@b", "file:///etc/keys", "http://keys.example"] {
+        assert!(Jwks::new(invalid, false, WITHIN).is_err(), "{invalid}");
     }
 }

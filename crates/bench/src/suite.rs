@@ -1,4 +1,4 @@
-//! `bench all`: every mode at every number of connections, and whether the targets are met.
+//! `bench all`: every mode at every number of connections, compared with the targets.
 
 use std::{
     path::Path,
@@ -14,74 +14,74 @@ use crate::{
     idle::{self, Idle},
     load::{Latencies, Plan},
     mixed,
-    mode::{Beside, Mode, Subject, floor_http},
+    mode::{FloorSampler, Mode, Subject, floor_http},
     output, process,
     report::{self, Row},
     stack::{Programs, Role, Stack},
     target::Target,
-    targets::{self, Met},
+    targets::{self, TargetResult},
 };
 
-/// Connections of the table.
+/// Connections per block of the table.
 const CONNECTIONS: [usize; 3] = [1, 16, 128];
-/// Zeros that one session writes as base64, and each of sixteen.
+/// Sessions, and the zeros that each writes as base64.
 const OUTPUT: [(usize, u64); 2] = [(1, 50_000_000), (16, 8_000_000)];
-/// Times that output is measured, each between two bare reads.
+/// Runs of each output measurement, each after a bare read.
 const OUTPUTS: usize = 3;
-/// Sleeping sessions, and for how long they are watched.
+/// Idle sessions and their measurement window.
 const IDLE: (usize, Duration) = (1_000, Duration::from_secs(12));
-/// Sessions with full kept output.
+/// Sessions with a full output log.
 const FULL: usize = 16;
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// What it was measured on.
+    /// CPU and kernel.
     pub machine: String,
-    /// The first table.
+    /// The table of measurements.
     pub rows: Vec<Row>,
-    /// Bare PTY read, bytes a second.
+    /// Bare PTY read, bytes per second.
     pub pty: f64,
-    /// The function by itself.
+    /// The function alone.
     pub function: Figures,
-    /// What one frame makes happen.
+    /// Requests caused by one frame.
     pub per_frame: PerFrame,
-    /// Most resident memory of a process, bytes.
+    /// Resident memory.
     pub memory: Memory,
-    /// Sleeping sessions.
+    /// Idle sessions.
     pub idle: Idle,
-    /// The second table.
-    pub targets: Vec<Met>,
+    /// The table of targets.
+    pub targets: Vec<TargetResult>,
 }
 
-/// Bytes.
+/// Resident memory, bytes.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
-    /// Resident memory of the backend before any session.
+    /// Backend without sessions.
     pub backend_idle: u64,
-    /// The same for each session whose kept output is full, more.
+    /// Growth of the backend per session with a full output log.
     pub backend_full_session: f64,
-    /// The most resident memory of the backend after all loads.
+    /// Peak of the backend over all loads.
     pub backend_most: u64,
-    /// The most of any process of the function.
+    /// Peak of any process of the function.
     pub function_most: u64,
-    /// The most of the stand-in.
+    /// Peak of the gateway.
     pub gateway_most: u64,
 }
 
 /// Measures everything and prints both tables.
 pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    say(begun, "what one frame makes happen");
+    progress(begun, "requests per frame");
     let per_frame = function::per_frame(programs).await?;
     let stack = programs.stack().start().await?;
     let backend_idle = idle::resident(&stack, Role::Backend);
     let target = Target::local(&stack)?;
     let subject = Subject { target: &target, stack: Some(&stack) };
 
-    say(begun, "the function by itself");
+    progress(begun, "function alone");
     let figures = function::measure(&stack, &programs.function).await?;
 
     let mut rows = latencies(begun, subject).await?;
@@ -91,22 +91,22 @@ pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()>
         (most(Role::Backend), most(Role::Function), most(Role::Gateway));
     drop(stack);
 
-    say(begun, "sleeping sessions");
+    progress(begun, "idle sessions");
     let stack = programs.stack().start().await?;
     let idle = idle::sleeping(&stack, IDLE.0, IDLE.1).await?;
     drop(stack);
-    say(begun, "kept output");
+    progress(begun, "full output logs");
     let stack = programs.stack().start().await?;
     let backend_full_session = idle::full(&stack, FULL).await?;
     drop(stack);
 
-    say(begun, "done");
+    progress(begun, "done");
 
     let memory = Memory { backend_idle, backend_full_session, backend_most, function_most, gateway_most };
     let machine = machine();
     let mut report =
         Report { machine, rows, pty, function: figures, per_frame, memory, idle, targets: Vec::new() };
-    report.targets = targets::judge(&report)?;
+    report.targets = targets::evaluate(&report)?;
     print(&report);
     report::write_json(&report, json)
 }
@@ -122,24 +122,24 @@ async fn latencies(begun: Instant, subject: Subject<'_>) -> anyhow::Result<Vec<R
         rate: None,
     };
     for connections in CONNECTIONS {
-        say(begun, &format!("{connections} connections"));
-        let mut under = Beside::new(&websocket, connections, plan(0.8));
-        let mut apart = Beside::apart(&alone, connections, plan(0.8));
+        progress(begun, &format!("{connections} connections"));
+        let mut sampler = FloorSampler::new(&websocket, connections, plan(0.8));
+        let mut pinned = FloorSampler::pinned(&alone, connections, plan(0.8));
         let mut measured = Vec::new();
         for mode in [Mode::Ping, Mode::Echo, Mode::Ping, Mode::Command, Mode::Connect] {
-            under.again().await?;
+            sampler.sample().await?;
             if connections == 1 {
-                apart.again().await?;
+                pinned.sample().await?;
             }
-            // Twice, so that the row of most targets is not one moment's.
+            // `ping` runs twice, since most targets depend on it.
             let seconds = if mode == Mode::Ping { 2.0 } else { 2.5 };
             measured.push(mode.measure(subject, connections, plan(seconds)).await?);
         }
-        under.again().await?;
+        sampler.sample().await?;
         let axum: Latencies = floor_http(&http, connections, plan(0.8)).await?;
-        rows.push(under.row()?);
+        rows.push(sampler.row()?);
         if connections == 1 {
-            rows.push(apart.row()?);
+            rows.push(pinned.row()?);
         }
         rows.push(Row::new("floor: bare axum POST", connections, &axum, None));
         rows.extend(measured);
@@ -149,11 +149,11 @@ async fn latencies(begun: Instant, subject: Subject<'_>) -> anyhow::Result<Vec<R
     Ok(rows)
 }
 
-/// Output of one and of sixteen, each between bare reads; returns the median of those.
+/// Measures the output of one and of sixteen sessions, alternating with bare reads. Returns the bare reads' median.
 async fn outputs(begun: Instant, subject: Subject<'_>, rows: &mut Vec<Row>) -> anyhow::Result<f64> {
     let mut bare = Vec::new();
     for (sessions, zeros) in OUTPUT {
-        say(begun, &format!("output of {sessions}"));
+        progress(begun, &format!("output of {sessions}"));
         let mut measured = Vec::new();
         for _ in 0..OUTPUTS {
             bare.push(floor::pty_rate(OUTPUT[0].1).await?);
@@ -181,7 +181,7 @@ fn machine() -> String {
     format!("{cores} cores of {}, Linux {}", model.map_or("?", |(_, name)| name.trim()), kernel.trim())
 }
 
-fn say(begun: Instant, what: &str) {
+fn progress(begun: Instant, what: &str) {
     eprintln!("{:>4} s  {what}", begun.elapsed().as_secs());
 }
 
@@ -189,16 +189,16 @@ fn print(report: &Report) {
     println!("\n{}\n", report.machine);
     report::print_rows(&report.rows);
     let Memory { backend_most, function_most, gateway_most, .. } = report.memory;
-    #[allow(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
+    #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
     let mb = |bytes: u64| bytes as f64 / 1e6;
     println!(
-        "\nCPU is µs an exchange, of output µs a MB. Most memory of a process: function {:.1} MB, backend {:.1} MB, gateway {:.1} MB.",
+        "\nCPU is in µs per exchange, for output in µs per MB. Peak memory of a process: function {:.1} MB, backend {:.1} MB, gateway {:.1} MB.",
         mb(function_most),
         mb(backend_most),
         mb(gateway_most)
     );
     println!(
-        "{} sleeping sessions: backend {:.0} KB each, gateway {:.0} KB each.\n",
+        "{} idle sessions: backend {:.0} KB each, gateway {:.0} KB each.\n",
         report.idle.sessions,
         report.idle.backend_bytes / 1e3,
         report.idle.gateway_bytes / 1e3
