@@ -7,7 +7,16 @@
 mod seats;
 mod watched;
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -44,6 +53,8 @@ const MAX_CONNECTIONS: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Wait before the next connection is taken when there was no descriptor for one.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+/// Requests of one connection before others have their turn.
+const TURN: u32 = 4;
 /// Bytes that hyper buffers of a connection, each way; by default 400 KiB. A head may be as large.
 const MAX_BUFFER: usize = 64 * 1024;
 
@@ -101,8 +112,11 @@ async fn connection(stream: TcpStream, router: Router, place: Place, mut stoppin
     let _ = stream.set_nodelay(true);
     let seat = place.seat.clone();
     let io = TokioIo::new(WatchedIo::new(stream, seat.clone()));
+    let count = AtomicU32::new(0);
     let service = service_fn(move |request: Request<Incoming>| {
         let seat = seat.clone();
+        // Pipelined requests are read from one buffer, so that nothing of theirs would ever wait.
+        let turn_ends = count.fetch_add(1, Ordering::Relaxed) % TURN == TURN - 1;
         seat.request(request.body().is_end_stream());
         let answer = if seat.is_spare && request.uri().path() != "/health" {
             Err(overloaded())
@@ -111,6 +125,9 @@ async fn connection(stream: TcpStream, router: Router, place: Place, mut stoppin
             Ok(router.clone().call(request.map(|incoming| WatchedBody::new(incoming, body))))
         };
         async move {
+            if turn_ends {
+                tokio::task::yield_now().await;
+            }
             let response = match answer {
                 Ok(answer) => answer.await,
                 Err(refusal) => Ok(refusal),

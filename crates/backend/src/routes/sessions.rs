@@ -368,11 +368,18 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
 /// A new token of the owner's, which ends with the session and revokes the one before. None, and nothing revoked, if
 /// there is no key to mint with.
 async fn owner_token(app: &App, status: &Status, asked_by: Option<&str>) -> Option<String> {
-    let (id, expires_at) = (status.tokens.new_id(), secs(status.expires_at()));
-    let mint = Mint { user: &status.owner, session: &status.id, read_only: false, id: &id, expires_at };
-    let token = app.access.mint(&mint).await?;
-    status.tokens.renew(&id, asked_by, unix_ms());
-    Some(token)
+    let tokens = &status.tokens;
+    let mint = async |id: &str| {
+        let expires_at = secs(status.expires_at());
+        let mint = Mint { user: &status.owner, session: &status.id, read_only: false, id, expires_at };
+        app.access.mint(&mint).await
+    };
+    let id = tokens.successor(asked_by).unwrap_or_else(|| tokens.new_id());
+    let token = mint(&id).await?;
+    match tokens.renew(&id, asked_by, unix_ms()) {
+        None => Some(token),
+        Some(given) => mint(&given).await,
+    }
 }
 
 /// Unix seconds.

@@ -39,8 +39,8 @@ struct State {
 struct Superseded {
     name: String,
     until: u64,
-    /// It was this one that asked for its successor, and may ask again: the answer can be lost.
-    asked: bool,
+    /// The token it asked for. It may ask again, since the answer can be lost, and is given the same one.
+    successor: Option<String>,
 }
 
 /// A link to watch.
@@ -95,7 +95,7 @@ impl Tokens {
                 && now < older.until
                 && match purpose {
                     Use::Door => false,
-                    Use::Renewal => older.asked,
+                    Use::Renewal => older.successor.is_some() && older.successor == state.owner,
                     Use::Connection => true,
                 }
         };
@@ -107,22 +107,40 @@ impl Tokens {
 
     /// An id for a token that is being minted. It is good for nothing yet.
     pub(crate) fn new_id(&self) -> String {
-        format!("{}.{}", self.generation, random_name())
+        self.id(&random_name())
     }
 
-    /// The owner has a new token, `id`; the older one is revoked. `asked_by`: the token that asked for it.
-    pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: u64) {
+    fn id(&self, name: &str) -> String {
+        format!("{}.{name}", self.generation)
+    }
+
+    /// The id of the token that `asked_by` was given before, if it is still the owner's newest.
+    pub(crate) fn successor(&self, asked_by: Option<&str>) -> Option<String> {
+        self.lock().successor(self.name(asked_by?)?).map(|name| self.id(name))
+    }
+
+    /// The owner has a new token, `id`; the older one is revoked. `asked_by`: the token that asked for it. Gives back
+    /// the id of the token that `asked_by` was given meanwhile, by another request of its own: `id` is then good for
+    /// nothing.
+    pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: u64) -> Option<String> {
         let mut state = self.lock();
-        let Some(name) = self.name(id) else { return };
-        state.superseded.retain(|older| now < older.until);
+        let name = self.name(id)?;
+        if state.owner.as_deref() == Some(name) {
+            return None;
+        }
         let asked_by = asked_by.and_then(|id| self.name(id));
+        if let Some(given) = asked_by.and_then(|name| state.successor(name)) {
+            return Some(self.id(given));
+        }
+        state.superseded.retain(|older| now < older.until);
         if let Some(older) = state.owner.replace(name.to_owned()) {
-            let asked = asked_by == Some(older.as_str());
-            state.superseded.push_back(Superseded { name: older, until: now + HANDOVER_MS, asked });
+            let successor = (asked_by == Some(older.as_str())).then(|| name.to_owned());
+            state.superseded.push_back(Superseded { name: older, until: now + HANDOVER_MS, successor });
             if state.superseded.len() > MAX_SUPERSEDED {
                 state.superseded.pop_front();
             }
         }
+        None
     }
 
     /// The token of this id is a share link's from now on.
@@ -158,6 +176,14 @@ impl Tokens {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No panic can occur while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The name of the token that `asked_by` was given, if it is still the owner's newest.
+    fn successor(&self, asked_by: &str) -> Option<&str> {
+        let older = self.superseded.iter().find(|older| older.name == asked_by)?;
+        older.successor.as_deref().filter(|name| self.owner.as_deref() == Some(*name))
     }
 }
 
@@ -197,6 +223,23 @@ mod tests {
         assert_eq!(tokens.check(Some(&second), Use::Connection, 10), Ok(()));
         let renewal = tokens.check(Some(&second), Use::Renewal, 10);
         assert_eq!(renewal, Err(Stale::Revoked), "it was revoked by somebody else");
+    }
+
+    /// Else a token that `extend` has replaced could take the session back from its successor for the handover.
+    #[test]
+    fn regression_a_token_that_asks_again_is_given_the_same_successor() {
+        let tokens = Tokens::new();
+        let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
+        assert_eq!(tokens.renew(&first, None, 0), None);
+        assert_eq!(tokens.renew(&second, Some(&first), 0), None);
+        assert_eq!(tokens.successor(Some(&first)), Some(second.clone()));
+        assert_eq!(tokens.renew(&third, Some(&first), 0), Some(second.clone()), "both asked at once");
+        assert_eq!(tokens.renew(&second, Some(&first), 0), None, "minted again");
+        assert_eq!(tokens.check(Some(&second), Use::Door, 0), Ok(()));
+        assert_eq!(tokens.check(Some(&third), Use::Door, 0), Err(Stale::Revoked));
+        assert_eq!(tokens.renew(&third, Some(&second), 0), None);
+        assert_eq!(tokens.check(Some(&first), Use::Renewal, 0), Err(Stale::Revoked), "its successor has one");
+        assert_eq!(tokens.successor(Some(&first)), None);
     }
 
     #[test]

@@ -36,7 +36,8 @@ const PRYING: [CapabilitySet; 6] = [
 /// A process that is not dumpable owns its `/proc` files as root, so that a shell of the same user cannot read
 /// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with one of [`PRYING`]; they are taken
 /// from the bounding set, which every child inherits, and from the ambient set, by which any user may have them. What
-/// root can do beyond that needs a container's limits.
+/// root can do beyond that needs a container's limits. Descriptors that were left open by whoever started the backend are
+/// closed in every child.
 ///
 /// Must be called before any thread is started: these sets belong to a thread.
 ///
@@ -44,6 +45,8 @@ const PRYING: [CapabilitySet; 6] = [
 /// When the kernel refuses to make the process non-dumpable, or a shell of root would have one of [`PRYING`].
 pub fn keep_secrets() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // Two are inherited on purpose, and opened later: a PTY and a command's state.
+    close_fds::set_fds_cloexec(3, &[]);
     clear_ambient_capability_set()?;
     for capability in PRYING {
         // Not being root, there is no right to remove it, and no shell gets it from this set.

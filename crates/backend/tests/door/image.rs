@@ -178,3 +178,14 @@ async fn process_1_reaps_orphans_and_takes_nobody_s_status() {
         assert_eq!(exit.frame["exitCode"], code);
     }
 }
+
+/// A wrapper may hold a secret or a socket in a descriptor, and need not have closed it.
+#[tokio::test]
+async fn regression_no_descriptor_of_the_launcher_reaches_a_shell() {
+    let gateway = Gateway::start().await;
+    let wrapper = ["-c".to_owned(), "exec 9</etc/passwd; exec \"$0\"".to_owned(), BACKEND.to_owned()];
+    let backend = Settings::new().pushing_to(&gateway).start_by(("/bin/sh", &wrapper)).await;
+    session(&backend, "s").await;
+    let seen = run(&backend, &gateway, "s", "1", "readlink /proc/self/fd/9 || echo closed").await;
+    assert_eq!(seen["result"], "closed\n", "{seen}");
+}
