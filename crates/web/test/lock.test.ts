@@ -2,17 +2,7 @@
 // The client's name: kept across reloads, never shared by two tabs.
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { claimName, keepName, randomId, takeName } from "../src/client/lock";
-
-/** Web Locks as far as they are used: exclusive, `ifAvailable`, freed when the callback's promise settles. */
-class Locks {
-  held = new Set<string>();
-  async request(name: string, _options: object, then: (lock: object | null) => unknown): Promise<void> {
-    if (this.held.has(name)) return void (await then(null));
-    this.held.add(name);
-    await then({ name });
-    this.held.delete(name);
-  }
-}
+import { Locks } from "./support/locks";
 
 let locks: Locks;
 

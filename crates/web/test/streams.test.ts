@@ -1,77 +1,167 @@
 // @vitest-environment jsdom
-// Both byte streams over a network that reorders, repeats, loses and cuts: the screen is the output, the shell gets
-// what was typed, each byte once.
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { rig } from "./support/client";
-import { type Faults, ModelServer, seeded } from "./support/model";
+// The pair that ships: this library and the backend's session, over a network that reorders, repeats, loses and cuts,
+// and pages that are reloaded. The screen is the output, the shell gets what was typed, each byte once.
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { decodePayload } from "../src/client/bytes";
+import { type Rig, rig } from "./support/client";
+import { Locks } from "./support/locks";
+import { rows } from "./support/rows";
+import { type Faults, Server, seeded } from "./support/server";
+import type { Settings } from "./support/session";
 import { FakeSocket } from "./support/socket";
 
 beforeEach(() => {
   vi.useFakeTimers();
   FakeSocket.reset();
   sessionStorage.clear();
+  Object.defineProperty(navigator, "locks", { value: new Locks(), configurable: true });
 });
 afterEach(() => {
   vi.useRealTimers();
+  Reflect.deleteProperty(navigator, "locks");
 });
 
-const SCHEDULES: [string, Faults][] = [
-  ["a perfect network", { reorder: 0, repeat: 0, drop: 0, cutEvery: 0 }],
-  ["reordering", { reorder: 0.5, repeat: 0, drop: 0, cutEvery: 0 }],
-  ["repetition", { reorder: 0, repeat: 0.5, drop: 0, cutEvery: 0 }],
-  ["loss", { reorder: 0, repeat: 0, drop: 0.3, cutEvery: 0 }],
-  ["a cut every second", { reorder: 0, repeat: 0, drop: 0, cutEvery: 1000 }],
-  ["everything at once", { reorder: 0.3, repeat: 0.3, drop: 0.2, cutEvery: 1500 }],
+interface Schedule extends Faults {
+  /** Share of steps at which the page is reloaded. */
+  reload: number;
+}
+
+const CALM: Schedule = { reorder: 0, repeat: 0, drop: 0, cutEvery: 0, reload: 0 };
+const SCHEDULES: [string, Schedule][] = [
+  ["a perfect network", CALM],
+  ["reordering", { ...CALM, reorder: 0.5 }],
+  ["repetition", { ...CALM, repeat: 0.5 }],
+  ["loss", { ...CALM, drop: 0.3 }],
+  ["a cut every second", { ...CALM, cutEvery: 1000 }],
+  ["reloads", { ...CALM, reload: 0.1 }],
+  ["everything at once", { reorder: 0.3, repeat: 0.3, drop: 0.2, cutEvery: 1500, reload: 0.05 }],
 ];
 
-async function run(seed: number, faults: Faults, buffer: number) {
+/** The defaults, and, for every other seed, the narrowest window. */
+const LARGE: Settings = { outputBuffer: 1024 * 1024, outputWindow: 256 * 1024, resumeGrace: 60_000 };
+const NARROW: Settings = { ...LARGE, outputWindow: 32_768 };
+/** The least that the backend takes: a client that is a window behind, or lost, holds nothing back. */
+const SMALL: Settings = { outputBuffer: 32_768, outputWindow: 32_768, resumeGrace: 0 };
+
+interface Page extends Rig {
+  typed: string;
+  /** Exit codes, and whether all output was on the screen by then. */
+  exits: [number, boolean][];
+  /** Output frames without a new byte. */
+  repeats: number;
+}
+
+/** What the shell must have read, by client: its pages' keys; of the last page of a name, perhaps not all. */
+type Expected = Map<string, { whole: string; rest: string }>;
+
+async function run(seed: number, schedule: Schedule, settings: Settings) {
   const random = seeded(seed);
-  const server = new ModelServer(random, { ...faults });
-  server.buffer = buffer;
-  const { client, screen, errors } = rig({ random, maxRetries: 1000 });
-  let typed = "";
-  client.connect();
+  const faults = { ...schedule };
+  const server = new Server(random, faults, settings);
+  FakeSocket.onCreate = server.accept;
+  const expected: Expected = new Map();
+
+  const open = (): Page => {
+    const page = { ...rig({ random, maxRetries: 1000 }), typed: "", exits: [] as Page["exits"], repeats: 0 };
+    let next = 0;
+    page.client.on("frame", (frame) => {
+      if (frame.type !== "output") return;
+      const end = frame.offset + decodePayload(frame).length;
+      if (end <= next) page.repeats++;
+      next = end;
+    });
+    page.client.on("exit", ({ exitCode }) => page.exits.push([exitCode, page.screen.text === server.output]));
+    page.client.connect();
+    return page;
+  };
+  const leave = ({ client, typed }: Page, complete: boolean) => {
+    const { clientId } = client.diagnostics;
+    if (!clientId) return; // it never connected: what was typed is gone with it
+    const whole = expected.get(clientId)?.whole ?? "";
+    expected.set(clientId, complete ? { whole: whole + typed, rest: "" } : { whole, rest: typed });
+  };
+  if (settings === SMALL) {
+    server.print("before anybody was there\r\n".repeat(2000));
+    await vi.advanceTimersByTimeAsync(1000);
+  }
+  let page = open();
+  onTestFinished(() => page.client.close()); // also after a failure: the next test must not find its listeners
+  const reload = async () => {
+    dispatchEvent(new Event("pagehide"));
+    leave(page, sessionStorage.length > 0); // it keeps its name if all was acknowledged
+    for (const socket of FakeSocket.all) socket.vanish();
+    page.client.close();
+    await vi.advanceTimersByTimeAsync(0);
+    page = open();
+  };
   for (let step = 0; step < 60; step++) {
     await vi.advanceTimersByTimeAsync(random() * 200);
-    const text = "äöü€😀 abc\r\n".slice(0, 1 + Math.floor(random() * 10));
+    if (schedule.reload > 0 && random() < schedule.reload) await reload();
+    const text = "äöü€😀 abc\r\n".slice(0, 1 + Math.floor(random() * 12));
     if (random() < 0.7) server.print(text.repeat(1 + Math.floor(random() * (random() < 0.1 ? 4000 : 20))));
     if (random() < 0.6) {
       const keys = `${step}:${"k".repeat(Math.floor(random() * (random() < 0.05 ? 90_000 : 8)))};`;
-      if (client.input(keys)) typed += keys;
+      if (page.client.input(keys)) page.typed += keys;
     }
   }
-  server.calm();
+  Object.assign(faults, CALM);
   await vi.advanceTimersByTimeAsync(120_000);
-  const result = {
-    screen: screen.text,
-    output: server.output,
-    shell: server.typed,
-    typed,
-    errors,
-    resets: screen.resets,
-  };
-  client.close();
+  leave(page, true);
+  for (const clientId of new Set([...server.typists, ...expected.keys()])) {
+    const { whole, rest } = expected.get(clientId) ?? { whole: "", rest: "" };
+    const typed = server.typed(clientId);
+    expect(typed.slice(0, whole.length)).toBe(whole);
+    expect(rest.startsWith(typed.slice(whole.length))).toBe(true);
+  }
+
+  // The shell's last words and its end, in the same weather. Without RESUME_GRACE, nobody is told.
+  Object.assign(faults, schedule);
+  server.print("bye");
+  if (settings.resumeGrace > 0) {
+    server.exit(7);
+    await vi.advanceTimersByTimeAsync(10_000);
+  }
+  Object.assign(faults, CALM);
+  await vi.advanceTimersByTimeAsync(60_000);
+  if (settings.resumeGrace > 0) {
+    expect(page.exits).toEqual([[7, true]]);
+    expect(server.over).toBe("ShellEnded");
+    expect(page.client.status.state).toBe("ended");
+  }
+  expect(page.errors.filter(({ retryable }) => !retryable)).toEqual([]);
+  if (schedule === CALM) {
+    // Nothing was sent twice, and nothing asked after.
+    expect(page.repeats).toBe(0);
+    expect(FakeSocket.all.flatMap((socket) => socket.of("attach"))).toHaveLength(1);
+    expect(page.client.diagnostics.retransmissions).toBe(0);
+    expect(page.errors.map(({ code }) => code)).toEqual([]);
+  }
+
+  page.client.close();
   server.stop();
   expect(vi.getTimerCount()).toBe(0);
-  return result;
+  return { screen: page.screen, output: server.output };
 }
 
-describe.each(SCHEDULES)("over %s", (_name, faults) => {
+describe.each(SCHEDULES)("over %s", (_name, schedule) => {
   it.each(Array.from({ length: 12 }, (_, i) => i + 1))(
     "nothing is lost, doubled or out of order (seed %i)",
     async (seed) => {
-      const { screen, output, shell, typed } = await run(seed, faults, 1024 * 1024);
-      expect(screen).toBe(output);
-      expect(shell).toBe(typed);
+      const { screen, output } = await run(seed, schedule, seed % 2 ? LARGE : NARROW);
+      expect(screen.text).toBe(output);
+      expect(screen.resets).toBe(0);
     },
   );
 
   it.each(Array.from({ length: 6 }, (_, i) => i + 101))(
     "a small buffer is made up for by snapshots (seed %i)",
     async (seed) => {
-      const { screen, output, shell, typed } = await run(seed, faults, 2_000);
-      expect(screen).toBe(output);
-      expect(shell).toBe(typed);
+      const { screen, output } = await run(seed, schedule, SMALL);
+      expect(screen.resets).toBeGreaterThan(0);
+      const [shown, all] = [await rows(screen.text), await rows(output)];
+      // A snapshot has 1,000 lines of scrollback at least.
+      expect(shown.length).toBeGreaterThanOrEqual(Math.min(1000, all.length));
+      expect(shown).toEqual(all.slice(-shown.length));
     },
   );
 });

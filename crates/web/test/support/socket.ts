@@ -8,7 +8,7 @@ export class FakeSocket {
     if (!socket) throw new Error("no socket was made");
     return socket;
   }
-  /** Called for every new socket; a model server takes it from there. */
+  /** Called for every new socket; a server takes it from there. */
   static onCreate: ((socket: FakeSocket) => void) | undefined;
   static reset(): void {
     FakeSocket.all = [];
@@ -54,10 +54,18 @@ export class FakeSocket {
     this.onopen?.();
   }
   say(frame: ServerFrame): void {
-    if (this.readyState === 1) this.onmessage?.({ data: JSON.stringify(frame) });
+    this.sayText(JSON.stringify(frame));
+  }
+  sayText(data: string): void {
+    if (this.readyState === 1) this.onmessage?.({ data });
   }
   raw(data: unknown): void {
     this.onmessage?.({ data });
+  }
+  /** The page is gone: no handler of its runs any more. */
+  vanish(): void {
+    this.onopen = this.onmessage = this.onclose = null;
+    this.close();
   }
   cut(code: number, reason = ""): void {
     if (this.readyState === 3) return;
