@@ -86,6 +86,11 @@ impl Driver {
                 Effect::Check(id) => Action::Check { id },
                 Effect::End(why) => Action::End { why: format!("{why:?}") },
                 Effect::Resize(_) => continue,
+                Effect::Follow(mut work) => {
+                    work.run();
+                    self.session.handle_followed(work);
+                    continue;
+                }
                 Effect::Answer { .. } | Effect::Run { .. } | Effect::StartShell => {
                     panic!("no client sends a command, and no shell is restarted: {effect:?}")
                 }
