@@ -132,11 +132,10 @@ async fn regression_share_links_are_listed_and_revoked_and_their_connections_end
         gateway.until("the end", move |call| call.connection == connection && call.method == "DELETE")
     };
     told("first").await;
-    let last = |connection: &str| {
-        let calls = gateway.calls();
-        calls.into_iter().rfind(|call| call.connection == connection && call.method == "POST").unwrap().frame
-    };
-    assert_eq!((&last("first")["type"], &last("first")["code"]), (&json!("error"), &json!("TOKEN_EXPIRED")));
+    // The greeting may come after it: pushes overtake each other.
+    let why =
+        gateway.calls().into_iter().find(|call| call.connection == "first" && call.frame["type"] == "error");
+    assert_eq!(why.unwrap().frame["code"], "TOKEN_EXPIRED");
     let doors = first.doors(&backend).await;
     assert_eq!(doors.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [401, 403, 403, 200]);
     assert!(doors.iter().all(|(_, code)| code == "TOKEN_EXPIRED"), "{doors:?}");
@@ -167,7 +166,8 @@ async fn regression_extend_revokes_the_owner_s_older_token() {
     assert_eq!(rest, (401, json!("TOKEN_EXPIRED")));
     assert_eq!(connect.send().await.unwrap().status(), 403);
     let third = Held::new(&body(extended(&backend, &first.token).await, 200).await);
-    assert_eq!(second.doors(&backend).await[0].0, 401);
+    assert_eq!(third.id, second.id, "the same one: it takes nothing from whoever has it");
+    assert!(second.doors(&backend).await.iter().all(|(status, _)| *status == GOOD));
     // The platform's word is final: who holds the token of before gets no newer one with it.
     let fourth = Held::new(&body(extended(&backend, ADMIN_TOKEN).await, 200).await);
     assert_eq!(body(extended(&backend, &third.token).await, 401).await["code"], "TOKEN_EXPIRED");
