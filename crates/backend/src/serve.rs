@@ -54,7 +54,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Wait before the next connection is taken when there was no descriptor for one.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
 /// Requests of one connection before others have their turn.
-const TURN: u32 = 4;
+const TURN: u32 = 16;
 /// Bytes that hyper buffers of a connection, each way; by default 400 KiB. A head may be as large.
 const MAX_BUFFER: usize = 64 * 1024;
 
