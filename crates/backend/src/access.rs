@@ -1,5 +1,6 @@
 //! Users' tokens at the backend: verified for the sessions API, and minted for new sessions.
 
+use axum::http::{HeaderMap, header};
 use jsonwebtoken::{
     Algorithm, EncodingKey, Header,
     jwk::{AlgorithmParameters, Jwk},
@@ -11,7 +12,7 @@ use shellbridge_protocol::{
     secret,
 };
 
-use crate::{config::Config, unix_secs};
+use crate::{clock::unix_secs, config::Config};
 
 /// Verifies and mints users' tokens.
 pub struct Access {
@@ -186,4 +187,10 @@ fn private_key(pem: &str) -> Result<(Algorithm, EncodingKey), AccessError> {
 
 fn public_half((algorithm, key): &(Algorithm, EncodingKey)) -> Result<AlgorithmParameters, AccessError> {
     Jwk::from_encoding_key(key, *algorithm).map(|jwk| jwk.algorithm).map_err(|_| AccessError::PrivateKey)
+}
+/// The token of `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -1,11 +1,9 @@
 //! `ADMIN_TOKEN`: who is the platform, and how slowly wrong guesses are answered.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
+use parking_lot::Mutex;
 use shellbridge_protocol::secret::{self, Unfit};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::{
@@ -13,7 +11,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{count, routes::bearer};
+use crate::{access::bearer, metrics};
 
 /// Waits before a wrong token is answered: the first, doubling with each that follows up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -56,7 +54,7 @@ impl Admin {
             return true;
         }
         if !self.tokens.is_empty() && !looks_like_a_jwt(token) {
-            count::wrong_admin_token();
+            metrics::wrong_admin_token();
             self.slow_down().await;
         }
         false
@@ -75,7 +73,7 @@ impl Admin {
 
     /// How long the wrong token of this moment waits.
     fn wait(&self) -> Duration {
-        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrong = self.wrong.lock();
         if wrong.last.elapsed() >= FORGET_AFTER {
             wrong.wait = BACKOFF.0;
         }

@@ -11,6 +11,7 @@ use shellbridge_protocol::{
     secret::{self, Unfit},
     settings::misspelt,
 };
+use url::{Host, Url};
 
 /// Settings that are designed for and not built: of isolation, of several instances, and of other ways in.
 const PLANNED: [&str; 7] = [
@@ -22,8 +23,6 @@ const PLANNED: [&str; 7] = [
     "DIRECT_WEBSOCKET",
     "SOCKET_IO",
 ];
-
-use crate::routes::page;
 
 /// Runs shells for terminals in browsers, behind API Gateway and a Lambda.
 // `Debug` is not derived: half of it is secrets.
@@ -195,7 +194,7 @@ impl Config {
         if !output.contains(&self.output_window) || self.output_buffer > 64 * 1024 * 1024 {
             return Err(ConfigError::Output);
         }
-        if self.ws_url.as_deref().is_some_and(|url| page::socket_source(url).is_none()) {
+        if self.ws_url.as_deref().is_some_and(|url| socket_source(url).is_none()) {
             return Err(ConfigError::WsUrl);
         }
         Ok(())
@@ -210,6 +209,24 @@ impl Config {
     /// Where to listen.
     pub const fn address(&self) -> SocketAddr {
         SocketAddr::new(self.bind, self.port)
+    }
+}
+
+/// What `connect-src` calls the host of a WebSocket address. `None`: it is no such address.
+///
+/// A host is letters, digits, `-`, `.` and `*` there (CSP level 3, section 2.3.1). There is no form for an IPv6
+/// address, so that one is let through by its scheme.
+pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
+    let url = Url::parse(ws_url).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"))?;
+    let scheme = url.scheme();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    match url.host()? {
+        Host::Ipv6(_) => Some(format!("{scheme}:")),
+        Host::Ipv4(address) => Some(format!("{scheme}://{address}{port}")),
+        Host::Domain(name) => {
+            let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+            plain.then(|| format!("{scheme}://{name}{port}"))
+        }
     }
 }
 

@@ -9,8 +9,9 @@ use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
 use crate::{
     access,
+    directory::Refused,
+    ingress,
     sessions::{Stale, Unreachable},
-    store::Refused,
 };
 
 /// An answer that is not the one asked for.
@@ -59,7 +60,7 @@ impl ApiError {
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "something went wrong here")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "internal error")
     }
 }
 
@@ -67,6 +68,16 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let frame = shellbridge_protocol::frame::ServerFrame::from(self.frame);
         (self.status, Json(frame)).into_response()
+    }
+}
+
+impl From<ingress::Refused> for ApiError {
+    fn from(refused: ingress::Refused) -> Self {
+        match refused {
+            ingress::Refused::NoSession => Self::no_session(),
+            ingress::Refused::NotOwner => Self::forbidden(&refused.to_string()),
+            ingress::Refused::Unreachable(unreachable) => unreachable.into(),
+        }
     }
 }
 

@@ -14,8 +14,6 @@ use tokio::{
 };
 use url::Url;
 
-use crate::app::App;
-
 /// Where the request goes, below `KEEP_AWAKE_URL`.
 pub(crate) const PATH: &str = "/api/keep-awake";
 /// How long a request is held: App Runner ends one after 120 s.
@@ -85,9 +83,7 @@ impl KeepAwake {
 }
 
 /// Keeps the request under way while there are sessions.
-pub(crate) async fn run(app: Arc<App>) {
-    let Some(awake) = &app.keep_awake else { return };
-    let mut sessions = app.store.living();
+pub(crate) async fn run(awake: Arc<KeepAwake>, mut sessions: watch::Receiver<usize>) {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     while sessions.wait_for(|sessions| *sessions > 0).await.is_ok() {
         let started = Instant::now();

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use shellbridge_backend::{
-    app,
     config::{Config, check_environment},
-    keep_secrets,
+    keep_secrets, run,
 };
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
@@ -18,7 +17,7 @@ fn main() -> ExitCode {
     // Before anything else, and before the runtime starts its threads, to which a part of this applies one by one.
     let kept = keep_secrets();
     start_log();
-    match kept.context("the secrets cannot be kept from shells").and_then(|()| run()) {
+    match kept.context("the secrets cannot be kept from shells").and_then(|()| start()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people too, who read neither JSON nor the log.
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
+fn start() -> anyhow::Result<()> {
     let config = match Config::try_parse() {
         Ok(config) => config.normalized(),
         // `--help` and `--version` come this way too.
@@ -36,7 +35,7 @@ fn run() -> anyhow::Result<()> {
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
     check_environment(std::env::vars_os())?;
-    tokio::runtime::Runtime::new()?.block_on(app::serve(config))
+    tokio::runtime::Runtime::new()?.block_on(run(config))
 }
 
 /// Writes logs as JSON lines to stderr: what `RUST_LOG` asks for, by default from `info` on. Libraries never go beyond

@@ -11,7 +11,7 @@ use axum::{
 use shellbridge_protocol::bridge::{CONNECTION_ID_HEADER, MESSAGE_PATH, REQUEST_ID_HEADER};
 use tracing::{Instrument, Span, field::Empty};
 
-use crate::count;
+use crate::metrics;
 
 /// X-Ray's header; the Lambda passes it on.
 const TRACE_HEADER: &str = "x-amzn-trace-id";
@@ -54,7 +54,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
             tracing::info!(%method, path, status, duration_ms, origin, "request");
         }
     });
-    count::request(
+    metrics::request(
         if status == StatusCode::METHOD_NOT_ALLOWED { "none".to_owned() } else { route },
         status.as_u16(),
         took,

@@ -9,7 +9,7 @@ use super::{
     task::Task,
     tokens::{HANDOVER_MS, Stale, Use},
 };
-use crate::unix_ms;
+use crate::clock::unix_ms;
 
 impl Task {
     /// Lets a connection in.

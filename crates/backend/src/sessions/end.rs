@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::task::{Done, Task};
 use crate::{
-    shell::{self, living, pty::Shell},
-    transport::Outlet,
+    launcher::{self, living, pty::Shell},
+    sessions::outlet::Outlet,
 };
 
 /// How long last words may take.
@@ -53,7 +53,7 @@ impl Task {
         // Closing the terminal is the hangup that shells know; the rest is for those that do not care.
         let Shell { reader, writer, mut child, .. } = shell;
         drop((reader, writer));
-        shell::end_all(leaders).await;
+        launcher::end_all(leaders).await;
         // Its status is of no interest now, but nobody else would reap it.
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
     }

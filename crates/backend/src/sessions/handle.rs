@@ -16,8 +16,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::tokens::{Stale, Tokens};
-use crate::transport::Route;
+use super::{
+    outlet::Route,
+    tokens::{Stale, Tokens},
+};
 
 /// What is known of a session from outside its task.
 #[derive(Debug)]

@@ -38,15 +38,15 @@ use super::{
     tokens::{Stale, Tokens, Use},
 };
 use crate::{
-    count,
-    shell::{
+    clock::unix_ms,
+    launcher::{
         self, Leader, ShellSpec,
         command::{CommandState, Finished, Running},
         living,
         pty::{self, Shell, exit_of},
     },
-    transport::{Outlet, Route},
-    unix_ms,
+    metrics,
+    sessions::outlet::{Outlet, Route},
 };
 
 /// Messages that may wait for a session.
@@ -111,7 +111,7 @@ pub(crate) fn spawn(
         // An internal error in one session ends that session, all of it, and nothing else.
         if AssertUnwindSafe(task.run(&mut messages)).catch_unwind().await.is_err() {
             tracing::error!("the session ended by an internal error");
-            count::session_failed();
+            metrics::session_failed();
             task.failed();
         }
         status.ended.store(true, Ordering::Release);
@@ -440,7 +440,7 @@ impl Task {
     fn restart(&mut self, now: Duration) {
         match Shell::start(&self.spec, self.session.size()) {
             Ok(shell) => {
-                tokio::spawn(shell::end_all(std::mem::take(&mut self.leaders)));
+                tokio::spawn(launcher::end_all(std::mem::take(&mut self.leaders)));
                 self.leaders.insert(shell.leader());
                 self.shell = shell;
                 self.tty = Tty::Open;

@@ -20,9 +20,9 @@ use tokio::{
 
 use super::{task::push, *};
 use crate::{
-    shell::{ShellRequest, ShellSpec},
-    transport::{Boxed, Outlet, Route, Transport},
-    unix_ms,
+    clock::unix_ms,
+    launcher::{ShellRequest, ShellSpec},
+    sessions::outlet::{Boxed, Outlet, Route, Transport},
 };
 
 /// A busy machine, debug builds.

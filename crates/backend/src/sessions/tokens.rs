@@ -5,11 +5,9 @@
 //! have none, and nothing here is about them. What is kept is what is allowed, so that it is bounded whatever was
 //! revoked.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::VecDeque;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 /// Share links of one session at once.
@@ -174,8 +172,7 @@ impl Tokens {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic can occur while the lock is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

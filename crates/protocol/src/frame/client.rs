@@ -137,9 +137,8 @@ impl FrameHead {
             #[serde(default)]
             id: Name,
         }
-        // Only an object will do: serde would also read a struct from an array.
-        if json.trim_ascii_start().first() != Some(&b'{') {
-            return Err(serde::de::Error::custom("a frame is a JSON object"));
+        if !is_object(json) {
+            return Err(not_an_object());
         }
         let Raw { kind, id } = serde_json::from_slice(json)?;
         let text = |name: Name| match name {
@@ -159,21 +158,24 @@ fn shortened(mut text: String) -> String {
 }
 
 impl ClientFrame {
-    /// Reads a frame of any origin. The error is what to answer; the head names the frame either way.
+    /// Reads a frame from an untrusted source. The error is the answer to send. Reads the text once; only a frame that
+    /// is refused, or has no type, is read again for its name.
     ///
     /// # Errors
-    /// `BAD_FRAME` when it is not JSON, not an object, or has fields of the wrong type or range. A type that is
-    /// missing or unknown is no error but [`ClientFrame::Unknown`].
-    pub fn parse(json: &[u8]) -> Result<(Self, FrameHead), ErrorFrame> {
-        let head = FrameHead::read(json).map_err(|error| bad_frame(&error))?;
-        let frame = match &head.kind {
-            Some(_) => serde_json::from_slice(json)
-                .map_err(|error| bad_frame(&error))
-                .and_then(Self::checked)
-                .map_err(|error| error.answering(head.reference()))?,
-            None => Self::Unknown,
+    /// `BAD_FRAME` when it is not JSON, not an object, or has fields of the wrong type or range. A missing or unknown
+    /// type is not an error but [`ClientFrame::Unknown`].
+    pub fn parse(json: &[u8]) -> Result<Self, ErrorFrame> {
+        let frame = if is_object(json) { serde_json::from_slice(json) } else { Err(not_an_object()) };
+        let error = match frame.map(Self::checked) {
+            Ok(Ok(frame)) => return Ok(frame),
+            Ok(Err(error)) => error,
+            Err(error) => bad_frame(&error),
         };
-        Ok((frame, head))
+        match FrameHead::read(json) {
+            Ok(head) if head.kind.is_none() => Ok(Self::Unknown),
+            Ok(head) => Err(error.answering(head.reference())),
+            Err(error) => Err(bad_frame(&error)),
+        }
     }
 
     /// Holds the ranges that types cannot.
@@ -193,6 +195,15 @@ impl ClientFrame {
         }
         Ok(self)
     }
+}
+
+/// serde would also read a struct, or a tagged enum, from an array.
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
+fn not_an_object() -> serde_json::Error {
+    serde::de::Error::custom("a frame is a JSON object")
 }
 
 fn bad_frame(error: &serde_json::Error) -> ErrorFrame {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{ErrorCode, limits, payload::Payload};
 
 fn parse(value: &serde_json::Value) -> Result<ClientFrame, ErrorFrame> {
-    ClientFrame::parse(value.to_string().as_bytes()).map(|(frame, _)| frame)
+    ClientFrame::parse(value.to_string().as_bytes())
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn regression_a_type_or_id_inside_an_object_is_none() {
     let hidden = json!({"$serde_json::private::RawValue": "\"ping\""});
     let frame = json!({"type": hidden, "id": hidden}).to_string();
     assert_eq!(FrameHead::read(frame.as_bytes()).unwrap(), FrameHead::default());
-    assert_eq!(ClientFrame::parse(frame.as_bytes()).unwrap().0, ClientFrame::Unknown);
+    assert_eq!(ClientFrame::parse(frame.as_bytes()).unwrap(), ClientFrame::Unknown);
 }
 
 #[test]

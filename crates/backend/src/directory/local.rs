@@ -1,10 +1,8 @@
 //! Where sessions are found by their ids. They live in this process: one instance serves all of them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::sessions::{Handle, Status};
@@ -14,7 +12,7 @@ const MAX_SESSIONS: usize = 10_000;
 
 /// All sessions. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Store(Arc<Mutex<Sessions>>);
+pub(crate) struct Directory(Arc<Mutex<Sessions>>);
 
 #[derive(Default)]
 struct Sessions {
@@ -41,13 +39,13 @@ pub(crate) enum Refused {
 
 /// An id for a session that is being made. Given back when dropped.
 pub(crate) struct Reservation {
-    store: Store,
+    directory: Directory,
     id: Option<String>,
 }
 
-impl Store {
+impl Directory {
     /// The session of this id.
-    pub(crate) fn get(&self, id: &str) -> Option<Handle> {
+    pub(crate) fn find(&self, id: &str) -> Option<Handle> {
         self.lock().by_id.get(id)?.clone()
     }
 
@@ -64,7 +62,7 @@ impl Store {
             return Err(Refused::Full);
         }
         sessions.by_id.insert(id.to_owned(), None);
-        Ok(Reservation { store: self.clone(), id: Some(id.to_owned()) })
+        Ok(Reservation { directory: self.clone(), id: Some(id.to_owned()) })
     }
 
     /// Forgets a session that has ended.
@@ -107,17 +105,16 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
-        // Nothing that holds the lock can panic half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
 impl Reservation {
-    /// Puts the session in its place. Gives it back, to be ended, if the backend is stopping: [`Store::close`] did not
+    /// Puts the session in its place. Gives it back, to be ended, if the backend is stopping: [`Directory::close`] did not
     /// see it.
     pub(crate) fn fill(mut self, handle: Handle) -> Result<(), Handle> {
         let Some(id) = self.id.take() else { return Ok(()) };
-        let mut sessions = self.store.lock();
+        let mut sessions = self.directory.lock();
         if sessions.closed {
             sessions.by_id.remove(&id);
             return Err(handle);
@@ -136,7 +133,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            self.store.lock().by_id.remove(&id);
+            self.directory.lock().by_id.remove(&id);
         }
     }
 }
@@ -149,18 +146,18 @@ mod tests {
 
     use super::*;
     use crate::{
+        launcher::{ShellRequest, ShellSpec},
         sessions::{Start, spawn},
-        shell::{ShellRequest, ShellSpec},
     };
 
     #[test]
     fn an_id_is_given_once_and_comes_back_when_nothing_came_of_it() {
-        let store = Store::default();
-        let first = store.reserve("a").unwrap();
-        assert_eq!(store.reserve("a").err(), Some(Refused::Taken));
-        assert!(store.get("a").is_none());
+        let directory = Directory::default();
+        let first = directory.reserve("a").unwrap();
+        assert_eq!(directory.reserve("a").err(), Some(Refused::Taken));
+        assert!(directory.find("a").is_none());
         drop(first);
-        assert!(store.reserve("a").is_ok());
+        assert!(directory.reserve("a").is_ok());
     }
 
     #[tokio::test]
@@ -172,25 +169,25 @@ mod tests {
             id: "a".into(),
             owner: "alice".into(),
             spec: ShellSpec::new(shell).unwrap(),
-            expires_at: crate::unix_ms() + 600_000,
+            expires_at: crate::clock::unix_ms() + 600_000,
         };
-        let store = Store::default();
-        let reservation = store.reserve("a").unwrap();
-        assert!(store.close().is_empty());
+        let directory = Directory::default();
+        let reservation = directory.reserve("a").unwrap();
+        assert!(directory.close().is_empty());
         let session = spawn(settings, start, |_| ()).unwrap();
         let session = reservation.fill(session).expect_err("nobody else would end it");
-        assert_eq!(store.len(), 0);
+        assert_eq!(directory.len(), 0);
         session.end().await;
         assert!(session.status().has_ended());
     }
 
     #[test]
     fn there_is_an_end_to_sessions() {
-        let store = Store::default();
-        let all: Vec<_> = (0..MAX_SESSIONS).map(|n| store.reserve(&n.to_string()).unwrap()).collect();
-        assert_eq!(store.reserve("one too many").err(), Some(Refused::Full));
+        let directory = Directory::default();
+        let all: Vec<_> = (0..MAX_SESSIONS).map(|n| directory.reserve(&n.to_string()).unwrap()).collect();
+        assert_eq!(directory.reserve("one too many").err(), Some(Refused::Full));
         drop(all);
-        store.close();
-        assert_eq!(store.reserve("a").err(), Some(Refused::Closed));
+        directory.close();
+        assert_eq!(directory.reserve("a").err(), Some(Refused::Closed));
     }
 }

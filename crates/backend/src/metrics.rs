@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use anyhow::Context;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use shellbridge_protocol::{
     bridge::TokenRefused,

@@ -44,7 +44,7 @@ use tower_service::Service as _;
 use seats::{Place, Seats};
 use watched::{WatchedBody, WatchedIo};
 
-use crate::count;
+use crate::metrics;
 
 /// Connections at a time, if descriptors allow: as many as functions run at once by an account's default quota, with
 /// whom each keeps one.
@@ -149,7 +149,7 @@ async fn connection(stream: TcpStream, router: Router, place: Place, mut stoppin
                 // A request came in the meantime.
                 None => {}
                 Some(doing) => {
-                    count::cut(doing);
+                    metrics::cut(doing);
                     break;
                 }
             },

@@ -8,7 +8,7 @@ use axum::{
 };
 use shellbridge_protocol::ErrorCode;
 
-use crate::{app::App, error::ApiError, keep_awake::HOLD, routes::bearer};
+use crate::{access::bearer, error::ApiError, http::App, keep_awake::HOLD};
 
 /// `POST /api/keep-awake`: answered when there is no session left, after [`HOLD`] at the latest.
 pub(crate) async fn hold(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
@@ -17,6 +17,6 @@ pub(crate) async fn hold(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
     if !bearer(&headers).is_some_and(|key| awake.knows(key)) {
         return Err(ApiError::unauthorized("only this backend itself"));
     }
-    awake.hold(app.store.living(), HOLD).await;
+    awake.hold(app.directory.living(), HOLD).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -21,9 +21,9 @@ use shellbridge_session::{OutletLimits, Sent};
 use tokio::time::Instant;
 
 use crate::{
-    count,
-    transport::{Boxed, Outlet, Route, Transport},
-    unix_ms,
+    clock::unix_ms,
+    metrics,
+    sessions::outlet::{Boxed, Outlet, Route, Transport},
 };
 
 /// Output frames in flight to one connection at once.
@@ -133,7 +133,7 @@ impl ApiGateway {
             Patience { until: started + PUSH_FAILING_FOR, opening_until: Some(self.handshake_ends) };
         let repeated = |error: &ConnectionError| {
             tracing::debug!(connection_id, cause = chain(error), "a push failed");
-            count::push_retried();
+            metrics::push_retried();
         };
         match self.api.deliver(connection_id, frame, patience, repeated).await {
             Ok(()) => {
@@ -143,17 +143,17 @@ impl ApiGateway {
             Err(ConnectionError::TooLarge) => {
                 // Frames are below API Gateway's limit: something on the way has a smaller one.
                 tracing::warn!(connection_id, bytes, "a frame is too large to be pushed");
-                count::push_too_large();
+                metrics::push_too_large();
                 Sent::TooLarge
             }
             Err(ConnectionError::Gone) => {
                 tracing::info!(connection_id, "the connection is gone");
-                count::push_lost();
+                metrics::push_lost();
                 Sent::Gone
             }
             Err(error) => {
                 tracing::warn!(connection_id, cause = chain(&error), "a connection cannot be pushed to");
-                count::push_lost();
+                metrics::push_lost();
                 Sent::Gone
             }
         }
@@ -161,10 +161,10 @@ impl ApiGateway {
 
     /// Counts a frame that was delivered.
     fn delivered(&self, bytes: usize, took: Duration) {
-        count::pushed(bytes, took);
+        metrics::pushed(bytes, took);
         let made_at = self.opening.as_ref().map_or(0, |at| at.swap(0, Ordering::Relaxed));
         if made_at > 0 {
-            count::connected_within(Duration::from_millis(unix_ms().saturating_sub(made_at)));
+            metrics::connected_within(Duration::from_millis(unix_ms().saturating_sub(made_at)));
         }
     }
 }

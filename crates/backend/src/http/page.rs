@@ -4,7 +4,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use url::{Host, Url};
+
+use crate::config::socket_source;
 
 /// Without `WS_URL` the server knows of no address. Links of the page bring their own then, and the page asks.
 const ANY_SOCKET: &str = "ws: wss:";
@@ -18,24 +19,6 @@ pub(crate) fn policy(ws_url: Option<&str>) -> HeaderValue {
          connect-src 'self' {sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
-}
-
-/// What `connect-src` calls the host of a WebSocket address. `None`: it is no such address.
-///
-/// A host is letters, digits, `-`, `.` and `*` there (CSP level 3, section 2.3.1). There is no form for an IPv6
-/// address, so that one is let through by its scheme.
-pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
-    let url = Url::parse(ws_url).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"))?;
-    let scheme = url.scheme();
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    match url.host()? {
-        Host::Ipv6(_) => Some(format!("{scheme}:")),
-        Host::Ipv4(address) => Some(format!("{scheme}://{address}{port}")),
-        Host::Domain(name) => {
-            let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-            plain.then(|| format!("{scheme}://{name}{port}"))
-        }
-    }
 }
 
 /// Anything that no route answers: a file of the page, or 404.

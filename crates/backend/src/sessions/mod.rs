@@ -4,6 +4,7 @@ mod door;
 mod drain;
 mod end;
 mod handle;
+pub(crate) mod outlet;
 mod task;
 #[cfg(test)]
 mod tests;

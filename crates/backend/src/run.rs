@@ -1,18 +1,8 @@
-//! The running backend: what all requests share, the listener, and the orderly end.
+//! The running backend: listeners, background work, and the orderly end.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use metrics_exporter_prometheus::PrometheusHandle;
-use shellbridge_protocol::{
-    bridge::{BridgeKeys, ReplayCache},
-    origin::AllowedOrigins,
-};
-use shellbridge_session::{Limits, Settings};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,15 +10,10 @@ use tokio::{
 };
 
 use crate::{
-    access::Access,
-    admin::Admin,
     config::Config,
-    count,
-    keep_awake::{self, KeepAwake},
-    push::Pusher,
-    rate::RateLimits,
-    routes, serve, shell,
-    store::Store,
+    directory::Directory,
+    http::{self, App, serve},
+    keep_awake, launcher,
 };
 
 /// How long clients have to read that the backend is stopping, before their sessions end.
@@ -42,62 +27,13 @@ const MAX_SCRAPERS: usize = 16;
 /// How often what has been counted is put in order. Rates are counted by the second.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// What all requests share.
-pub(crate) struct App {
-    pub(crate) config: Config,
-    pub(crate) access: Access,
-    pub(crate) admin: Admin,
-    pub(crate) bridge: BridgeKeys,
-    /// Held for a look-up, never across an await.
-    pub(crate) replays: Mutex<ReplayCache>,
-    pub(crate) origins: Option<AllowedOrigins>,
-    pub(crate) pusher: Pusher,
-    pub(crate) store: Store,
-    pub(crate) settings: Settings,
-    pub(crate) rates: RateLimits,
-    pub(crate) metrics: PrometheusHandle,
-    pub(crate) keep_awake: Option<KeepAwake>,
-}
-
-impl App {
-    /// Checks the settings and makes everything that requests share.
-    async fn new(config: Config) -> anyhow::Result<Self> {
-        config.check()?;
-        let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());
-        let origins = origins.map(AllowedOrigins::parse).transpose().context("ALLOWED_ORIGINS")?;
-        let settings = Settings {
-            limits: Limits {
-                output_buffer: config.output_buffer,
-                output_window: config.output_window as u64,
-                resume_grace: Duration::from_secs(config.resume_grace),
-            },
-            detached_ttl: Duration::from_secs(config.detached_ttl),
-            shell_restart: config.shell_restart,
-        };
-        Ok(Self {
-            access: Access::new(&config)?,
-            admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
-            bridge: BridgeKeys::parse(&config.bridge_secret)?,
-            replays: Mutex::new(ReplayCache::new(ReplayCache::CAPACITY)),
-            origins,
-            pusher: Pusher::new(config.callback_url.as_deref()).await?,
-            store: Store::default(),
-            settings,
-            rates: RateLimits::new(config.rate_limit_connection, config.rate_limit_user),
-            metrics: count::start()?,
-            keep_awake: config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?,
-            config,
-        })
-    }
-}
-
 /// Serves until SIGTERM or Ctrl-C, then ends all sessions.
 ///
 /// Prints `listening http://ADDRESS` on stdout once requests are taken.
 ///
 /// # Errors
 /// When the settings do not go together or the address cannot be had.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let metrics_address = config.metrics_address()?;
     let app = Arc::new(App::new(config).await?);
@@ -112,24 +48,26 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     println!("listening http://{}", listener.local_addr()?);
     if let Some(listener) = metrics {
         tracing::info!(address = %listener.local_addr()?, "metrics");
-        let router = routes::metrics_router(app.clone());
+        let router = http::metrics_router(app.clone());
         background.spawn(serve::serve(listener, router, MAX_SCRAPERS, std::future::pending()));
     }
     background.spawn(tidy(app.clone()));
-    background.spawn(keep_awake::run(app.clone()));
+    if let Some(awake) = app.keep_awake.clone() {
+        background.spawn(keep_awake::run(awake, app.directory.living()));
+    }
     background.spawn(async {
-        if let Err(error) = shell::orphans().await {
+        if let Err(error) = launcher::orphans().await {
             tracing::error!(%error, "orphans cannot be reaped");
         }
     });
-    let store = app.store.clone();
+    let directory = app.directory.clone();
     let ended = async move {
         stop.await;
         tracing::info!("stopping");
         tokio::spawn(end_anyway());
-        drain(&store).await;
+        drain(&directory).await;
     };
-    serve::serve(listener, routes::router(app), serve::most_connections(), ended).await;
+    serve::serve(listener, http::router(&app), serve::most_connections(), ended).await;
     background.shutdown().await;
     Ok(())
 }
@@ -144,7 +82,7 @@ async fn tidy(app: Arc<App>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        app.rates.forget_silent();
+        app.ingress.tidy();
         // Histograms keep every value until then.
         app.metrics.run_upkeep();
     }
@@ -158,8 +96,8 @@ async fn end_anyway() {
 }
 
 /// Tells all clients, then ends all sessions. Takes no new ones from the start.
-async fn drain(store: &Store) {
-    let sessions = store.close();
+async fn drain(directory: &Directory) {
+    let sessions = directory.close();
     let told: JoinSet<_> =
         sessions.iter().cloned().map(|session| async move { session.drain().await }).collect();
     told.join_all().await;

@@ -8,7 +8,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{app::App, count, routes::sessions::Admin};
+use super::{App, sessions::Admin};
+use crate::metrics;
 
 /// `GET /metrics`: with `ADMIN_TOKEN`.
 pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
@@ -17,7 +18,7 @@ pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
 
 /// `GET /metrics` at `METRICS_BIND`, for whoever reaches it.
 pub(crate) async fn open(State(app): State<Arc<App>>) -> Response {
-    count::holds(app.store.len(), app.store.connections());
+    metrics::holds(app.directory.len(), app.directory.connections());
     // The version of the text format (Prometheus documentation, "Exposition formats").
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()

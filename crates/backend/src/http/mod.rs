@@ -1,11 +1,12 @@
-//! The HTTP API, one file a resource.
+//! The HTTP API, one file a resource. Only this module knows [`App`].
 
-mod bridge;
+mod app;
 mod diagnostics;
 mod health;
 mod keep_awake;
 mod metrics;
 pub(crate) mod page;
+pub(crate) mod serve;
 mod sessions;
 
 use std::sync::Arc;
@@ -13,28 +14,24 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, header},
     routing::{delete, get, post},
 };
-use shellbridge_protocol::{bridge as contract, limits::MAX_BRIDGE_BODY};
+use shellbridge_protocol::bridge::REQUEST_ID_HEADER;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
     set_header::SetResponseHeaderLayer,
 };
 
-use crate::{app::App, observe::observe};
+pub(crate) use self::app::App;
+use crate::{observe::observe, transport::bridge};
 
 /// Bodies of the sessions API: an environment, and little more.
 const MAX_API_BODY: usize = 128 * 1024;
 
 /// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let bridge = Router::new()
-        .route(contract::CONNECT_PATH, post(bridge::connect))
-        .route(contract::MESSAGE_PATH, post(bridge::message))
-        .route(contract::DISCONNECT_PATH, post(bridge::disconnect))
-        .layer(DefaultBodyLimit::max(MAX_BRIDGE_BODY));
+pub(crate) fn router(app: &Arc<App>) -> Router {
     let api = Router::new()
         .route("/api/sessions", post(sessions::create))
         .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end))
@@ -45,10 +42,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/sessions/{id}/shares/{share}", delete(sessions::revoke_share))
         .route("/api/dev/sessions", post(sessions::create_dev))
         .layer(DefaultBodyLimit::max(MAX_API_BODY))
-        .layer(cors(&app));
+        .layer(cors(app));
     let policy = page::policy(app.config.ws_url.as_deref());
     Router::new()
-        .merge(bridge)
         .merge(api)
         // It answers every origin: it tells why an origin is refused.
         .route("/api/diagnostics/websocket", get(diagnostics::websocket).options(diagnostics::preflight))
@@ -57,6 +53,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route(crate::keep_awake::PATH, post(keep_awake::hold))
         .fallback(page::asset)
+        .with_state(app.clone())
+        .merge(bridge::router(app.bridge.clone()))
         .layer(constant(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(constant(header::X_FRAME_OPTIONS, "DENY"))
         .layer(constant(header::REFERRER_POLICY, "no-referrer"))
@@ -66,7 +64,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(CatchPanicLayer::new())
         // Around all the others, so that their answers are logged too, and have an id.
         .layer(axum::middleware::from_fn(observe))
-        .with_state(app)
 }
 
 /// What is served at `METRICS_BIND`.
@@ -92,14 +89,7 @@ fn cors(app: &App) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        .expose_headers([HeaderName::from_static(contract::REQUEST_ID_HEADER)])
+        .expose_headers([HeaderName::from_static(REQUEST_ID_HEADER)])
         .allow_credentials(true)
         .max_age(std::time::Duration::from_hours(24))
-}
-
-/// The token of `Authorization: Bearer`.
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

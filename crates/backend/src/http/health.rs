@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 use shellbridge_protocol::bridge::{CONNECT_PATH, DISCONNECT_PATH, MESSAGE_PATH};
 
-use crate::{app::App, unix_ms};
+use crate::{clock::unix_ms, http::App};
 
 /// `GET /health`: liveness only.
 pub(crate) async fn health() -> Json<Value> {
@@ -25,14 +25,14 @@ pub(crate) async fn health() -> Json<Value> {
 
 /// `GET /ready`: 503 with what is not ready. How many sessions there are is only for the platform.
 pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (StatusCode, Json<Value>) {
-    if app.store.is_closed() {
+    if app.directory.is_closed() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             Json(json!({"status": "stopping", "notReady": ["stopping"]})),
         );
     }
     let ready = if app.admin.admits(&headers).await {
-        json!({"status": "ready", "sessions": app.store.len()})
+        json!({"status": "ready", "sessions": app.directory.len()})
     } else {
         json!({"status": "ready"})
     };

@@ -3,13 +3,10 @@
 //! An init in front of the backend would have its user and its environment, and with that the secrets in it, but not
 //! its protection from shells (`keep_secrets`). So the backend is process 1 itself.
 
-use std::{
-    io,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, setpriority_process};
 use tokio::{
     process::Child,
@@ -112,6 +109,5 @@ fn reap() -> Dead {
 }
 
 fn waited_for() -> MutexGuard<'static, Vec<i32>> {
-    // A list of numbers is whole whenever it is not being changed.
-    WAITED_FOR.lock().unwrap_or_else(PoisonError::into_inner)
+    WAITED_FOR.lock()
 }

@@ -14,14 +14,14 @@ use shellbridge_protocol::{ErrorCode, access::Grant};
 
 use crate::{
     access::Mint,
-    app::App,
+    access::bearer,
+    clock::unix_ms,
+    directory::Refused,
     error::ApiError,
+    http::App,
+    launcher::{ShellRequest, ShellSpec},
     observe::about_session,
-    routes::bearer,
     sessions::{self, Handle, Start, Status, Use},
-    shell::{ShellRequest, ShellSpec},
-    store::Refused,
-    unix_ms,
 };
 
 /// Without `ttlSeconds`, a session lives this long, or `MAX_SESSION_TTL` if that is less.
@@ -128,7 +128,7 @@ impl Known {
             Caller::User(app.access.verify(token, Some(&id)).await?)
         };
         about_session(&id);
-        let session = app.store.get(&id).ok_or_else(ApiError::no_session)?;
+        let session = app.directory.find(&id).ok_or_else(ApiError::no_session)?;
         if let Caller::User(grant) = &caller {
             if !grant.opens(&session.status().owner) {
                 return Err(ApiError::no_session());
@@ -339,8 +339,8 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     let spec = ShellSpec::new(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let expires_at = unix_ms().saturating_add(ttl.saturating_mul(1000));
     about_session(&id);
-    let reservation = app.store.reserve(&id)?;
-    let store = app.store.clone();
+    let reservation = app.directory.reserve(&id)?;
+    let store = app.directory.clone();
     let start = Start { id: id.as_str().into(), owner: user_id.as_str().into(), spec, expires_at };
     let handle =
         sessions::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {

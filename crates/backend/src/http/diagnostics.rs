@@ -14,10 +14,10 @@ use shellbridge_protocol::{ErrorCode, PROTOCOL_VERSION, limits};
 
 use crate::{
     access::Refused,
-    app::App,
-    routes::bearer,
+    access::bearer,
+    clock::unix_ms,
+    http::App,
     sessions::{Stale, Use},
-    unix_ms,
 };
 
 /// The session that a verdict is asked for.
@@ -86,7 +86,7 @@ async fn verdict(
         let message = "this page's origin is not in ALLOWED_ORIGINS".to_owned();
         return Err((ErrorCode::OriginNotAllowed, message));
     }
-    let session = app.store.get(&grant.session_id);
+    let session = app.directory.find(&grant.session_id);
     let session = session.filter(|session| grant.opens(&session.status().owner));
     let no_session = || (ErrorCode::SessionInvalid, "no such session".to_owned());
     let session = session.ok_or_else(no_session)?;

@@ -1,0 +1,5 @@
+//! Where a session is.
+
+mod local;
+
+pub(crate) use self::local::{Directory, Refused};

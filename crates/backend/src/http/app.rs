@@ -1,0 +1,61 @@
+//! What all requests share.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use shellbridge_protocol::origin::AllowedOrigins;
+use shellbridge_session::{Limits, Settings};
+
+use crate::{
+    access::Access, admin::Admin, config::Config, directory::Directory, ingress::Ingress,
+    keep_awake::KeepAwake, metrics, rate::RateLimits, transport::bridge::Bridge,
+};
+
+/// What all requests share.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) access: Access,
+    pub(crate) admin: Admin,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) origins: Option<AllowedOrigins>,
+    pub(crate) directory: Directory,
+    pub(crate) ingress: Arc<Ingress>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) keep_awake: Option<Arc<KeepAwake>>,
+}
+
+impl App {
+    /// Checks the settings and makes everything that requests share.
+    pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
+        config.check()?;
+        let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());
+        let origins = origins.map(AllowedOrigins::parse).transpose().context("ALLOWED_ORIGINS")?;
+        let settings = Settings {
+            limits: Limits {
+                output_buffer: config.output_buffer,
+                output_window: config.output_window as u64,
+                resume_grace: Duration::from_secs(config.resume_grace),
+            },
+            detached_ttl: Duration::from_secs(config.detached_ttl),
+            shell_restart: config.shell_restart,
+        };
+        let directory = Directory::default();
+        let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
+        let ingress = Arc::new(Ingress::new(directory.clone(), rates));
+        let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
+        Ok(Self {
+            access: Access::new(&config)?,
+            admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
+            bridge: Bridge::new(&config, ingress.clone()).await?.into(),
+            origins,
+            directory,
+            ingress,
+            settings,
+            metrics: metrics::start()?,
+            keep_awake: keep_awake.map(Arc::new),
+            config,
+        })
+    }
+}

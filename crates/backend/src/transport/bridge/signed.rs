@@ -1,0 +1,107 @@
+//! Requests that are proven to be the Lambda's, each taken once.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::StatusCode,
+    response::IntoResponse,
+};
+use serde::de::DeserializeOwned;
+use shellbridge_protocol::{
+    ErrorCode,
+    bridge::{BridgeToken, CONNECTION_ID_HEADER, Replay},
+};
+
+use super::Bridge;
+use crate::{access::bearer, clock::unix_secs, error::ApiError, metrics};
+
+/// A request that carries the Lambda's signature. [`Signed::once`] refuses replays, when the user is known.
+pub(super) struct Signed {
+    token: BridgeToken,
+    body: Bytes,
+    /// The connection that the token is bound to.
+    connection: String,
+}
+
+impl Signed {
+    pub(super) const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+
+    /// Refuses a request that came before. It may come again as if it were new: for one that is refused for its rate.
+    pub(super) fn is_new(&self, bridge: &Bridge) -> Result<(), ApiError> {
+        if bridge.replays.lock().has(&self.token.jti) { Err(replayed()) } else { Ok(()) }
+    }
+
+    /// Refuses a request that came before, and remembers it. `user`: whose it is, as the Lambda says.
+    pub(super) fn once(&self, bridge: &Bridge, user: &str) -> Result<(), ApiError> {
+        let (jti, until) = (&self.token.jti, self.token.remembered_until());
+        let replay = bridge.replays.lock().check(jti, user, until, unix_secs());
+        match replay {
+            Replay::Fresh => Ok(()),
+            Replay::Seen => Err(replayed()),
+            Replay::Share => {
+                metrics::bridge_refused("share");
+                let message = "too many requests of this user to tell them from replays";
+                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, message))
+            }
+            Replay::Full => {
+                metrics::bridge_refused("full");
+                let message = "too many requests to tell them from replays";
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, message))
+            }
+        }
+    }
+
+    /// Refuses a body about another connection than the token's.
+    pub(super) fn is_about(&self, connection: &str) -> Result<(), ApiError> {
+        if self.connection == connection {
+            Ok(())
+        } else {
+            Err(ApiError::bad_request("connectionId is not X-Connection-Id"))
+        }
+    }
+}
+
+impl FromRequest<Arc<Bridge>> for Signed {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, bridge: &Arc<Bridge>) -> Result<Self, ApiError> {
+        let refused = |cause| {
+            metrics::bridge_refused(cause);
+            ApiError::unauthorized("not signed by the Lambda")
+        };
+        let path = request.uri().path().to_owned();
+        let headers = request.headers();
+        let token = bearer(headers).ok_or_else(|| {
+            metrics::bridge_refused("no_token");
+            ApiError::no_token("not signed by the Lambda")
+        })?;
+        let token = token.to_owned();
+        let connection = headers.get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok());
+        let connection = connection.ok_or_else(|| refused("no_connection"))?.to_owned();
+        let body = Bytes::from_request(request, bridge).await.map_err(|error| {
+            metrics::bridge_refused("body");
+            let status = error.into_response().status();
+            ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read")
+        })?;
+        let now = unix_secs();
+        let token = bridge.keys.verify(&token, &path, &connection, &body, now).map_err(|cause| {
+            tracing::warn!(%cause, path, "a request is not the Lambda's");
+            refused(metrics::token_fault(cause))
+        })?;
+        Ok(Self { token, body, connection })
+    }
+}
+
+fn replayed() -> ApiError {
+    metrics::bridge_refused("replay");
+    tracing::warn!("a request of the Lambda came twice");
+    ApiError::unauthorized("not signed by the Lambda")
+}
