@@ -28,7 +28,8 @@ export SAM_CLI_TELEMETRY = 0
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: page programs ## Build what is missing, then serve the page, the gateway and the function until Ctrl-C.
+run: ## Build what is missing, then serve the page, the gateway and the function until Ctrl-C.
+	@$(MAKE) --no-print-directory page & page=$$!; $(MAKE) --no-print-directory programs && wait $$page
 	@exec $(GATEWAY) --function $(BIN)/websocket-handler
 
 programs:
