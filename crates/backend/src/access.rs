@@ -1,4 +1,4 @@
-//! Users' tokens at the backend: verified for the sessions API, and minted for new sessions.
+//! Users' tokens: verifies them for the sessions API, and mints them for new sessions.
 
 use axum::http::{HeaderMap, header};
 use jsonwebtoken::{
@@ -23,33 +23,33 @@ pub struct Access {
 
 enum Keys {
     Set(TokenKeys),
-    /// With the public half of `JWT_PRIVATE_KEY`, to find its name in the set.
+    /// With the public half of `JWT_PRIVATE_KEY`, whose `kid` is looked up in the set.
     Remote(Box<Jwks>, Option<AlgorithmParameters>),
 }
 
-/// Why the keys were refused. The process does not start with them.
+/// Why the configured keys cannot be used. The process does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// No key, or more than one kind.
+    /// No source of keys is set, or more than one.
     #[error("set exactly one of JWT_SECRET, JWT_PUBLIC_KEY and JWKS_URL")]
     OneKey,
-    /// The key is not good.
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// `JWKS_URL` is not one to fetch from.
+    /// `JWKS_URL` is invalid or not allowed.
     #[error("JWKS_URL: {0}")]
     Jwks(#[from] JwksRefused),
-    /// `JWT_PRIVATE_KEY` is not a private key of the kind of `JWT_PUBLIC_KEY`.
+    /// `JWT_PRIVATE_KEY` is no private key, or does not belong to `JWT_PUBLIC_KEY`.
     #[error("JWT_PRIVATE_KEY: not the PEM (PKCS #8) private key of JWT_PUBLIC_KEY")]
     PrivateKey,
 }
 
-/// Why a token does not open a session here.
+/// Why a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Because of itself.
+    /// It is invalid, expired, or for another session.
     Token(Denied),
-    /// There are no keys at the moment: `JWKS_URL` does not answer.
+    /// No keys are available: the JWK set could not be fetched.
     NoKeys,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Mint<'a> {
     pub(crate) user: &'a str,
     pub(crate) session: &'a str,
     pub(crate) read_only: bool,
-    /// By which the session knows it (`session/tokens.rs`).
+    /// `shellbridgeId`, by which the session recognises it (`sessions/tokens.rs`).
     pub(crate) id: &'a str,
     /// Unix seconds.
     pub(crate) expires_at: i64,
@@ -82,17 +82,17 @@ struct Minted<'a> {
 }
 
 impl Access {
-    /// Takes the keys from the settings, and tries them.
+    /// Loads the keys from the settings and checks that they work.
     ///
     /// # Errors
-    /// What is wrong, in words for whoever set it.
+    /// When a key is missing, invalid or of another pair. The message names the setting.
     pub fn new(config: &Config) -> Result<Self, AccessError> {
         let rules = ClaimRules { issuer: config.jwt_issuer.clone(), audience: config.jwt_audience.clone() };
         let private = config.jwt_private_key.as_deref().map(private_key).transpose()?;
         let (keys, mint) = match (&config.jwt_secret, &config.jwt_public_key, &config.jwks_url) {
             (Some(secret), None, None) => {
                 let keys = TokenKeys::from_secret(secret)?;
-                // The newest signs; the one it replaces only verifies.
+                // The first key signs; the one it replaces only verifies.
                 let newest = secret::keys(secret).map_err(KeyError::from)?.into_iter().next();
                 let key = EncodingKey::from_secret(newest.unwrap_or_default().as_bytes());
                 (Keys::Set(keys), Some((Algorithm::HS256, key)))
@@ -106,8 +106,8 @@ impl Access {
             _ => return Err(AccessError::OneKey),
         };
         let access = Self { keys, rules, mint };
-        // A private key of another pair would mint tokens that nobody takes. Whether one is in the JWK set is seen
-        // when it mints: the set need not be there yet.
+        // A private key of another pair would mint tokens that no verifier accepts. With a JWK set, `mint` checks this
+        // instead: the set need not be reachable at start-up.
         if let (Keys::Set(keys), Some((algorithm, _))) = (&access.keys, &access.mint) {
             let now = unix_secs();
             let token = access.sign(
@@ -121,13 +121,13 @@ impl Access {
         Ok(access)
     }
 
-    /// What the token allows for a session.
+    /// Verifies a token and returns what it grants.
     pub(crate) async fn verify(&self, token: &str, session: Option<&str>) -> Result<Grant, Refused> {
         let now = unix_secs();
         let authorize = |keys: &TokenKeys| keys.authorize(token, session, &self.rules, now);
         let verdict = match &self.keys {
             Keys::Set(keys) => authorize(keys),
-            // Nobody makes us fetch with nothing in hand.
+            // A request without a token must not trigger a fetch.
             Keys::Remote(..) if token.is_empty() => Err(Denied::Missing),
             Keys::Remote(jwks, _) => match authorize(&jwks.keys(false, now).await.ok_or(Refused::NoKeys)?) {
                 Err(Denied::UnknownKey) => authorize(&jwks.keys(true, now).await.ok_or(Refused::NoKeys)?),
@@ -142,13 +142,13 @@ impl Access {
         self.mint.is_some()
     }
 
-    /// A token for one user and one session. None when there is no key to mint with.
+    /// Mints a token for one user and one session. None without a private key, or if its public half is not in the set.
     pub(crate) async fn mint(&self, mint: &Mint<'_>) -> Option<String> {
         let mut header = Header::new(self.mint.as_ref()?.0);
         if let Keys::Remote(jwks, Some(public)) = &self.keys {
             let Some(kid) = jwks.kid_of(public, unix_secs()).await else {
                 tracing::error!(
-                    "JWT_PRIVATE_KEY is not of a key in the JWK set: nobody would take its tokens"
+                    "the JWK set lacks the public key of JWT_PRIVATE_KEY: its tokens would be refused"
                 );
                 return None;
             };
@@ -170,7 +170,7 @@ impl Access {
             aud: self.rules.audience.as_deref(),
         };
         jsonwebtoken::encode(header, &claims, key)
-            .inspect_err(|error| tracing::error!(%error, "a token cannot be minted"))
+            .inspect_err(|error| tracing::error!(%error, "cannot mint a token"))
             .ok()
     }
 }
@@ -188,7 +188,8 @@ fn private_key(pem: &str) -> Result<(Algorithm, EncodingKey), AccessError> {
 fn public_half((algorithm, key): &(Algorithm, EncodingKey)) -> Result<AlgorithmParameters, AccessError> {
     Jwk::from_encoding_key(key, *algorithm).map(|jwk| jwk.algorithm).map_err(|_| AccessError::PrivateKey)
 }
-/// The token of `Authorization: Bearer`.
+
+/// Returns the token of `Authorization: Bearer`.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! `ADMIN_TOKEN`: who is the platform, and how slowly wrong guesses are answered.
+//! `ADMIN_TOKEN`: authenticates the platform, and answers wrong guesses ever more slowly.
 
 use std::time::Duration;
 
@@ -13,18 +13,17 @@ use tokio::{
 
 use crate::{access::bearer, metrics};
 
-/// Waits before a wrong token is answered: the first, doubling with each that follows up to the last.
+/// Delay before a wrong token is refused: starts at the first value, doubles up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// The waits start over when there was no wrong token for this long.
+/// The delay starts over after this long without a wrong token.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
-/// Wrong tokens that wait at the same time. Others are refused at once: waiting must not become a way to hold many
-/// requests here.
+/// Requests delayed at once. Further ones are refused immediately: delays must not let a client pile up requests.
 const MAX_WAITING: usize = 32;
 
-/// The keys of `ADMIN_TOKEN`, and a count of wrong ones.
+/// The keys of `ADMIN_TOKEN`, and the delay for wrong ones.
 ///
-/// The wait is one for all, since behind a load balancer nobody's address is known. It never concerns the right
-/// token, so guessing cannot lock the platform out.
+/// All clients share one delay, because their addresses are unknown behind a load balancer. The right token is never
+/// delayed, so guessing cannot lock the platform out.
 pub(crate) struct Admin {
     tokens: Vec<String>,
     wrong: Mutex<Wrong>,
@@ -37,7 +36,7 @@ struct Wrong {
 }
 
 impl Admin {
-    /// `ADMIN_TOKEN`, if it is set: one token, or the new and the old one. Without it nobody is the platform.
+    /// Parses `ADMIN_TOKEN`: one token, or the new and the old one. Without it, every request is refused.
     pub(crate) fn new(setting: Option<&str>) -> Result<Self, Unfit> {
         let tokens = setting.map(secret::keys).transpose()?.unwrap_or_default();
         Ok(Self {
@@ -47,7 +46,7 @@ impl Admin {
         })
     }
 
-    /// Whether a request is the platform's. One with a wrong token waits, but a user's own passes as what it is.
+    /// Whether a request carries `ADMIN_TOKEN`. Delays requests with a wrong token, but not those with a user's JWT.
     pub(crate) async fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(token) = bearer(headers) else { return false };
         if self.knows(token) {
@@ -60,7 +59,7 @@ impl Admin {
         false
     }
 
-    /// Compares with each token, whichever is right, in constant time.
+    /// Compares with every token in constant time, even after a match.
     fn knows(&self, token: &str) -> bool {
         let same = |known: &String| known.as_bytes().ct_eq(token.as_bytes());
         self.tokens.iter().map(same).fold(Choice::from(0), |any, this| any | this).into()
@@ -71,7 +70,7 @@ impl Admin {
         sleep(self.wait()).await;
     }
 
-    /// How long the wrong token of this moment waits.
+    /// Returns the delay for a wrong token, and doubles the next one.
     fn wait(&self) -> Duration {
         let mut wrong = self.wrong.lock();
         if wrong.last.elapsed() >= FORGET_AFTER {
@@ -84,7 +83,7 @@ impl Admin {
     }
 }
 
-/// Tokens of users are no guesses of `ADMIN_TOKEN`, and must not wait because somebody else guesses.
+/// A user's token is not a guess at `ADMIN_TOKEN`, and the guesses of others must not delay it.
 fn looks_like_a_jwt(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
 }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn regression_wrong_tokens_are_answered_ever_more_slowly_and_the_right_one_at_once() {
+    async fn regression_wrong_tokens_are_delayed_and_the_right_one_is_not() {
         let admin = Admin::new(Some(&format!("{NEW},{OLD}"))).unwrap();
         let took = async |token: &str, right: bool| {
             let started = Instant::now();
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_than_some_wait_at_a_time() {
+    async fn delayed_requests_are_bounded() {
         let admin = std::sync::Arc::new(Admin::new(Some(NEW)).unwrap());
         let started = Instant::now();
         let guesses: tokio::task::JoinSet<_> = (0..10 * MAX_WAITING)
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_token_nobody_is_the_platform() {
+    async fn without_admin_token_every_request_is_refused() {
         let admin = Admin::new(None).unwrap();
         assert!(!admin.admits(&with("")).await && !admin.admits(&HeaderMap::new()).await);
     }

@@ -1,4 +1,4 @@
-//! The backend's settings, all of them, with their defaults. Each is an environment variable.
+//! All settings of the backend and their defaults. Each is an environment variable.
 
 use std::{
     ffi::OsString,
@@ -13,7 +13,7 @@ use shellbridge_protocol::{
 };
 use url::{Host, Url};
 
-/// Settings that are designed for and not built: of isolation, of several instances, and of other ways in.
+/// Planned settings that have no effect yet: isolation, several instances, other transports.
 const PLANNED: [&str; 7] = [
     "SHELL_SANDBOX",
     "SHELL_IMAGE",
@@ -24,128 +24,128 @@ const PLANNED: [&str; 7] = [
     "SOCKET_IO",
 ];
 
-/// Runs shells for terminals in browsers, behind API Gateway and a Lambda.
-// `Debug` is not derived: half of it is secrets.
+/// Runs shells for browser terminals behind API Gateway and a Lambda function.
+// No `Debug`: many settings are secrets.
 #[derive(Parser)]
 #[command(version)]
 pub struct Config {
-    /// Port to listen on; 0 takes a free one.
+    /// Port to listen on; 0 picks a free one.
     #[arg(long, env = "PORT", default_value_t = 3001)]
     pub port: u16,
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "0.0.0.0")]
     pub bind: IpAddr,
-    /// Key shared with the Lambda, at least 32 bytes; during rotation the new and the old one, with a comma between.
+    /// Key shared with the Lambda, at least 32 bytes; during rotation the new and the old one, separated by a comma.
     #[arg(long, env = "BRIDGE_SECRET", hide_env_values = true)]
     pub bridge_secret: String,
-    /// HS256 key of users' tokens, at least 32 bytes; during rotation the new and the old one, with a comma between: the
+    /// HS256 key of users' tokens, at least 32 bytes; during rotation the new and the old one, separated by a comma: the
     /// first signs, both verify.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// PEM public key of users' tokens: RS256, ES256 or `EdDSA`.
     #[arg(long, env = "JWT_PUBLIC_KEY")]
     pub jwt_public_key: Option<String>,
-    /// Where the JWK set is that users' tokens are verified with, in place of a key.
+    /// URL of the JWK set that verifies users' tokens, instead of a key.
     #[arg(long, env = "JWKS_URL")]
     pub jwks_url: Option<String>,
-    /// Lets the JWK set come from private addresses and by plain http. Off, because whoever can set the URL could
-    /// otherwise reach what only this network can.
+    /// Allow a JWK set at a private address or over plain http. Off by default: anyone who sets the URL could otherwise
+    /// reach hosts that only this network can.
     #[arg(long, env = "JWKS_ALLOW_PRIVATE", default_value_t = false, action = clap::ArgAction::Set)]
     pub jwks_allow_private: bool,
-    /// PEM private key to mint users' tokens with, when they are not HS256.
+    /// PEM private key that signs minted tokens, unless they use HS256.
     #[arg(long, env = "JWT_PRIVATE_KEY", hide_env_values = true)]
     pub jwt_private_key: Option<String>,
-    /// What `iss` of users' tokens must be, and of minted ones is.
+    /// Required `iss` of users' tokens, and `iss` of minted ones.
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// What `aud` of users' tokens must be, and of minted ones is.
+    /// Required `aud` of users' tokens, and `aud` of minted ones.
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// Bearer token of `POST /api/sessions`, at least 32 bytes; during rotation the new and the old one, with a comma
-    /// between. Without it, sessions cannot be made there.
+    /// Bearer token of `POST /api/sessions`, at least 32 bytes; during rotation the new and the old one, separated by a
+    /// comma. Without it, that endpoint refuses every request.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
-    /// Origins that may use the API from a page: a comma-separated list, as in the Lambda.
+    /// Origins of pages that may use the API: a comma-separated list, as in the Lambda.
     #[arg(long, env = "ALLOWED_ORIGINS")]
     pub allowed_origins: Option<String>,
-    /// The same, by its older name.
+    /// Older name of `ALLOWED_ORIGINS`.
     #[arg(long, env = "FRONTEND_URL")]
     pub frontend_url: Option<String>,
-    /// The only place that frames are pushed to, whatever the Lambda says.
+    /// The only URL that frames are pushed to, whatever the Lambda names.
     #[arg(long, env = "CALLBACK_URL")]
     pub callback_url: Option<String>,
-    /// `wss://` address of the WebSocket API, for `webSocketUrl`. The page connects there, and to no other host;
-    /// without it, to any that the user agrees to.
+    /// `wss://` URL of the WebSocket API, returned as `webSocketUrl`. The page may connect to this host only; without
+    /// it, to any host that the user confirms.
     #[arg(long, env = "WS_URL")]
     pub ws_url: Option<String>,
-    /// This service's own public address, for platforms such as App Runner that give it CPU only while it answers a
-    /// request: while a session lives, one request to /api/keep-awake below it is kept under way.
+    /// Public URL of this service, for platforms such as App Runner that provide CPU only during requests: while a
+    /// session exists, the backend keeps one request to its own /api/keep-awake in flight.
     #[arg(long, env = "KEEP_AWAKE_URL")]
     pub keep_awake_url: Option<String>,
-    /// Where `GET /metrics` is answered without `ADMIN_TOKEN`, such as 127.0.0.1:9090: whoever reaches it may read them.
-    /// Unset: nowhere.
+    /// Address that serves `GET /metrics` without `ADMIN_TOKEN`, such as 127.0.0.1:9090. Anyone who reaches it can read
+    /// them. Unset: none.
     #[arg(long, env = "METRICS_BIND")]
     pub metrics_bind: Option<String>,
-    /// Output kept for replay, bytes a session.
+    /// Bytes of output kept per session for replay.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
-    /// Output sent past a client's acknowledgement, bytes.
+    /// Bytes of output sent beyond a client's last acknowledgement.
     #[arg(long, env = "OUTPUT_WINDOW", default_value_t = shellbridge_protocol::limits::OUTPUT_WINDOW)]
     pub output_window: usize,
-    /// Seconds that a shell waits for a lost client rather than lose output.
+    /// Seconds that a shell is paused for a lost client before output is dropped.
     #[arg(long, env = "RESUME_GRACE", default_value_t = 60)]
     pub resume_grace: u64,
     /// Seconds that a session lives without a connection.
     #[arg(long, env = "DETACHED_TTL", default_value_t = 900)]
     pub detached_ttl: u64,
-    /// Seconds that a session lives at most.
+    /// Maximum lifetime of a session, in seconds.
     #[arg(long, env = "MAX_SESSION_TTL", default_value_t = 28_800)]
     pub max_session_ttl: u64,
-    /// Frames that one connection may send, a second; as many may come at once.
+    /// Frames per second from one connection; also the burst.
     #[arg(long, env = "RATE_LIMIT_CONNECTION", default_value = "2000")]
     pub rate_limit_connection: NonZeroU32,
-    /// Frames that all connections of one user may send, a second; as many may come at once.
+    /// Frames per second from all connections of one user; also the burst.
     #[arg(long, env = "RATE_LIMIT_USER", default_value = "20000")]
     pub rate_limit_user: NonZeroU32,
-    /// Start a new shell when one ends.
+    /// Start a new shell when one exits.
     #[arg(long, env = "SHELL_RESTART", default_value_t = false, action = clap::ArgAction::Set)]
     pub shell_restart: bool,
-    /// Let anybody make sessions at `/api/dev/sessions`. Only with a loopback BIND.
+    /// Allow anyone to create sessions at `/api/dev/sessions`. Requires a loopback BIND.
     #[arg(long, env = "DEV_SESSIONS", default_value_t = false, action = clap::ArgAction::Set)]
     pub dev_sessions: bool,
 }
 
-/// Why the settings do not go together. The process does not start with them.
+/// Why the settings are invalid. The process does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// See [`Config::dev_sessions`].
-    #[error("DEV_SESSIONS=true gives shells to everybody: set BIND=127.0.0.1")]
+    #[error("DEV_SESSIONS=true gives a shell to anyone: set BIND=127.0.0.1")]
     DevSessions,
-    /// Two of the secrets have a key in common.
-    #[error("{0} and {1} must differ: whoever holds one could do what the other is for")]
+    /// Two secrets share a key.
+    #[error("{0} and {1} must differ: a holder of one could otherwise use it as the other")]
     SameSecret(&'static str, &'static str),
     /// See [`Config::admin_token`].
     #[error("ADMIN_TOKEN: {0}")]
     AdminToken(#[from] Unfit),
     /// See [`Config::metrics_bind`].
-    #[error("METRICS_BIND: an address and a port, such as 127.0.0.1:9090")]
+    #[error("METRICS_BIND must be an address and a port, such as 127.0.0.1:9090")]
     MetricsBind,
-    /// A setting that is planned. Left aside, its promise would be believed.
+    /// A planned setting. Ignoring it would suggest that it is in effect.
     #[error("{0} is not implemented yet: unset it")]
     NotImplemented(&'static str),
-    /// Probably a setting of another name, which would be left at its default.
-    #[error("{0} is no setting; did you mean {1}?")]
+    /// Probably a misspelt setting, which would silently keep its default.
+    #[error("{0} is not a setting; did you mean {1}?")]
     Unknown(String, String),
     /// See [`Config::output_buffer`].
     #[error("OUTPUT_WINDOW must be from 32768 to OUTPUT_BUFFER, and OUTPUT_BUFFER at most 67108864")]
     Output,
     /// See [`Config::ws_url`].
-    #[error("WS_URL must be a WebSocket address, wss://HOST/STAGE")]
+    #[error("WS_URL must be a WebSocket URL, wss://HOST/STAGE")]
     WsUrl,
 }
 
 impl Config {
-    /// Takes empty settings as unset, because templates cannot leave one out.
+    /// Treats empty settings as unset, because templates cannot omit one.
     #[must_use]
     pub fn normalized(mut self) -> Self {
         for setting in [
@@ -168,10 +168,10 @@ impl Config {
         self
     }
 
-    /// Holds what single settings cannot.
+    /// Checks the settings, alone and against each other.
     ///
     /// # Errors
-    /// What is wrong, in words for whoever set it.
+    /// The first invalid setting. The message names it.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.dev_sessions && !self.bind.is_loopback() {
             return Err(ConfigError::DevSessions);
@@ -200,22 +200,22 @@ impl Config {
         Ok(())
     }
 
-    /// Where to serve metrics by themselves, if anywhere.
+    /// Address of the separate metrics listener, if any.
     pub fn metrics_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let bind = self.metrics_bind.as_deref();
         bind.map(|bind| bind.parse().map_err(|_| ConfigError::MetricsBind)).transpose()
     }
 
-    /// Where to listen.
+    /// Address to listen on.
     pub const fn address(&self) -> SocketAddr {
         SocketAddr::new(self.bind, self.port)
     }
 }
 
-/// What `connect-src` calls the host of a WebSocket address. `None`: it is no such address.
+/// The `connect-src` source of a WebSocket URL. `None` if it is not such a URL.
 ///
-/// A host is letters, digits, `-`, `.` and `*` there (CSP level 3, section 2.3.1). There is no form for an IPv6
-/// address, so that one is let through by its scheme.
+/// There a host consists of letters, digits, `-`, `.` and `*` (CSP level 3, section 2.3.1). IPv6 addresses have no form,
+/// so the source of one is its scheme alone.
 pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
     let url = Url::parse(ws_url).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"))?;
     let scheme = url.scheme();
@@ -230,15 +230,15 @@ pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
     }
 }
 
-/// Refuses what the environment sets in vain: settings that are planned, and names that are nearly those of a setting.
+/// Refuses variables without effect: planned settings, and misspelt names of settings.
 ///
 /// # Errors
-/// The name, and which setting was probably meant.
+/// Names the variable and, if misspelt, the setting that was probably meant.
 pub fn check_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), ConfigError> {
     let command = Config::command();
     let settings: Vec<&str> =
         command.get_arguments().filter_map(|argument| argument.get_env()?.to_str()).collect();
-    // Empty counts as unset, because templates cannot leave one out.
+    // Empty counts as unset, because templates cannot omit a variable.
     for (name, _) in variables.filter(|(_, value)| !value.is_empty()) {
         let Some(name) = name.to_str() else { continue };
         if let Some(planned) = PLANNED.iter().find(|planned| **planned == name) {
@@ -260,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_go_together() {
+    fn defaults_are_valid() {
         assert_eq!(config(&[]).check(), Ok(()));
     }
 
     #[test]
-    fn an_empty_setting_is_an_unset_one() {
+    fn empty_settings_count_as_unset() {
         let config = config(&["--jwt-secret", "", "--admin-token", "", "--allowed-origins", ""]).normalized();
         assert!(config.jwt_secret.is_none() && config.admin_token.is_none());
         assert!(config.allowed_origins.is_none());
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(check("MAX_SESION_TTL", "60"), Err(meant));
         let command = Config::command();
         let own = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
-        // Of a shell's environment, of ECS, of Kubernetes, and the function's, which shares ours in `make run`.
+        // From a shell, ECS, Kubernetes, and the function, which shares the environment in `make run`.
         let foreign = [
             "PATH",
             "SHELL",

@@ -1,4 +1,4 @@
-//! What the HTTP API answers when it cannot do as asked: one mapping to statuses, nothing of the cause inside.
+//! Errors of the HTTP API: one mapping to statuses. Internal causes are never sent.
 
 use axum::{
     Json,
@@ -14,7 +14,7 @@ use crate::{
     sessions::{Stale, Unreachable},
 };
 
-/// An answer that is not the one asked for.
+/// An error response: a status and an error frame.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}", .status, .frame.message)]
 pub(crate) struct ApiError {
@@ -27,18 +27,18 @@ impl ApiError {
         Self { status, frame: ErrorFrame::new(code, message) }
     }
 
-    /// Names the client's frame that it answers.
+    /// Adds the `ref` of the client's frame.
     pub(crate) fn answering(mut self, reference: Option<String>) -> Self {
         self.frame = self.frame.answering(reference);
         self
     }
 
-    /// What it is answered with.
+    /// The status of the response.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// 404, alike for sessions that are unknown and those of others.
+    /// 404, the same for unknown sessions and for those of other users.
     pub(crate) fn no_session() -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::SessionInvalid, "no such session")
     }
@@ -88,7 +88,7 @@ impl From<Unreachable> for ApiError {
             Unreachable::Ended | Unreachable::Stale(Stale::Earlier) => Self::no_session(),
             Unreachable::Busy => busy(ErrorCode::BackendUnavailable),
             Unreachable::Full => busy(ErrorCode::RateLimited),
-            // Between the two programs, 401 says that the Lambda's signature is no good.
+            // The Lambda takes 401 for a bad signature of its request, hence 403.
             Unreachable::Stale(Stale::Revoked) => {
                 Self::new(StatusCode::FORBIDDEN, ErrorCode::TokenExpired, error.to_string())
             }
@@ -114,7 +114,7 @@ impl From<access::Refused> for ApiError {
             access::Refused::NoKeys => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::BackendUnavailable,
-                "there are no keys to verify tokens with at the moment",
+                "the keys that verify tokens are unavailable",
             ),
         }
     }

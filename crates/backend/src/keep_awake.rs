@@ -1,6 +1,6 @@
-//! Keeps one request to this very backend under way while a session lives, by its public address: App Runner gives an
-//! instance CPU only while it answers one, and a shell's output would stall. Whether it counts one that the instance
-//! sends itself is unconfirmed.
+//! While a session exists, keeps one request to this backend's public URL in flight: App Runner provides CPU only
+//! during requests, so a shell's output would stall. Whether App Runner counts a request from the instance itself is
+//! unconfirmed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,24 +14,24 @@ use tokio::{
 };
 use url::Url;
 
-/// Where the request goes, below `KEEP_AWAKE_URL`.
+/// Path of the request, below `KEEP_AWAKE_URL`.
 pub(crate) const PATH: &str = "/api/keep-awake";
-/// How long a request is held: App Runner ends one after 120 s.
+/// How long a request is held. App Runner ends requests after 120 s.
 pub(crate) const HOLD: Duration = Duration::from_secs(100);
-/// After that its answer is not waited for.
+/// Client-side limit of the request, in case the response is lost.
 const TIMEOUT: Duration = HOLD.saturating_add(Duration::from_secs(20));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Waits after requests that did not last, doubling from the first to the last. One that lasted longer than the last
-/// has served, however it ended.
+/// First and longest delay after a request that ended early. A request that outlasted the longest delay has done its
+/// job, however it ended.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Both ends of the request.
+/// Client and server side of the request.
 pub(crate) struct KeepAwake {
     url: Url,
     http: reqwest::Client,
-    /// Made at the start and known to this process only: nobody else can have requests held.
+    /// Generated at start-up and known to this process only, so that no client can have requests held.
     key: String,
-    /// The newest request. Older ones are let go, so that no more than one is held.
+    /// Number of the newest request. It releases older ones, so at most one is held.
     newest: watch::Sender<u64>,
 }
 
@@ -39,7 +39,7 @@ impl KeepAwake {
     /// `url`: `KEEP_AWAKE_URL`.
     ///
     /// # Errors
-    /// When it is no http or https URL.
+    /// When it is not an http or https URL.
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
         let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let mut url = url.context("KEEP_AWAKE_URL: not an http or https URL")?;
@@ -47,7 +47,7 @@ impl KeepAwake {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
-            // The key is for nobody else.
+            // No proxy may see the key.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -56,12 +56,12 @@ impl KeepAwake {
         Ok(Self { url, http, key, newest: watch::Sender::new(0) })
     }
 
-    /// Whether this is the key, which only the process itself knows.
+    /// Whether `key` is this process's key. Compares in constant time.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.key.as_bytes().ct_eq(key.as_bytes()).into()
     }
 
-    /// Holds a request: until there is no session, a newer request comes, or `longest` has passed.
+    /// Holds a request until no session is left, a newer request arrives, or `longest` has passed.
     pub(crate) async fn hold(&self, mut sessions: watch::Receiver<usize>, longest: Duration) {
         self.newest.send_modify(|newest| *newest += 1);
         let mut newest = self.newest.subscribe();
@@ -82,7 +82,7 @@ impl KeepAwake {
     }
 }
 
-/// Keeps the request under way while there are sessions.
+/// Keeps the request in flight while there are sessions.
 pub(crate) async fn run(awake: Arc<KeepAwake>, mut sessions: watch::Receiver<usize>) {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     while sessions.wait_for(|sessions| *sessions > 0).await.is_ok() {
@@ -94,8 +94,8 @@ pub(crate) async fn run(awake: Arc<KeepAwake>, mut sessions: watch::Receiver<usi
         if started.elapsed() > WAITS.1 {
             backoff.reset();
         } else if *sessions.borrow_and_update() > 0 {
-            let error = answer.err().unwrap_or_else(|| "it was not held".to_owned());
-            tracing::warn!(error, "the request to KEEP_AWAKE_URL did not last; output may stall");
+            let error = answer.err().unwrap_or_else(|| "answered too early".to_owned());
+            tracing::warn!(error, "the request to KEEP_AWAKE_URL ended early; output may stall");
             sleep(backoff.step()).await;
         }
     }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_request_is_held_no_longer_than_it_may_be() {
+    async fn a_request_is_held_until_its_limit_or_the_last_session_ends() {
         let awake = KeepAwake::new("https://example.org/base/").unwrap();
         assert_eq!(awake.url.as_str(), "https://example.org/base/api/keep-awake");
         let sessions = watch::Sender::new(1);
@@ -116,6 +116,6 @@ mod tests {
         assert!(started.elapsed() >= short);
         sessions.send_replace(0);
         awake.hold(sessions.subscribe(), HOLD).await;
-        assert!(started.elapsed() < HOLD, "nobody is to be kept awake for");
+        assert!(started.elapsed() < HOLD, "no session is left");
     }
 }

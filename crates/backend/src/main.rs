@@ -1,4 +1,4 @@
-//! Keeps the secrets, reads the settings, serves until told to stop.
+//! Protects the secrets, reads the settings, and serves until a signal.
 
 use std::process::ExitCode;
 
@@ -14,13 +14,13 @@ use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything else, and before the runtime starts its threads, to which a part of this applies one by one.
+    // Before the runtime starts threads: part of this applies per thread.
     let kept = keep_secrets();
     start_log();
-    match kept.context("the secrets cannot be kept from shells").and_then(|()| start()) {
+    match kept.context("cannot protect the secrets from shells").and_then(|()| start()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // For people too, who read neither JSON nor the log.
+            // Plain text on stderr, for people who start it by hand.
             eprintln!("backend: {error:#}");
             ExitCode::FAILURE
         }
@@ -30,16 +30,16 @@ fn main() -> ExitCode {
 fn start() -> anyhow::Result<()> {
     let config = match Config::try_parse() {
         Ok(config) => config.normalized(),
-        // `--help` and `--version` come this way too.
-        Err(said) if !said.use_stderr() => return Ok(said.print()?),
+        // clap also returns `--help` and `--version` as errors.
+        Err(output) if !output.use_stderr() => return Ok(output.print()?),
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
     check_environment(std::env::vars_os())?;
     tokio::runtime::Runtime::new()?.block_on(run(config))
 }
 
-/// Writes logs as JSON lines to stderr: what `RUST_LOG` asks for, by default from `info` on. Libraries never go beyond
-/// `warn`, whatever it says, since they print headers and bodies.
+/// Logs JSON lines to stderr, at the level of `RUST_LOG` or `info`. Libraries are capped at `warn` regardless, because
+/// below that they log headers and bodies.
 fn start_log() {
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let most = Targets::new()

@@ -1,4 +1,4 @@
-//! What `GET /metrics` tells: every metric's name and meaning in one place. No label holds what a client chose.
+//! All metrics of `GET /metrics`: names, descriptions, labels. No label holds a value that a client chose.
 
 use std::time::Duration;
 
@@ -30,67 +30,67 @@ const SESSIONS: &str = "shellbridge_sessions";
 const SESSION_FAULTS: &str = "shellbridge_session_faults_total";
 const CONNECTIONS: &str = "shellbridge_connections";
 
-/// Upper bounds of the histograms, seconds: from a push in the same region to the longest retried one.
+/// Upper bounds of the histograms, in seconds: from a push within a region to the longest retry.
 const BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Starts counting. Once a process.
+/// Installs the recorder. Call once per process.
 pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)
-        .context("the histograms")?
+        .context("cannot set up the histograms")?
         .install_recorder()
-        .context("the metrics")?;
-    describe_counter!(CONNECTS, "Connections taken");
+        .context("cannot install the metrics recorder")?;
+    describe_counter!(CONNECTS, "Accepted connections");
     describe_counter!(
         CONNECT_REFUSALS,
-        "Connections refused, by cause; with the taken ones it gives the success rate"
+        "Refused connections, by cause; with the accepted ones, gives the success rate"
     );
-    describe_histogram!(CONNECT_SECONDS, "From API Gateway's connectedAt to the first frame delivered");
-    describe_counter!(BRIDGE_REFUSALS, "Requests that were not the Lambda's, or not new, by cause");
-    describe_counter!(WRONG_ADMIN_TOKENS, "Requests with a token that could only be meant for ADMIN_TOKEN");
-    describe_counter!(CUT, "HTTP connections closed here, by what they were at: head, body, answer, or idle");
-    describe_counter!(RATE_LIMITED, "Frames above a rate limit, by whose");
-    describe_counter!(FRAMES, "Clients' frames, by type");
+    describe_histogram!(CONNECT_SECONDS, "Time from API Gateway's connectedAt to the first delivered frame");
+    describe_counter!(BRIDGE_REFUSALS, "Refused requests to the bridge's endpoints, by cause");
+    describe_counter!(WRONG_ADMIN_TOKENS, "Requests with a wrong ADMIN_TOKEN");
+    describe_counter!(CUT, "HTTP connections closed by the server, by state: head, body, answer, or idle");
+    describe_counter!(RATE_LIMITED, "Frames above a rate limit, by limit");
+    describe_counter!(FRAMES, "Frames from clients, by type");
     describe_counter!(
         REPLIES,
-        "Answers to frames, by kind: frame, error, or none (nothing to say, or said later by push)"
+        "Replies to frames, by kind: frame, error, or none (no reply, or one pushed later)"
     );
     describe_counter!(
         BYTES,
-        "Bytes of bodies from the Lambda (in), and of answers and pushes delivered (out)"
+        "Bytes of request bodies from the Lambda (in), and of replies and delivered pushes (out)"
     );
-    describe_counter!(PUSHES, "Frames pushed, by outcome");
-    describe_counter!(PUSH_RETRIES, "Pushes tried again");
-    describe_histogram!(PUSH_SECONDS, "From a frame's first attempt to its delivery");
-    describe_histogram!(REQUEST_SECONDS, "Requests, by route and class of status");
-    describe_counter!(SESSION_FAULTS, "Sessions that ended by a fault of the backend");
+    describe_counter!(PUSHES, "Pushed frames, by outcome");
+    describe_counter!(PUSH_RETRIES, "Retried pushes");
+    describe_histogram!(PUSH_SECONDS, "Time from the first attempt to push a frame to its delivery");
+    describe_histogram!(REQUEST_SECONDS, "Duration of requests, by route and status class");
+    describe_counter!(SESSION_FAULTS, "Sessions that ended by an internal error");
     describe_gauge!(SESSIONS, "Sessions");
     describe_gauge!(CONNECTIONS, "Connections of all sessions");
     Ok(handle)
 }
 
-/// A connection was taken.
+/// Counts an accepted connection.
 pub(crate) fn connected() {
     counter!(CONNECTS).increment(1);
 }
 
-/// A connection was refused.
+/// Counts a refused connection.
 pub(crate) fn connect_refused(cause: &'static str) {
     counter!(CONNECT_REFUSALS, "cause" => cause).increment(1);
 }
 
-/// The first frame was delivered to a connection this long after it was made.
+/// Records the time from a connection's start to its first delivered frame.
 pub(crate) fn connected_within(time: Duration) {
     histogram!(CONNECT_SECONDS).record(time);
 }
 
-/// A request is not the Lambda's, or not new.
+/// Counts a refused bridge request.
 pub(crate) fn bridge_refused(cause: &'static str) {
     counter!(BRIDGE_REFUSALS, "cause" => cause).increment(1);
 }
 
-/// [`bridge_refused`]'s word for a token's fault.
+/// The label of [`bridge_refused`] for an invalid token.
 pub(crate) const fn token_fault(refused: TokenRefused) -> &'static str {
     match refused {
         TokenRefused::Signature => "signature",
@@ -100,27 +100,27 @@ pub(crate) const fn token_fault(refused: TokenRefused) -> &'static str {
     }
 }
 
-/// Somebody guesses.
+/// Counts a wrong `ADMIN_TOKEN`.
 pub(crate) fn wrong_admin_token() {
     counter!(WRONG_ADMIN_TOKENS).increment(1);
 }
 
-/// An HTTP connection took too long, or gave its place up.
+/// Counts an HTTP connection that exceeded a time limit or made room for another.
 pub(crate) fn cut(doing: &'static str) {
     counter!(CUT, "at" => doing).increment(1);
 }
 
-/// A frame came too soon.
+/// Counts a frame above a rate limit.
 pub(crate) fn rate_limited(whose: TooMany) {
     counter!(RATE_LIMITED, "by" => whose.word()).increment(1);
 }
 
-/// The body of a message came in.
+/// Counts the body of a message.
 pub(crate) fn received(bytes: usize) {
     counter!(BYTES, "direction" => "in").increment(bytes as u64);
 }
 
-/// A frame came; `None` if it could not be read.
+/// Counts a frame from a client; `None` if it is malformed.
 pub(crate) fn frame(frame: Option<&ClientFrame>) {
     let kind = match frame {
         None => "malformed",
@@ -139,7 +139,7 @@ pub(crate) fn frame(frame: Option<&ClientFrame>) {
     counter!(FRAMES, "type" => kind).increment(1);
 }
 
-/// A frame was answered, with so many bytes.
+/// Counts the reply to a frame.
 pub(crate) fn replied(answer: Option<&ServerFrame>, bytes: usize) {
     let kind = match answer {
         Some(ServerFrame::Error(_)) => "error",
@@ -150,29 +150,29 @@ pub(crate) fn replied(answer: Option<&ServerFrame>, bytes: usize) {
     counter!(BYTES, "direction" => "out").increment(bytes as u64);
 }
 
-/// A frame was delivered, `took` after it was first tried.
+/// Counts a delivered frame, `took` after the first attempt.
 pub(crate) fn pushed(bytes: usize, took: Duration) {
     counter!(PUSHES, "outcome" => "delivered").increment(1);
     counter!(BYTES, "direction" => "out").increment(bytes as u64);
     histogram!(PUSH_SECONDS).record(took);
 }
 
-/// A frame cannot be delivered: the connection is gone.
+/// Counts a frame whose connection is gone.
 pub(crate) fn push_lost() {
     counter!(PUSHES, "outcome" => "gone").increment(1);
 }
 
-/// A frame cannot be delivered: it is too large.
+/// Counts a frame that is too large to deliver.
 pub(crate) fn push_too_large() {
     counter!(PUSHES, "outcome" => "too_large").increment(1);
 }
 
-/// A push failed and will be tried again.
+/// Counts a failed push that will be retried.
 pub(crate) fn push_retried() {
     counter!(PUSH_RETRIES).increment(1);
 }
 
-/// A request was answered. `route` is a pattern, not a path.
+/// Records an HTTP request. `route` is a pattern, not a path.
 pub(crate) fn request(route: String, status: u16, took: Duration) {
     let class = match status / 100 {
         1 => "1xx",
@@ -184,12 +184,12 @@ pub(crate) fn request(route: String, status: u16, took: Duration) {
     histogram!(REQUEST_SECONDS, "route" => route, "status" => class).record(took);
 }
 
-/// A session ended by a fault of ours.
+/// Counts a session that ended by an internal error.
 pub(crate) fn session_failed() {
     counter!(SESSION_FAULTS).increment(1);
 }
 
-/// How many sessions and connections there are now.
+/// Sets the number of sessions and connections.
 pub(crate) fn holds(sessions: usize, connections: usize) {
     #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53")]
     let (sessions, connections) = (sessions as f64, connections as f64);

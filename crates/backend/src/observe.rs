@@ -1,4 +1,4 @@
-//! Request ids, and one line in the log for each request: who, what, how long; never a token, a body or a query.
+//! Request ids, and one log line per request: ids, route, status, duration; never a token, body or query.
 
 use std::time::Instant;
 
@@ -13,14 +13,14 @@ use tracing::{Instrument, Span, field::Empty};
 
 use crate::metrics;
 
-/// X-Ray's header; the Lambda passes it on.
+/// X-Ray's header, forwarded by the Lambda.
 const TRACE_HEADER: &str = "x-amzn-trace-id";
-/// Longest id taken from outside.
+/// Longest id accepted from a request, in bytes.
 const MAX_ID: usize = 128;
-/// Characters of a path or an origin that are logged.
+/// Characters of a path or origin that are logged.
 const MAX_TEXT: usize = 256;
 
-/// The layer around all routes.
+/// Middleware around all routes: logs and measures each request.
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let headers = request.headers();
@@ -65,17 +65,17 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
-/// Notes which session a request is about, for the lines of it.
+/// Adds the session's id to the log lines of the current request.
 pub(crate) fn about_session(id: &str) {
     Span::current().record("session_id", id);
 }
 
-/// What comes all the time is only logged when it fails: probes, and frames.
+/// Whether a path is too frequent to log when it succeeds: probes and frames.
 fn is_quiet(path: &str) -> bool {
     matches!(path, "/health" | "/ready" | "/metrics" | MESSAGE_PATH)
 }
 
-/// A header that may be logged and given back: no longer than `most`, of characters that ids are made of.
+/// Returns a header that is safe to log and echo: at most `most` bytes, only characters that ids consist of.
 fn sane<'a>(headers: &'a HeaderMap, name: &str, most: usize) -> Option<&'a str> {
     let value = headers.get(name)?.to_str().ok()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=.:;/+".contains(&b);
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_from_outside_are_taken_if_they_look_like_ids() {
+    fn request_ids_are_accepted_if_well_formed() {
         let with = |value: &str| {
             let headers = HeaderMap::from_iter([(
                 HeaderName::from_static(REQUEST_ID_HEADER),

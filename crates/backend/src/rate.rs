@@ -1,4 +1,4 @@
-//! How many frames a second one connection, and one user, may send.
+//! Rate limits: frames per second, per connection and per user.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,37 +12,36 @@ use governor::{
     state::keyed::HashMapStateStore,
 };
 
-/// Connections, and users, that are counted at once. Far more than one process can serve; each takes 16 bytes.
+/// Connections, and likewise users, tracked at once: far more than a process can serve. Each takes 16 bytes.
 const MAX_KEYS: usize = 100_000;
 
-/// Counts the frames of connections and users.
+/// Rate limits of connections and users.
 pub(crate) struct RateLimits<C: Clock = DefaultClock> {
     connections: Counted<C>,
     users: Counted<C>,
-    /// Names are counted by their hashes, seeded at random: a name's length costs nothing, and nobody can choose two
-    /// that share a count.
+    /// Keys are hashes of ids, seeded at random: a long id costs no memory, and clients cannot construct colliding ids.
     hasher: RandomState,
 }
 
-/// Counts of one kind. One that is full again is forgotten.
+/// One kind of limit. Forgets keys whose quota is full again.
 struct Counted<C: Clock> {
     limiter: RateLimiter<u64, HashMapStateStore<u64>, C, NoOpMiddleware<C::Instant>>,
     most: usize,
 }
 
-/// A frame too many.
+/// Why a frame exceeds the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TooMany {
-    /// Of this connection.
+    /// Its connection sends too many.
     Connection,
-    /// Of this user.
+    /// The connections of its user send too many.
     User,
-    /// Of so many others that this one cannot be counted.
+    /// Too many other keys are tracked, so this one cannot be counted.
     Others,
 }
 
 impl TooMany {
-    /// As metrics call it.
+    /// The metrics label.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Connection => "connection",
@@ -53,7 +52,7 @@ impl TooMany {
 }
 
 impl RateLimits {
-    /// Frames a second; as many may come at once.
+    /// `connection`, `user`: frames per second; also the burst.
     pub(crate) fn new(connection: NonZeroU32, user: NonZeroU32) -> Self {
         Self::with(connection, user, MAX_KEYS, &DefaultClock::default())
     }
@@ -68,14 +67,13 @@ impl<C: Clock + Clone> RateLimits<C> {
         Self { connections: counted(connection), users: counted(user), hasher: RandomState::new() }
     }
 
-    /// Counts a frame, and says whether it is one too many.
+    /// Counts a frame and checks it against both limits.
     pub(crate) fn check(&self, connection: &str, user: &str) -> Result<(), TooMany> {
         self.connections.check(self.hasher.hash_one(connection), TooMany::Connection)?;
         self.users.check(self.hasher.hash_one(user), TooMany::User)
     }
 
-    /// Forgets who has been silent for a second: a count that is full again says nothing. Wants to be called from
-    /// time to time.
+    /// Forgets keys that have been silent for a second: their quota is full again. Call periodically.
     pub(crate) fn forget_silent(&self) {
         for counted in [&self.connections, &self.users] {
             counted.limiter.retain_recent();
@@ -86,7 +84,7 @@ impl<C: Clock + Clone> RateLimits<C> {
 
 impl<C: Clock> Counted<C> {
     fn check(&self, key: u64, too_many: TooMany) -> Result<(), TooMany> {
-        // Nobody is forgotten to make room, or many names would lift the limit of one. The silent go by themselves.
+        // No eviction: with many other ids a client could evict its own count. `forget_silent` makes room.
         if self.limiter.len() >= self.most {
             return Err(TooMany::Others);
         }
@@ -109,20 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_its_frames_a_second_and_then_waits() {
+    fn a_connection_is_limited_and_recovers() {
         let (limits, clock) = limits(100);
         for _ in 0..10 {
             assert_eq!(limits.check("c", "u"), Ok(()));
         }
         assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
-        assert_eq!(limits.check("another", "u"), Ok(()), "others are not held up");
+        assert_eq!(limits.check("another", "u"), Ok(()), "other connections are unaffected");
         clock.advance(Duration::from_millis(100));
         assert_eq!(limits.check("c", "u"), Ok(()));
         assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
     }
 
     #[test]
-    fn a_user_s_connections_share_one_limit() {
+    fn connections_of_a_user_share_one_limit() {
         let (limits, _) = limits(100);
         let sent = (0..50).filter(|n| limits.check(&format!("c{}", n % 5), "u").is_ok()).count();
         assert_eq!(sent, 25);
@@ -131,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded_and_the_silent_are_forgotten() {
+    fn tracked_keys_are_bounded_and_silent_ones_are_forgotten() {
         let (limits, clock) = limits(3);
         for name in ["a", "b", "c"] {
             assert_eq!(limits.check(name, name), Ok(()));
         }
         assert_eq!(limits.check("d", "d"), Err(TooMany::Others));
         limits.forget_silent();
-        assert_eq!(limits.connections.limiter.len(), 3, "they were heard a moment ago");
+        assert_eq!(limits.connections.limiter.len(), 3, "active a moment ago");
         clock.advance(Duration::from_secs(2));
         limits.forget_silent();
         assert_eq!((limits.connections.limiter.len(), limits.users.limiter.len()), (0, 0));

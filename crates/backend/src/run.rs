@@ -1,4 +1,4 @@
-//! The running backend: listeners, background work, and the orderly end.
+//! Runs the backend: listeners, background tasks, graceful shutdown.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,28 +16,28 @@ use crate::{
     keep_awake, launcher,
 };
 
-/// How long clients have to read that the backend is stopping, before their sessions end.
+/// Time for clients to receive the `DRAINING` notice before their sessions end.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long the end may take in all; platforms kill after 30 s (ECS `stopTimeout`, its default).
+/// Longest shutdown. Platforms kill after 30 s (the default of ECS's `stopTimeout`).
 const SHUTDOWN: Duration = Duration::from_secs(24);
 
-/// Connections at `METRICS_BIND` at a time.
+/// Concurrent connections at `METRICS_BIND`.
 const MAX_SCRAPERS: usize = 16;
 
-/// How often what has been counted is put in order. Rates are counted by the second.
+/// Period of clean-up. Rate limits are per second.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or Ctrl-C, then ends all sessions.
 ///
-/// Prints `listening http://ADDRESS` on stdout once requests are taken.
+/// Prints `listening http://ADDRESS` on stdout once it accepts connections.
 ///
 /// # Errors
-/// When the settings do not go together or the address cannot be had.
+/// When the settings are invalid or an address cannot be bound.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let metrics_address = config.metrics_address()?;
     let app = Arc::new(App::new(config).await?);
-    // Before anybody is told that we listen: a signal that nobody waits for kills.
+    // Before announcing the address: until the handlers are installed, a signal kills the process.
     let stop = stop_signal()?;
     let listener = bind(address).await?;
     let mut background = JoinSet::new();
@@ -57,7 +57,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     background.spawn(async {
         if let Err(error) = launcher::orphans().await {
-            tracing::error!(%error, "orphans cannot be reaped");
+            tracing::error!(%error, "cannot reap orphaned processes");
         }
     });
     let directory = app.directory.clone();
@@ -76,31 +76,31 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Keeps what is counted small.
+/// Bounds the memory of rate limits and histograms.
 async fn tidy(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TIDY_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         app.ingress.tidy();
-        // Histograms keep every value until then.
+        // Histograms keep every sample until this runs.
         app.metrics.run_upkeep();
     }
 }
 
-/// Ends the process when its orderly end takes too long: requests in flight may hold the server, but not for ever.
+/// Exits when graceful shutdown takes too long: requests in flight delay it, but only up to [`SHUTDOWN`].
 async fn end_anyway() {
     tokio::time::sleep(SHUTDOWN).await;
-    tracing::warn!("requests in flight were cut off");
+    tracing::warn!("shutdown timed out: requests in flight were cut off");
     std::process::exit(0);
 }
 
-/// Tells all clients, then ends all sessions. Takes no new ones from the start.
+/// Stops accepting sessions, notifies all clients, then ends all sessions.
 async fn drain(directory: &Directory) {
     let sessions = directory.close();
-    let told: JoinSet<_> =
+    let notified: JoinSet<_> =
         sessions.iter().cloned().map(|session| async move { session.drain().await }).collect();
-    told.join_all().await;
+    notified.join_all().await;
     if sessions.iter().any(|session| session.status().connections() > 0) {
         tokio::time::sleep(DRAIN).await;
     }
@@ -110,10 +110,10 @@ async fn drain(directory: &Directory) {
     }
 }
 
-/// SIGTERM or Ctrl-C, from now on.
+/// Installs the signal handlers and returns a future that waits for SIGTERM or Ctrl-C.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! Where sessions are found by their ids. They live in this process: one instance serves all of them.
+//! Finds sessions by id, in this process: a single instance serves all sessions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::sessions::{Handle, Status};
 
-/// Sessions of one process: far more than it has memory and descriptors for.
+/// Most sessions of a process: far more than its memory and descriptors allow.
 const MAX_SESSIONS: usize = 10_000;
 
 /// All sessions. Cheap to clone.
@@ -17,19 +17,19 @@ pub(crate) struct Directory(Arc<Mutex<Sessions>>);
 #[derive(Default)]
 struct Sessions {
     by_id: HashMap<String, Option<Handle>>,
-    /// How many of them are made and have not ended.
+    /// Number of sessions that have not ended, without reservations.
     living: watch::Sender<usize>,
     /// The backend is stopping.
     closed: bool,
 }
 
-/// Why a session cannot be made.
+/// Why a session cannot be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    /// There is one of this id.
-    #[error("a session of this id exists")]
+    /// The id is in use.
+    #[error("a session with this id exists")]
     Taken,
-    /// There are too many.
+    /// The limit on sessions is reached.
     #[error("too many sessions")]
     Full,
     /// The backend is stopping.
@@ -37,19 +37,19 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// An id for a session that is being made. Given back when dropped.
+/// An id reserved for a session that is being created. Released on drop.
 pub(crate) struct Reservation {
     directory: Directory,
     id: Option<String>,
 }
 
 impl Directory {
-    /// The session of this id.
+    /// Returns the session with this id.
     pub(crate) fn find(&self, id: &str) -> Option<Handle> {
         self.lock().by_id.get(id)?.clone()
     }
 
-    /// Keeps an id for a session that is being made.
+    /// Reserves an id for a session that is being created.
     pub(crate) fn reserve(&self, id: &str) -> Result<Reservation, Refused> {
         let mut sessions = self.lock();
         if sessions.closed {
@@ -65,7 +65,7 @@ impl Directory {
         Ok(Reservation { directory: self.clone(), id: Some(id.to_owned()) })
     }
 
-    /// Forgets a session that has ended.
+    /// Removes a session that has ended.
     pub(crate) fn ended(&self, status: &Status) {
         let mut sessions = self.lock();
         let same = |handle: &Option<Handle>| {
@@ -77,22 +77,22 @@ impl Directory {
         }
     }
 
-    /// How many sessions there are.
+    /// Number of sessions, reservations included.
     pub(crate) fn len(&self) -> usize {
         self.lock().by_id.len()
     }
 
-    /// How many sessions have a shell, now and as that changes.
+    /// Watches the number of sessions with a shell.
     pub(crate) fn living(&self) -> watch::Receiver<usize> {
         self.lock().living.subscribe()
     }
 
-    /// How many connections they have.
+    /// Number of connections of all sessions.
     pub(crate) fn connections(&self) -> usize {
         self.lock().by_id.values().flatten().map(|session| session.status().connections()).sum()
     }
 
-    /// Takes no more sessions, and gives back those there are.
+    /// Refuses new sessions from now on, and returns the existing ones.
     pub(crate) fn close(&self) -> Vec<Handle> {
         let mut sessions = self.lock();
         sessions.closed = true;
@@ -110,8 +110,8 @@ impl Directory {
 }
 
 impl Reservation {
-    /// Puts the session in its place. Gives it back, to be ended, if the backend is stopping: [`Directory::close`] did not
-    /// see it.
+    /// Stores the session under the reserved id. If the backend is stopping, returns it for the caller to end:
+    /// [`Directory::close`] did not see it.
     pub(crate) fn fill(mut self, handle: Handle) -> Result<(), Handle> {
         let Some(id) = self.id.take() else { return Ok(()) };
         let mut sessions = self.directory.lock();
@@ -120,7 +120,7 @@ impl Reservation {
             return Err(handle);
         }
         if handle.status().has_ended() {
-            // So quickly that it could not be forgotten.
+            // It ended before it was stored, so `ended` could not remove it.
             sessions.by_id.remove(&id);
         } else {
             sessions.by_id.insert(id, Some(handle));
@@ -151,7 +151,7 @@ mod tests {
     };
 
     #[test]
-    fn an_id_is_given_once_and_comes_back_when_nothing_came_of_it() {
+    fn an_id_is_reserved_once_and_released_on_drop() {
         let directory = Directory::default();
         let first = directory.reserve("a").unwrap();
         assert_eq!(directory.reserve("a").err(), Some(Refused::Taken));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_is_made_while_the_backend_stops_is_given_back_and_can_be_ended() {
+    async fn a_session_created_during_shutdown_is_returned_to_be_ended() {
         let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::ZERO };
         let settings = Settings { limits, detached_ttl: Duration::from_mins(10), shell_restart: false };
         let shell = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
@@ -175,14 +175,14 @@ mod tests {
         let reservation = directory.reserve("a").unwrap();
         assert!(directory.close().is_empty());
         let session = spawn(settings, start, |_| ()).unwrap();
-        let session = reservation.fill(session).expect_err("nobody else would end it");
+        let session = reservation.fill(session).expect_err("the backend is stopping");
         assert_eq!(directory.len(), 0);
         session.end().await;
         assert!(session.status().has_ended());
     }
 
     #[test]
-    fn there_is_an_end_to_sessions() {
+    fn sessions_are_bounded() {
         let directory = Directory::default();
         let all: Vec<_> = (0..MAX_SESSIONS).map(|n| directory.reserve(&n.to_string()).unwrap()).collect();
         assert_eq!(directory.reserve("one too many").err(), Some(Refused::Full));

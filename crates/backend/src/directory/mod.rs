@@ -1,4 +1,4 @@
-//! Where a session is.
+//! Looks up sessions.
 
 mod local;
 

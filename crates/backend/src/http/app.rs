@@ -1,4 +1,4 @@
-//! What all requests share.
+//! State shared by all requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     keep_awake::KeepAwake, metrics, rate::RateLimits, transport::bridge::Bridge,
 };
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) access: Access,
@@ -27,7 +27,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Checks the settings and makes everything that requests share.
+    /// Checks the settings and builds the shared state.
     pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
         config.check()?;
         let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());

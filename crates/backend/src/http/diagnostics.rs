@@ -1,4 +1,4 @@
-//! What a browser cannot learn from a refused handshake, and what a client needs to know.
+//! Tells pages why a handshake was refused, which browsers do not, and the settings that clients need.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     sessions::{Stale, Use},
 };
 
-/// The session that a verdict is asked for.
+/// Query of the diagnosis.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Asked {
@@ -67,8 +67,8 @@ fn any_origin(mut response: Response) -> Response {
     response
 }
 
-/// What the handshake would say. Nothing is told of a session before the token verifies, and a session of somebody
-/// else looks like none.
+/// Predicts the outcome of a handshake. Reveals nothing about a session before the token verifies, and reports another
+/// user's session as missing.
 async fn verdict(
     app: &App,
     session: Option<&str>,
@@ -77,7 +77,7 @@ async fn verdict(
 ) -> Result<(), (ErrorCode, String)> {
     let grant = app.access.verify(token, session).await.map_err(|refused| {
         let Refused::Token(denied) = refused else {
-            return (ErrorCode::BackendUnavailable, "there are no keys at the moment".to_owned());
+            return (ErrorCode::BackendUnavailable, "the keys that verify tokens are unavailable".to_owned());
         };
         (denied.code(), denied.to_string())
     })?;

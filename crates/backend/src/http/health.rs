@@ -1,4 +1,4 @@
-//! For load balancers and people: whether the process lives, and whether it takes sessions.
+//! Liveness and readiness, for load balancers and operators.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use shellbridge_protocol::bridge::{CONNECT_PATH, DISCONNECT_PATH, MESSAGE_PATH};
 
 use crate::{clock::unix_ms, http::App};
 
-/// `GET /health`: liveness only.
+/// `GET /health`: answers while the process lives.
 pub(crate) async fn health() -> Json<Value> {
     Json(json!({
         "status": "ok",
@@ -23,7 +23,7 @@ pub(crate) async fn health() -> Json<Value> {
     }))
 }
 
-/// `GET /ready`: 503 with what is not ready. How many sessions there are is only for the platform.
+/// `GET /ready`: 503 while stopping. Only `ADMIN_TOKEN` sees the number of sessions.
 pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (StatusCode, Json<Value>) {
     if app.directory.is_closed() {
         return (

@@ -1,4 +1,4 @@
-//! For Prometheus: what `count` has counted.
+//! Serves `crate::metrics` to Prometheus.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use axum::{
 use super::{App, sessions::Admin};
 use crate::metrics;
 
-/// `GET /metrics`: with `ADMIN_TOKEN`.
+/// `GET /metrics`, with `ADMIN_TOKEN`.
 pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
     open(app).await
 }
 
-/// `GET /metrics` at `METRICS_BIND`, for whoever reaches it.
+/// `GET /metrics` at `METRICS_BIND`, without authentication.
 pub(crate) async fn open(State(app): State<Arc<App>>) -> Response {
     metrics::holds(app.directory.len(), app.directory.connections());
     // The version of the text format (Prometheus documentation, "Exposition formats").

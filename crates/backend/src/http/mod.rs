@@ -1,4 +1,4 @@
-//! The HTTP API, one file a resource. Only this module knows [`App`].
+//! The HTTP API, one file per resource. Only this module uses [`App`].
 
 mod app;
 mod diagnostics;
@@ -27,7 +27,7 @@ use tower_http::{
 pub(crate) use self::app::App;
 use crate::{observe::observe, transport::bridge};
 
-/// Bodies of the sessions API: an environment, and little more.
+/// Largest body of the sessions API, in bytes: mostly the shell's environment.
 const MAX_API_BODY: usize = 128 * 1024;
 
 /// All routes.
@@ -46,7 +46,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let policy = page::policy(app.config.ws_url.as_deref());
     Router::new()
         .merge(api)
-        // It answers every origin: it tells why an origin is refused.
+        // Outside the CORS layer: it tells pages of any origin why theirs is refused.
         .route("/api/diagnostics/websocket", get(diagnostics::websocket).options(diagnostics::preflight))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
@@ -58,15 +58,15 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(constant(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(constant(header::X_FRAME_OPTIONS, "DENY"))
         .layer(constant(header::REFERRER_POLICY, "no-referrer"))
-        // A page that opened ours can neither move it to another #fragment nor see where it is.
+        // A page that opened this one can neither change its #fragment nor observe its location.
         .layer(constant(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
         .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, policy))
         .layer(CatchPanicLayer::new())
-        // Around all the others, so that their answers are logged too, and have an id.
+        // Outermost, so that responses of the other layers are logged and carry a request id.
         .layer(axum::middleware::from_fn(observe))
 }
 
-/// What is served at `METRICS_BIND`.
+/// Routes at `METRICS_BIND`.
 pub(crate) fn metrics_router(app: Arc<App>) -> Router {
     Router::new()
         .route("/metrics", get(metrics::open))
@@ -78,7 +78,7 @@ fn constant(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Hea
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// The same allow-list as the handshake's. Credentials are allowed, so the answer names the origin and never `*`.
+/// Uses the handshake's allow-list. Allows credentials, so the response names the origin and never `*`.
 fn cors(app: &App) -> CorsLayer {
     let origins = app.origins.clone();
     let allowed = move |origin: &HeaderValue, _: &axum::http::request::Parts| {

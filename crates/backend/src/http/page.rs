@@ -1,4 +1,4 @@
-//! The page, as it was built into the program, and what it may do.
+//! Serves the embedded page and its Content-Security-Policy.
 
 use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
@@ -7,10 +7,10 @@ use axum::{
 
 use crate::config::socket_source;
 
-/// Without `WS_URL` the server knows of no address. Links of the page bring their own then, and the page asks.
+/// Any WebSocket host: without `WS_URL`, the link to the page names it and the page asks the user to confirm.
 const ANY_SOCKET: &str = "ws: wss:";
 
-/// `Content-Security-Policy`: nothing from elsewhere, and sockets to the host of `ws_url` alone.
+/// `Content-Security-Policy`: no foreign content, and WebSockets only to the host of `ws_url`.
 pub(crate) fn policy(ws_url: Option<&str>) -> HeaderValue {
     let sockets = ws_url.and_then(socket_source);
     let sockets = sockets.as_deref().unwrap_or(ANY_SOCKET);
@@ -21,7 +21,7 @@ pub(crate) fn policy(ws_url: Option<&str>) -> HeaderValue {
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 }
 
-/// Anything that no route answers: a file of the page, or 404.
+/// Serves a file of the page, or 404, for every path without a route.
 pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if method != Method::GET && method != Method::HEAD {
         return StatusCode::NOT_FOUND.into_response();
@@ -29,8 +29,8 @@ pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Respo
     let Some(asset) = shellbridge_web::asset(uri.path()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let says =
-        |name, what: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what));
+    let contains =
+        |name, text: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(text));
     let cache = if asset.immutable { "public, max-age=31536000, immutable" } else { "no-cache" };
     let about = [
         (header::CONTENT_TYPE, asset.content_type.to_owned()),
@@ -38,11 +38,11 @@ pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Respo
         (header::CACHE_CONTROL, cache.to_owned()),
         (header::VARY, "accept-encoding".to_owned()),
     ];
-    if says(header::IF_NONE_MATCH, &asset.etag) {
+    if contains(header::IF_NONE_MATCH, &asset.etag) {
         return (StatusCode::NOT_MODIFIED, about).into_response();
     }
     match asset.gzip {
-        Some(packed) if says(header::ACCEPT_ENCODING, "gzip") => {
+        Some(packed) if contains(header::ACCEPT_ENCODING, "gzip") => {
             (about, [(header::CONTENT_ENCODING, "gzip")], packed).into_response()
         }
         _ => (about, asset.bytes).into_response(),
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_s_source_is_its_host_and_nothing_else() {
+    fn the_source_of_a_socket_is_its_host_alone() {
         for (address, source) in [
             (
                 "wss://ab12.execute-api.eu-west-1.amazonaws.com/prod",

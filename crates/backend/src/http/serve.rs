@@ -1,8 +1,8 @@
-//! The listener: HTTP/1 connections, each with a time limit for whatever it is at, and a limit of their number.
+//! The listener: HTTP/1 connections, limited in number and in the time of each phase.
 //!
-//! `axum::serve` has neither. hyper's own `header_read_timeout` also counts the idle time between two requests (hyper
-//! 1.12, `proto/h1/conn.rs`), for which the function's and a load balancer's connections rest here; and tower-http's
-//! limits of bodies say nothing of heads, nor of clients that do not read their answers.
+//! `axum::serve` limits neither. hyper's `header_read_timeout` also counts idle time between requests (hyper 1.12,
+//! `proto/h1/conn.rs`), but connections of the function and of load balancers are meant to idle. tower-http limits bodies,
+//! but not heads, nor clients that do not read their answers.
 
 mod seats;
 mod watched;
@@ -46,25 +46,25 @@ use watched::{WatchedBody, WatchedIo};
 
 use crate::metrics;
 
-/// Connections at a time, if descriptors allow: as many as functions run at once by an account's default quota, with
-/// whom each keeps one.
+/// Most concurrent connections, if descriptors allow: an account's default quota of concurrent functions, each of which
+/// keeps one.
 const MAX_CONNECTIONS: usize = 1024;
-/// How often the time limits are looked at. They are so much longer at most.
+/// Period of checking time limits. A connection may exceed its limit by this much.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Wait before the next connection is taken when there was no descriptor for one.
+/// Delay before accepting again after running out of descriptors.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
-/// Requests of one connection before others have their turn.
+/// Requests of one connection before it yields to others.
 const TURN: u32 = 16;
-/// Bytes that hyper buffers of a connection, each way; by default 400 KiB. A head may be as large.
+/// hyper's buffer per connection and direction, in bytes; also the largest head. hyper's default is 400 KiB.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// How many connections this process can serve: terminals and pushes need descriptors, too.
+/// How many connections this process can serve. Leaves half of the descriptors to terminals and pushes.
 pub(crate) fn most_connections() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     MAX_CONNECTIONS.min(usize::try_from(descriptors / 2).unwrap_or(MAX_CONNECTIONS))
 }
 
-/// Serves `router` until `stop`, then answers the requests that have begun. `most`: connections at a time.
+/// Serves `router` until `stop`, then finishes the requests in progress. `most`: concurrent connections.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -87,7 +87,7 @@ pub(crate) async fn serve(
                 }
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tracing::warn!(%error, "cannot accept a connection");
                     seats.make_room();
                     sleep(NO_DESCRIPTOR).await;
                 }
@@ -108,14 +108,14 @@ pub(crate) async fn serve(
 
 /// Serves one connection to its end.
 async fn connection(stream: TcpStream, router: Router, place: Place, mut stopping: watch::Receiver<bool>) {
-    // Answers are small and waited for.
+    // Answers are small and latency matters.
     let _ = stream.set_nodelay(true);
     let seat = place.seat.clone();
     let io = TokioIo::new(WatchedIo::new(stream, seat.clone()));
     let count = AtomicU32::new(0);
     let service = service_fn(move |request: Request<Incoming>| {
         let seat = seat.clone();
-        // Pipelined requests are read from one buffer, so that nothing of theirs would ever wait.
+        // Pipelined requests come from one buffer, so reading them never yields.
         let turn_ends = count.fetch_add(1, Ordering::Relaxed) % TURN == TURN - 1;
         seat.request(request.body().is_end_stream());
         let answer = if seat.is_spare && request.uri().path() != "/health" {
@@ -139,36 +139,36 @@ async fn connection(stream: TcpStream, router: Router, place: Place, mut stoppin
     let mut builder = http1::Builder::new();
     let served = builder.header_read_timeout(None).max_buf_size(MAX_BUFFER).serve_connection(io, service);
     let mut served = pin!(served);
-    let mut told = false;
+    let mut notified = false;
     loop {
         tokio::select! {
             biased;
-            // How it ended concerns nobody: clients go as they like.
+            // Clients may disconnect at any time, so an error is not worth logging.
             _ = served.as_mut() => break,
             () = place.seat.left() => match place.leave() {
-                // A request came in the meantime.
+                // A request has arrived in the meantime.
                 None => {}
                 Some(doing) => {
                     metrics::cut(doing);
                     break;
                 }
             },
-            _ = stopping.wait_for(|stopping| *stopping), if !told => {
-                told = true;
+            _ = stopping.wait_for(|stopping| *stopping), if !notified => {
+                notified = true;
                 served.as_mut().graceful_shutdown();
             }
         }
     }
 }
 
-/// For all but `/health` when every place is taken by a request that is being handled.
+/// Answers all but `/health` while requests in progress hold every place.
 fn overloaded() -> Response {
-    let frame = ErrorFrame::new(ErrorCode::RateLimited, "too many requests at a time");
+    let frame = ErrorFrame::new(ErrorCode::RateLimited, "too many concurrent requests");
     let headers = [(header::CONNECTION, "close"), (header::RETRY_AFTER, "1")];
     (StatusCode::SERVICE_UNAVAILABLE, headers, Json(ServerFrame::from(frame))).into_response()
 }
 
-/// The client was gone before it was accepted.
+/// Whether the client disconnected before it was accepted.
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)

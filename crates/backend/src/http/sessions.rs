@@ -1,4 +1,4 @@
-//! Sessions as a resource: made by a platform, looked at, extended, shared and ended by their owners.
+//! The sessions API: the platform creates sessions; owners inspect, extend, share and end them.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -24,12 +24,12 @@ use crate::{
     sessions::{self, Handle, Start, Status, Use},
 };
 
-/// Without `ttlSeconds`, a session lives this long, or `MAX_SESSION_TTL` if that is less.
+/// Default of `ttlSeconds`, capped by `MAX_SESSION_TTL`.
 const DEFAULT_TTL: u64 = 3600;
-/// Longest user id.
+/// Longest user id, in bytes.
 const MAX_USER_ID: usize = 256;
 
-/// Body of `POST /api/sessions`, and of `POST /api/dev/sessions`, where `userId` may be left out.
+/// Body of `POST /api/sessions` and of `POST /api/dev/sessions`, where `userId` is optional.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Create {
@@ -55,7 +55,7 @@ pub(crate) struct Share {
     ttl_seconds: Option<u64>,
 }
 
-/// JSON with errors in our own form. An empty body is an empty object.
+/// A JSON body whose errors are error frames. An empty body counts as an empty object.
 pub(crate) struct Body<T>(T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
@@ -71,7 +71,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     }
 }
 
-/// The platform, by `ADMIN_TOKEN`. Asked before the body is read.
+/// Requires `ADMIN_TOKEN`. Checked before the body is read.
 pub(crate) struct Admin;
 
 impl FromRequestParts<Arc<App>> for Admin {
@@ -86,7 +86,7 @@ impl FromRequestParts<Arc<App>> for Admin {
     }
 }
 
-/// Somebody at this machine, where `DEV_SESSIONS` lets them. Asked before the body is read.
+/// Requires `DEV_SESSIONS` and a request from this machine. Checked before the body is read.
 pub(crate) struct Developer;
 
 impl FromRequestParts<Arc<App>> for Developer {
@@ -96,12 +96,12 @@ impl FromRequestParts<Arc<App>> for Developer {
         if !app.config.dev_sessions {
             return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::Forbidden, "DEV_SESSIONS is off"));
         }
-        let elsewhere = || ApiError::forbidden("only from this machine");
+        let elsewhere = || ApiError::forbidden("only for requests from this machine");
         is_local(app, &parts.uri, &parts.headers).then_some(Self).ok_or_else(elsewhere)
     }
 }
 
-/// The session of the path, for one who may know of it; to others it is not there. Asked before the body is read.
+/// The session of the path, if the caller may know of it; otherwise 404. Checked before the body is read.
 pub(crate) struct Known {
     session: Handle,
     caller: Caller,
@@ -138,7 +138,7 @@ impl Known {
         Ok(Self { session, caller })
     }
 
-    /// Refuses those who may only watch.
+    /// Refuses view-only tokens.
     fn changeable(self) -> Result<Self, ApiError> {
         if self.only_watches() {
             return Err(ApiError::forbidden("this token is view-only"));
@@ -151,7 +151,7 @@ impl Known {
     }
 }
 
-/// One who may change the session of the path, too.
+/// The session of the path, if the caller may change it.
 pub(crate) struct Changeable(Handle);
 
 impl FromRequestParts<Arc<App>> for Changeable {
@@ -163,8 +163,8 @@ impl FromRequestParts<Arc<App>> for Changeable {
     }
 }
 
-/// One who may have a newer token for the session of the path: whoever may change it, and the token that a lost answer
-/// has just replaced.
+/// The session of the path, if the caller may renew its token: any caller who may change it, and one whose token was just
+/// replaced in an answer that got lost.
 pub(crate) struct Renewable(Known);
 
 impl FromRequestParts<Arc<App>> for Renewable {
@@ -175,11 +175,11 @@ impl FromRequestParts<Arc<App>> for Renewable {
     }
 }
 
-/// Who asks about a session.
+/// Who made a request about a session.
 enum Caller {
     /// The platform, by `ADMIN_TOKEN`.
     Admin,
-    /// Somebody with a token for it.
+    /// A user with a token for the session.
     User(Grant),
 }
 
@@ -189,7 +189,7 @@ pub(crate) async fn create(
     _: Admin,
     Body(body): Body<Create>,
 ) -> Result<Response, ApiError> {
-    make(&app, body).await
+    create_session(&app, body).await
 }
 
 /// `POST /api/dev/sessions`
@@ -199,13 +199,13 @@ pub(crate) async fn create_dev(
     Body(mut body): Body<Create>,
 ) -> Result<Response, ApiError> {
     body.user_id.get_or_insert_with(|| "developer".to_owned());
-    make(&app, body).await
+    create_session(&app, body).await
 }
 
 /// `GET /api/sessions/{id}`
 pub(crate) async fn show(known: Known) -> Json<Value> {
     let status = known.session.status();
-    // Whose session it is is none of a viewer's business: a share link may go to anybody.
+    // Viewers do not see the owner: a share link may be passed on to anyone.
     let owner = (!known.only_watches()).then_some(&status.owner);
     let mut answer = json!({
         "sessionId": status.id,
@@ -242,13 +242,13 @@ pub(crate) async fn validate(known: Result<Known, ApiError>) -> Result<Response,
     .into_response())
 }
 
-/// `DELETE /api/sessions/{id}`: answers when no process of it is left.
+/// `DELETE /api/sessions/{id}`: answers once all its processes are gone.
 pub(crate) async fn end(Changeable(session): Changeable) -> StatusCode {
     session.end().await;
     StatusCode::NO_CONTENT
 }
 
-/// `POST /api/sessions/{id}/extend`: more time, and a new token. It revokes the owner's tokens of before.
+/// `POST /api/sessions/{id}/extend`: returns the new end and a new token, which revokes the owner's earlier ones.
 pub(crate) async fn extend(
     State(app): State<Arc<App>>,
     Renewable(Known { session, caller }): Renewable,
@@ -277,13 +277,13 @@ pub(crate) async fn share(
     Body(Share { ttl_seconds }): Body<Share>,
 ) -> Result<Response, ApiError> {
     if !app.access.can_mint() {
-        let message = "no key to mint tokens with: set JWT_SECRET or JWT_PRIVATE_KEY";
+        let message = "no key to sign tokens: set JWT_SECRET or JWT_PRIVATE_KEY";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Forbidden, message));
     }
     let status = session.status();
     let wanted = ttl_seconds.map_or(u64::MAX, |ttl| unix_ms().saturating_add(ttl.saturating_mul(1000)));
     let expires_at = wanted.min(status.expires_at());
-    // A name of its own: the owner's would open the session for more than watching.
+    // A fresh user id: a token in the owner's name would allow more than watching.
     let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
     let id = status.tokens.new_id();
     let mint =
@@ -297,7 +297,7 @@ pub(crate) async fn share(
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-/// `GET /api/sessions/{id}/shares`: the links that are good. Their tokens are told once, when they are made.
+/// `GET /api/sessions/{id}/shares`: lists the valid links, without their tokens, which are returned only on creation.
 pub(crate) async fn shares(Changeable(session): Changeable) -> Json<Value> {
     Json(json!({ "shares": session.status().tokens.shares(unix_ms()) }))
 }
@@ -314,14 +314,14 @@ pub(crate) async fn revoke_share(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `DELETE /api/sessions/{id}/shares`: all links, also if there is none.
+/// `DELETE /api/sessions/{id}/shares`: revokes all links. Succeeds without any.
 pub(crate) async fn revoke_shares(Changeable(session): Changeable) -> Result<StatusCode, ApiError> {
     session.status().tokens.revoke(None);
     session.revoked().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
+async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
     let Create { user_id, session_id, ttl_seconds, shell } = body;
     let user_id = user_id.unwrap_or_default();
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
@@ -344,12 +344,8 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     let start = Start { id: id.as_str().into(), owner: user_id.as_str().into(), spec, expires_at };
     let handle =
         sessions::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
-            tracing::error!(%error, session_id = %id, "a shell cannot be started");
-            ApiError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorCode::Internal,
-                "the shell cannot be started",
-            )
+            tracing::error!(%error, session_id = %id, "cannot start the shell");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
         })?;
     let status = handle.status().clone();
     if let Err(late) = reservation.fill(handle) {
@@ -365,8 +361,8 @@ async fn make(app: &App, body: Create) -> Result<Response, ApiError> {
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-/// A new token of the owner's, which ends with the session and revokes the one before. None, and nothing revoked, if
-/// there is no key to mint with.
+/// Mints the owner's next token, which expires with the session and revokes the previous one. Without a key to sign it,
+/// returns None and revokes nothing.
 async fn owner_token(app: &App, status: &Status, asked_by: Option<&str>) -> Option<String> {
     let tokens = &status.tokens;
     let mint = async |id: &str| {
@@ -387,8 +383,8 @@ fn secs(unix_ms: u64) -> i64 {
     i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)
 }
 
-/// Whether a request can only have been made by a page or program of this machine: a name that an attacker's DNS
-/// points here is no loopback name, and a page of elsewhere has an Origin that is not allowed.
+/// Whether a request must come from a page or program on this machine: a name that an attacker's DNS points here is not a
+/// loopback name, and a foreign page has an Origin that is not allowed.
 fn is_local(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)

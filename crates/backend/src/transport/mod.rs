@@ -1,4 +1,4 @@
-//! Ways in: each proves who its clients are, hands their frames to [`crate::ingress`], and gives sessions an
-//! [`Outlet`](crate::sessions::outlet::Outlet) to each client.
+//! Transports: each authenticates its clients, passes their frames to [`crate::ingress`], and gives sessions an
+//! [`Outlet`](crate::sessions::outlet::Outlet) per client.
 
 pub(crate) mod bridge;

@@ -1,4 +1,4 @@
-//! The backend's HTTP door, through the real program: who does not get in, and how it starts, tells and ends.
+//! Tests of the real `backend` process over HTTP: access control, start-up, logs, limits, shutdown.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod answers;

@@ -1,20 +1,29 @@
-//! Settings that are dangerous or of no use: the process says why and does not start.
+//! Dangerous or useless settings: the process explains why it does not start.
 
 use crate::support::{ADMIN_TOKEN, BRIDGE_SECRET, JWT_SECRET, Settings};
 
+/// Runs a backend that must explain why it does not start; returns its stderr.
+async fn fails(what: &str, settings: Settings, words: &str) -> String {
+    let (code, output) = settings.fails().await;
+    assert_eq!(code, 1, "{what}: {output}");
+    // In plain text, not only as a JSON line of the log.
+    assert!(output.contains(words) && output.contains("backend: "), "{what}: {output}");
+    output
+}
+
 #[tokio::test]
-async fn settings_that_do_not_go_together_are_refused_in_words() {
+async fn invalid_settings_are_refused_with_an_explanation() {
     let pem = include_str!("../../../protocol/src/access/keys/rsa.pub.pem");
     let other = include_str!("../../../protocol/src/access/keys/ec.pem");
     let some = Settings::new;
     for (what, settings, words) in [
         (
-            "shells for everybody",
+            "shells for anyone",
             some().set("DEV_SESSIONS", "true").set("BIND", "0.0.0.0"),
-            "DEV_SESSIONS=true gives shells to everybody: set BIND=127.0.0.1",
+            "DEV_SESSIONS=true gives a shell to anyone: set BIND=127.0.0.1",
         ),
         (
-            "shells for everybody by IPv6",
+            "shells for anyone over IPv6",
             some().set("DEV_SESSIONS", "true").set("BIND", "::"),
             "set BIND=127.0.0.1",
         ),
@@ -71,7 +80,7 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
         (
             "a port without an address",
             some().set("METRICS_BIND", "9090"),
-            "METRICS_BIND: an address and a port",
+            "METRICS_BIND must be an address and a port",
         ),
         (
             "the same secrets",
@@ -106,7 +115,7 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
         (
             "a page's address",
             some().set("WS_URL", "https://app.example.org"),
-            "WS_URL must be a WebSocket address",
+            "WS_URL must be a WebSocket URL",
         ),
         ("no origin", some().set("ALLOWED_ORIGINS", " , "), "ALLOWED_ORIGINS: no origin is allowed"),
         (
@@ -114,39 +123,39 @@ async fn settings_that_do_not_go_together_are_refused_in_words() {
             some().set("ALLOWED_ORIGINS", "https://a.example/x"),
             "ALLOWED_ORIGINS: not an origin",
         ),
-        ("an origin of words", some().set("ALLOWED_ORIGINS", "everybody"), "ALLOWED_ORIGINS: not an origin"),
+        (
+            "a word instead of an origin",
+            some().set("ALLOWED_ORIGINS", "everybody"),
+            "ALLOWED_ORIGINS: not an origin",
+        ),
         ("a window above the buffer", some().set("OUTPUT_BUFFER", "40000"), "OUTPUT_WINDOW must be from"),
         ("no frames at all", some().set("RATE_LIMIT_USER", "0"), "RATE_LIMIT_USER"),
         (
-            "a bell of another kind",
+            "a URL to keep awake with another scheme",
             some().set("KEEP_AWAKE_URL", "ftp://example.org"),
             "KEEP_AWAKE_URL: not an http or https URL",
         ),
         ("no port", some().set("PORT", "http"), "PORT"),
-        ("neither yes nor no", some().set("DEV_SESSIONS", "perhaps"), "DEV_SESSIONS"),
+        ("neither true nor false", some().set("DEV_SESSIONS", "perhaps"), "DEV_SESSIONS"),
     ] {
-        let (code, said) = settings.fails().await;
-        assert_eq!(code, 1, "{what}: {said}");
-        // For people: the last lines, not JSON.
-        assert!(said.contains(words) && said.contains("backend: "), "{what}: {said}");
+        let output = fails(what, settings, words).await;
         for secret in [JWT_SECRET, BRIDGE_SECRET, ADMIN_TOKEN] {
-            assert!(!said.contains(secret), "{what}: {said}");
+            assert!(!output.contains(secret), "{what}: {output}");
         }
     }
 }
 
-/// `SHELL_SANDBOX=user` used to be taken without a word, and every shell ran as the backend's own user.
+/// `SHELL_SANDBOX=user` used to be accepted silently, and every shell ran as the backend's user.
 #[tokio::test]
 async fn regression_settings_without_effect_are_refused_without_their_values() {
     for (name, value, words) in [
         ("SHELL_SANDBOX", "user", "SHELL_SANDBOX is not implemented yet"),
         ("REDIS_URL", "rediss://user:hush@redis.example:6379", "REDIS_URL is not implemented yet"),
-        ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is no setting; did you mean ADMIN_TOKEN?"),
-        ("MAX_SESION_TTL", "60", "MAX_SESION_TTL is no setting; did you mean MAX_SESSION_TTL?"),
+        ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is not a setting; did you mean ADMIN_TOKEN?"),
+        ("MAX_SESION_TTL", "60", "MAX_SESION_TTL is not a setting; did you mean MAX_SESSION_TTL?"),
     ] {
-        let (code, said) = Settings::new().set(name, value).fails().await;
-        assert_eq!(code, 1, "{said}");
-        assert!(said.contains(words) && said.contains("backend: ") && !said.contains("hush"), "{said}");
+        let output = fails(name, Settings::new().set(name, value), words).await;
+        assert!(!output.contains("hush"), "{output}");
     }
     let backend = Settings::new().set("REDIS_URL", "").set("SHELL", "/bin/zsh").start().await;
     backend.terminate();
@@ -155,16 +164,15 @@ async fn regression_settings_without_effect_are_refused_without_their_values() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_said() {
+async fn an_address_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let (code, said) = Settings::new().set("PORT", &port).fails().await;
-    assert_eq!(code, 1);
-    assert!(said.contains("cannot listen on 127.0.0.1:") && said.contains(&port), "{said}");
+    let words = format!("cannot listen on 127.0.0.1:{port}");
+    fails("a port in use", Settings::new().set("PORT", &port), &words).await;
 }
 
 #[tokio::test]
-async fn frontend_url_is_the_older_name_of_the_origins() {
+async fn frontend_url_is_an_older_name_of_allowed_origins() {
     let backend =
         Settings::new().set("ALLOWED_ORIGINS", "").set("FRONTEND_URL", "https://old.example").start().await;
     let response =

@@ -1,4 +1,4 @@
-//! A real `backend` process on a free port, and a place that takes its pushes. Both are gone when dropped.
+//! A real `backend` process on a free port, and a server that receives its pushes. Both stop on drop.
 
 use std::{
     collections::BTreeMap,
@@ -38,10 +38,10 @@ pub(crate) const ORIGIN: &str = "https://app.example.org";
 pub(crate) const ISSUER: &str = "https://issuer.example.org";
 pub(crate) const AUDIENCE: &str = "shellbridge";
 pub(crate) const BACKEND: &str = env!("CARGO_BIN_EXE_backend");
-/// Debug builds on a busy machine.
+/// Longest wait: debug builds on a busy machine are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What came to `@connections`.
+/// A request to `@connections`.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) method: Method,
@@ -49,11 +49,11 @@ pub(crate) struct Call {
     pub(crate) frame: Value,
 }
 
-/// A stand-in for `@connections` that only takes notes.
+/// A stand-in for `@connections` that records requests.
 pub(crate) struct Gateway {
     pub(crate) url: String,
     calls: watch::Receiver<Vec<Call>>,
-    /// What the next calls are answered with, while not 0.
+    /// Status of the following responses; 0 means 200.
     pub(crate) fail_with: Arc<AtomicU16>,
     server: JoinHandle<()>,
 }
@@ -76,12 +76,12 @@ impl Gateway {
         Self { url, calls, fail_with, server }
     }
 
-    /// Everything that has come so far.
+    /// All calls so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.borrow().clone()
     }
 
-    /// Waits for a call, which may have come already.
+    /// Waits for a call, past or future.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Call) -> bool) -> Call {
         let mut calls = self.calls.clone();
         let found = timeout(PATIENCE, calls.wait_for(|calls| calls.iter().any(&wanted))).await;
@@ -108,7 +108,7 @@ async fn note(State(notes): State<Notes>, Path(id): Path<String>, method: Method
     StatusCode::from_u16(status).unwrap_or(StatusCode::OK)
 }
 
-/// The settings that tests start with, before they change some.
+/// Settings of a backend, with defaults for tests.
 pub(crate) struct Settings {
     variables: BTreeMap<String, String>,
     descriptors: Option<u32>,
@@ -143,13 +143,13 @@ impl Settings {
         self
     }
 
-    /// How many descriptors it may have open.
+    /// Limits its open descriptors.
     pub(crate) fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
         self
     }
 
-    /// Where pushes go.
+    /// Directs pushes to `gateway`.
     pub(crate) fn pushing_to(self, gateway: &Gateway) -> Self {
         let url = gateway.url.clone();
         self.set("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &url)
@@ -168,7 +168,7 @@ impl Settings {
             .args(arguments)
             .env_clear()
             .envs(&self.variables)
-            // No start-up files of whoever runs the tests.
+            // Avoids the start-up files of the user who runs the tests.
             .env("HOME", home.path())
             .current_dir(home.path())
             .stdin(Stdio::null())
@@ -183,7 +183,7 @@ impl Settings {
         self.start_by((BACKEND, &[])).await
     }
 
-    /// Starts a program that becomes a backend, or starts one.
+    /// Starts a backend through another program.
     pub(crate) async fn start_by(self, program: (&str, &[String])) -> Backend {
         let home = TempDir::new().unwrap();
         let mut child = self.command(&home, program).spawn().unwrap();
@@ -197,22 +197,22 @@ impl Settings {
         let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
         let Some(line) = line else { panic!("it did not start: {}", log.await.unwrap()) };
         let url = line.strip_prefix("listening ").unwrap().to_owned();
-        // A connection each: one on which a large body was refused is closed by the backend.
+        // A connection per request: the backend closes one on which it refused a large body.
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE);
         let http = http.build().unwrap();
         Backend { child, url, http, log, _home: home }
     }
 
-    /// Runs a backend that is not to come up; returns its exit code and what it said.
+    /// Runs a backend that must fail to start; returns its exit code and stderr.
     pub(crate) async fn fails(self) -> (i32, String) {
         self.fails_by((BACKEND, &[])).await
     }
 
-    /// The same, by way of another program.
+    /// The same, through another program.
     pub(crate) async fn fails_by(self, program: (&str, &[String])) -> (i32, String) {
         let home = TempDir::new().unwrap();
         let output = self.command(&home, program).spawn().unwrap().wait_with_output();
-        let output = timeout(PATIENCE, output).await.expect("it ends by itself").unwrap();
+        let output = timeout(PATIENCE, output).await.expect("it exits").unwrap();
         assert!(output.stdout.is_empty(), "it never listened");
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
@@ -240,13 +240,13 @@ impl Backend {
         self.http.delete(format!("{}{path}", self.url))
     }
 
-    /// A request as the Lambda makes it.
+    /// A request signed as by the Lambda.
     pub(crate) fn signed(&self, path: &str, connection: &str, body: &Value) -> RequestBuilder {
         let body = body.to_string();
         self.bridge(path, connection, &bridge_token(path, connection, body.as_bytes()), body)
     }
 
-    /// The same, with a token of one's own.
+    /// The same, with a given token.
     pub(crate) fn bridge(
         &self,
         path: &str,
@@ -261,7 +261,7 @@ impl Backend {
             .body(body)
     }
 
-    /// Makes a session by the platform's right, with a shell that reads no start-up files.
+    /// Creates a session with `ADMIN_TOKEN`, whose shell reads no start-up files.
     pub(crate) async fn session(&self, user: &str, id: &str) -> Value {
         let body = json!({"userId": user, "sessionId": id, "shell": "/bin/sh"});
         let response = self.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body).send().await.unwrap();
@@ -269,14 +269,14 @@ impl Backend {
         response.json().await.unwrap()
     }
 
-    /// Connects as the Lambda does it.
+    /// Sends a connect request as the Lambda does.
     pub(crate) async fn connect(&self, session: &str, user: &str, connection: &str) {
         let body = connect_body(session, user, connection);
         let response = self.signed(CONNECT_PATH, connection, &body).send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
     }
 
-    /// Sends a client's frame as the Lambda does it.
+    /// Sends a client's frame as the Lambda does.
     pub(crate) async fn frame(&self, session: &str, user: &str, connection: &str, frame: Value) -> Response {
         let body = message_body(session, user, connection, frame);
         self.signed(MESSAGE_PATH, connection, &body).send().await.unwrap()
@@ -286,10 +286,10 @@ impl Backend {
         self.get("/metrics").bearer_auth(ADMIN_TOKEN).send().await.unwrap().text().await.unwrap()
     }
 
-    /// Asks for the metrics until they say this: what is counted after an answer is counted soon.
+    /// Polls the metrics for a line with this prefix: some are counted only after the response.
     pub(crate) async fn counts(&self, line: &str) {
         let until = async {
-            while !self.metrics().await.lines().any(|said| said.starts_with(line)) {
+            while !self.metrics().await.lines().any(|found| found.starts_with(line)) {
                 tokio::task::yield_now().await;
             }
         };
@@ -301,7 +301,7 @@ impl Backend {
         self.child.id().expect("it runs")
     }
 
-    /// The processes that it has started and that live.
+    /// Its living child processes.
     pub(crate) fn shells(&self) -> Vec<u32> {
         let parent = self.pid();
         let processes = std::fs::read_dir("/proc").unwrap();
@@ -319,11 +319,11 @@ impl Backend {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     }
 
-    /// Waits for its end; returns the exit code and all that it logged.
+    /// Waits for its exit; returns the exit code and the log.
     pub(crate) async fn ended(mut self) -> (i32, String) {
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap();
-        let code = status.code().expect("it ended by itself");
-        (code, timeout(PATIENCE, self.log).await.expect("nobody else holds its stderr").unwrap())
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it exits").unwrap();
+        let code = status.code().expect("not killed by a signal");
+        (code, timeout(PATIENCE, self.log).await.expect("no other process holds its stderr").unwrap())
     }
 }
 
@@ -352,19 +352,19 @@ pub(crate) fn message_body(session: &str, user: &str, connection: &str, frame: V
     body
 }
 
-/// A good bridge token.
+/// A valid bridge token.
 pub(crate) fn bridge_token(path: &str, connection: &str, body: &[u8]) -> String {
     let jti = uuid::Uuid::new_v4().to_string();
     BridgeKeys::parse(BRIDGE_SECRET).unwrap().sign(path, connection, body, now(), jti).unwrap()
 }
 
-/// The claims of a good one, to be spoilt.
+/// The claims of a valid bridge token, for tests to alter.
 pub(crate) fn bridge_claims(path: &str, connection: &str, body: &[u8]) -> Value {
     let token = bridge_token(path, connection, body);
     jsonwebtoken::dangerous::insecure_decode::<Value>(&token).unwrap().claims
 }
 
-/// The claims of a good user's token.
+/// The claims of a valid user's token.
 pub(crate) fn claims(user: &str) -> Value {
     json!({"sub": user, "exp": now() + 600, "iss": ISSUER, "aud": AUDIENCE})
 }
@@ -383,7 +383,7 @@ pub(crate) fn rs256(claims: &Value) -> String {
     jsonwebtoken::encode(&Header::new(Algorithm::RS256), claims, &key).unwrap()
 }
 
-/// The same claims, signed by nobody.
+/// The same claims with `alg: none` and no signature.
 pub(crate) fn unsigned(token: &str) -> String {
     let claims = token.split('.').nth(1).unwrap();
     // {"alg":"none","typ":"JWT"}

@@ -1,4 +1,4 @@
-//! Who is connected, at what, and for how long; and who goes when it takes too long or places run out.
+//! Tracks the state of every connection, and closes those that are late or must make room.
 
 use std::{
     collections::HashMap,
@@ -8,14 +8,14 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-/// From a connection's start, or a request's first byte, to the end of its head.
+/// Time limit from a connection's start, or a request's first byte, to the end of its head.
 const HEAD: Duration = Duration::from_secs(10);
-/// From there to the end of its body.
+/// Time limit from there to the end of the body.
 const BODY: Duration = Duration::from_secs(10);
-/// From an answer's first byte until the client has taken the last.
+/// Time limit from an answer's first byte until the last is written.
 const ANSWER: Duration = Duration::from_mins(1);
-/// Between two requests: longer than the function keeps a connection (30 s, `lambda/src/http.rs`) and than our load
-/// balancers do (120 s, `idle_timeout` in `infra`), so that it is they who close one, with no request on its way.
+/// Time limit between two requests: longer than the function (30 s, `outbound/src/http.rs`) and the load balancers (120 s,
+/// `idle_timeout` in `infra`) keep a connection, so that they close it and no request meets a closing connection.
 const IDLE: Duration = Duration::from_secs(150);
 
 /// All connections of a listener.
@@ -30,16 +30,16 @@ struct Taken {
     seats: HashMap<u64, Arc<Seat>>,
 }
 
-/// One connection's place among them, given back when dropped.
+/// A connection's place, released on drop.
 pub(super) struct Place {
     seats: Arc<Seats>,
     id: u64,
     pub(super) seat: Arc<Seat>,
 }
 
-/// What is known of a connection.
+/// State of a connection.
 pub(super) struct Seat {
-    /// It came when all places were taken by requests being handled: good for `/health` only.
+    /// Accepted while requests in progress held every place: serves `/health` only.
     pub(super) is_spare: bool,
     state: Mutex<State>,
     leave: Notify,
@@ -51,18 +51,18 @@ struct State {
     since: Instant,
 }
 
-/// What a connection is at, in the order in which it has to go for others.
+/// Phase of a connection, in the order in which connections are closed to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
-    /// Sends a head, or is new.
+    /// New, or receiving a head.
     Head,
-    /// Sends a body.
+    /// Receiving a body.
     Body,
-    /// Is sent an answer.
+    /// Writing an answer.
     Answer,
-    /// Nothing: it may send another request.
+    /// Between requests.
     Idle,
-    /// Waits for us, however long that takes.
+    /// The request is being handled, without a time limit.
     Handled,
 }
 
@@ -93,9 +93,9 @@ impl Seats {
         Self { most, taken: Mutex::default() }
     }
 
-    /// A place for a new connection. There always is one: when all are taken, the connection goes that keeps us waiting
-    /// longest; when all wait for us, the new one is good for `/health` alone, which is answered at once, so that it is
-    /// the next to go.
+    /// Takes a place for a new connection. Never fails: if all are taken, closes the connection that has kept the server
+    /// waiting longest; if all are being handled, the new one serves `/health` alone, which is answered at once, so it
+    /// is the next to go.
     pub(super) fn take(seats: &Arc<Self>) -> Place {
         let mut taken = seats.lock();
         let mut is_spare = false;
@@ -111,7 +111,7 @@ impl Seats {
         Place { seats: seats.clone(), id, seat }
     }
 
-    /// Sends away whoever has taken too long.
+    /// Closes connections that exceed their time limit.
     pub(super) fn sweep(&self) {
         self.lock().seats.retain(|_, seat| {
             let late = seat.state().is_late();
@@ -122,7 +122,7 @@ impl Seats {
         });
     }
 
-    /// Sends one away, if there is one that does not wait for us.
+    /// Closes one connection, unless all are being handled.
     pub(super) fn make_room(&self) {
         self.lock().dismiss_one();
     }
@@ -144,7 +144,7 @@ impl Taken {
 }
 
 impl Place {
-    /// What the connection is at, now that it was told to leave; `None` if it stays, because we owe it an answer.
+    /// Phase in which the connection is closed. `None` if it stays, because a request has arrived in the meantime.
     pub(super) fn leave(&self) -> Option<&'static str> {
         let doing = self.seat.state().doing;
         if doing == Doing::Handled {
@@ -162,33 +162,33 @@ impl Drop for Place {
 }
 
 impl Seat {
-    /// Bytes came.
+    /// Bytes arrived.
     pub(super) fn received(&self) {
         self.turn(Doing::Idle, Doing::Head);
     }
 
-    /// A head is whole.
+    /// The head is complete.
     pub(super) fn request(&self, without_body: bool) {
         let doing = if without_body { Doing::Handled } else { Doing::Body };
         *self.state() = State { doing, since: Instant::now() };
     }
 
-    /// The body is whole.
+    /// The body is complete.
     pub(super) fn body_read(&self) {
         self.turn(Doing::Body, Doing::Handled);
     }
 
-    /// The answer is there.
+    /// The answer is ready to be written.
     pub(super) fn answer(&self) {
         *self.state() = State { doing: Doing::Answer, since: Instant::now() };
     }
 
-    /// All there was to send is sent.
+    /// Everything is written.
     pub(super) fn flushed(&self) {
         self.turn(Doing::Answer, Doing::Idle);
     }
 
-    /// Waits until it has to go.
+    /// Waits until the connection must close.
     pub(super) async fn left(&self) {
         self.leave.notified().await;
     }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_thing_has_its_time_and_waiting_for_us_has_none() {
+    async fn each_phase_has_a_time_limit_except_handling() {
         let seats = Arc::new(Seats::new(10));
         let places: Vec<_> = (0..5).map(|_| Seats::take(&seats)).collect();
         let [_head, body, answer, idle, handled] = places.as_slice() else { panic!() };
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_takes_the_place_of_the_one_that_keeps_us_waiting_longest() {
+    async fn a_new_connection_replaces_the_one_that_stalled_longest() {
         let seats = Arc::new(Seats::new(3));
         let (idle, old, new) = (Seats::take(&seats), Seats::take(&seats), Seats::take(&seats));
         for place in [&idle, &old, &new] {
@@ -261,26 +261,26 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         new.seat.received();
         let more: Vec<_> = (0..3).map(|_| Seats::take(&seats)).collect();
-        assert_eq!([left(&old), left(&new), left(&idle)], [true, true, false], "who is silent is no burden");
+        assert_eq!([left(&old), left(&new), left(&idle)], [true, true, false], "idle connections go last");
         assert!(left(&more[0]) && !left(&more[1]) && more.iter().all(|place| !place.seat.is_spare));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_all_are_handled_there_is_a_place_for_health() {
+    async fn when_all_are_being_handled_health_still_has_a_place() {
         let seats = Arc::new(Seats::new(2));
         let (one, two) = (Seats::take(&seats), Seats::take(&seats));
         one.seat.request(true);
         two.seat.request(true);
         let spare: Vec<_> = (0..100).map(|_| Seats::take(&seats)).collect();
         assert!(spare.iter().all(|place| place.seat.is_spare));
-        assert_eq!(spare.iter().filter(|place| left(place)).count(), 99, "they take each other's place");
+        assert_eq!(spare.iter().filter(|place| left(place)).count(), 99, "they replace each other");
         assert!(!left(&one) && !left(&two));
         drop(one);
         assert!(!Seats::take(&seats).seat.is_spare);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_has_sent_a_request_in_the_meantime_stays() {
+    async fn a_connection_with_a_new_request_stays() {
         let seats = Arc::new(Seats::new(1));
         let place = Seats::take(&seats);
         let _other = Seats::take(&seats);
@@ -290,6 +290,6 @@ mod tests {
         place.seat.answer();
         tokio::time::advance(ANSWER).await;
         seats.sweep();
-        assert!(left(&place) && place.leave() == Some("answer"), "and is watched as before");
+        assert!(left(&place) && place.leave() == Some("answer"), "its time limits apply as before");
     }
 }

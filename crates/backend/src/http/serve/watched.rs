@@ -1,4 +1,4 @@
-//! A connection and its requests' bodies that tell their seat how far they are.
+//! Wrappers of a connection and its request bodies that report progress to their seat.
 
 use std::{
     io::{self, IoSlice},
@@ -63,7 +63,7 @@ impl AsyncWrite for WatchedIo {
         self.stream.is_write_vectored()
     }
 
-    /// hyper asks for it once all that it had is written.
+    /// hyper flushes once it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.seat.flushed();

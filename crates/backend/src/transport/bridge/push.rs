@@ -26,32 +26,32 @@ use crate::{
     sessions::outlet::{Boxed, Outlet, Route, Transport},
 };
 
-/// Output frames in flight to one connection at once.
+/// Output frames in flight per connection.
 const MAX_IN_FLIGHT: usize = 4;
-/// For one request to the API and its answer.
+/// Timeout of one request to the API.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The SDK's own variable for this service's endpoint.
+/// The SDK's variable for this service's endpoint.
 const ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI";
 
-/// Makes the ways to clients.
+/// Creates routes to clients.
 pub(crate) struct Pusher {
     apis: Pool,
-    /// Where all frames go, whatever the Lambda says.
+    /// Target of all frames, overriding the Lambda's `callbackUrl`.
     fixed: Option<Arc<Connections>>,
     region: String,
 }
 
-/// The Lambda named a place that frames must not be sent to.
+/// The Lambda named a URL that frames must not be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("callbackUrl is not allowed")]
 pub(crate) struct Forbidden;
 
 impl Pusher {
-    /// `callback_url`: `CALLBACK_URL`. Credentials, region and endpoint come from the environment, as the SDK does it.
+    /// `callback_url`: `CALLBACK_URL`. Credentials, region and endpoint come from the environment, as the SDK reads it.
     ///
     /// # Errors
-    /// When frames are to go to what is not a URL.
+    /// When `CALLBACK_URL` or the SDK's endpoint variable is not a URL.
     pub(crate) async fn new(callback_url: Option<&str>) -> anyhow::Result<Self> {
         let http = Http::new(CONNECT_TIMEOUT);
         let config = sdk_config(http.clone()).await;
@@ -66,7 +66,7 @@ impl Pusher {
         Ok(Self { apis, fixed, region })
     }
 
-    /// The way to a connection at the API that the Lambda names. See [`Transport::outlet`] for `made_at`.
+    /// Returns the route to a connection of the API that the Lambda names. See [`Transport::outlet`] for `made_at`.
     pub(crate) fn route(&self, callback_url: &str, made_at: Option<i64>) -> Result<Route, Forbidden> {
         let api = match &self.fixed {
             Some(api) => Arc::clone(api),
@@ -91,13 +91,13 @@ impl Transport for Connections {
     }
 }
 
-/// A connection at API Gateway.
+/// A connection of API Gateway.
 #[derive(Clone)]
 struct ApiGateway {
     api: Arc<Connections>,
     connection: ConnectionId,
     handshake_ends: Instant,
-    /// When it was made, until its first frame is delivered; 0 from then on.
+    /// When the connection was made, in Unix milliseconds; 0 once its first frame has been delivered.
     opening: Option<Arc<AtomicU64>>,
 }
 
@@ -108,12 +108,12 @@ impl Outlet for ApiGateway {
     }
 
     fn close(&self, _: Option<ErrorCode>) -> Boxed<()> {
-        // API Gateway closes with a code of its own.
+        // API Gateway chooses the close code.
         let this = self.clone();
         Box::pin(async move {
             if let Err(error) = this.api.close(&this.connection).await {
                 let (connection_id, cause) = (&*this.connection, chain(&error));
-                tracing::debug!(connection_id, cause, "a connection could not be deleted");
+                tracing::debug!(connection_id, cause, "cannot delete the connection");
             }
         })
     }
@@ -132,7 +132,7 @@ impl ApiGateway {
         let patience =
             Patience { until: started + PUSH_FAILING_FOR, opening_until: Some(self.handshake_ends) };
         let repeated = |error: &ConnectionError| {
-            tracing::debug!(connection_id, cause = chain(error), "a push failed");
+            tracing::debug!(connection_id, cause = chain(error), "push failed");
             metrics::push_retried();
         };
         match self.api.deliver(connection_id, frame, patience, repeated).await {
@@ -141,8 +141,8 @@ impl ApiGateway {
                 Sent::Delivered
             }
             Err(ConnectionError::TooLarge) => {
-                // Frames are below API Gateway's limit: something on the way has a smaller one.
-                tracing::warn!(connection_id, bytes, "a frame is too large to be pushed");
+                // Frames stay below API Gateway's limit, so something on the way has a lower one.
+                tracing::warn!(connection_id, bytes, "frame too large to push");
                 metrics::push_too_large();
                 Sent::TooLarge
             }
@@ -152,14 +152,14 @@ impl ApiGateway {
                 Sent::Gone
             }
             Err(error) => {
-                tracing::warn!(connection_id, cause = chain(&error), "a connection cannot be pushed to");
+                tracing::warn!(connection_id, cause = chain(&error), "cannot push to the connection");
                 metrics::push_lost();
                 Sent::Gone
             }
         }
     }
 
-    /// Counts a frame that was delivered.
+    /// Counts a delivered frame.
     fn delivered(&self, bytes: usize, took: Duration) {
         metrics::pushed(bytes, took);
         let made_at = self.opening.as_ref().map_or(0, |at| at.swap(0, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Requests that are proven to be the Lambda's, each taken once.
+//! Requests signed by the Lambda, each accepted once.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use shellbridge_protocol::{
 use super::Bridge;
 use crate::{access::bearer, clock::unix_secs, error::ApiError, metrics};
 
-/// A request that carries the Lambda's signature. [`Signed::once`] refuses replays, when the user is known.
+/// A request with a valid signature of the Lambda. [`Signed::once`] refuses replays, once the user is known.
 pub(super) struct Signed {
     token: BridgeToken,
     body: Bytes,
@@ -34,12 +34,12 @@ impl Signed {
         serde_json::from_slice(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
     }
 
-    /// Refuses a request that came before. It may come again as if it were new: for one that is refused for its rate.
+    /// Refuses a replay without remembering the request, so that a rate-limited one can be sent again.
     pub(super) fn is_new(&self, bridge: &Bridge) -> Result<(), ApiError> {
         if bridge.replays.lock().has(&self.token.jti) { Err(replayed()) } else { Ok(()) }
     }
 
-    /// Refuses a request that came before, and remembers it. `user`: whose it is, as the Lambda says.
+    /// Refuses a replay, and remembers the request. `user`: as named by the Lambda.
     pub(super) fn once(&self, bridge: &Bridge, user: &str) -> Result<(), ApiError> {
         let (jti, until) = (&self.token.jti, self.token.remembered_until());
         let replay = bridge.replays.lock().check(jti, user, until, unix_secs());
@@ -48,23 +48,23 @@ impl Signed {
             Replay::Seen => Err(replayed()),
             Replay::Share => {
                 metrics::bridge_refused("share");
-                let message = "too many requests of this user to tell them from replays";
+                let message = "too many requests from this user to detect replays";
                 Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, message))
             }
             Replay::Full => {
                 metrics::bridge_refused("full");
-                let message = "too many requests to tell them from replays";
+                let message = "too many requests to detect replays";
                 Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, message))
             }
         }
     }
 
-    /// Refuses a body about another connection than the token's.
+    /// Refuses a body that names another connection than the token.
     pub(super) fn is_about(&self, connection: &str) -> Result<(), ApiError> {
         if self.connection == connection {
             Ok(())
         } else {
-            Err(ApiError::bad_request("connectionId is not X-Connection-Id"))
+            Err(ApiError::bad_request("connectionId differs from X-Connection-Id"))
         }
     }
 }
@@ -93,7 +93,7 @@ impl FromRequest<Arc<Bridge>> for Signed {
         })?;
         let now = unix_secs();
         let token = bridge.keys.verify(&token, &path, &connection, &body, now).map_err(|cause| {
-            tracing::warn!(%cause, path, "a request is not the Lambda's");
+            tracing::warn!(%cause, path, "refused a request not signed by the Lambda");
             refused(metrics::token_fault(cause))
         })?;
         Ok(Self { token, body, connection })
@@ -102,6 +102,6 @@ impl FromRequest<Arc<Bridge>> for Signed {
 
 fn replayed() -> ApiError {
     metrics::bridge_refused("replay");
-    tracing::warn!("a request of the Lambda came twice");
+    tracing::warn!("refused a replayed request");
     ApiError::unauthorized("not signed by the Lambda")
 }
