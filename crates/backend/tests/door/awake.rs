@@ -1,4 +1,4 @@
-//! `KEEP_AWAKE_URL`: a backend that calls itself by its public address.
+//! `KEEP_AWAKE_URL`: the backend calls itself at its public URL.
 
 use std::sync::{
     Arc, Mutex,
@@ -17,14 +17,14 @@ use crate::support::{ADMIN_TOKEN, Backend, Gateway, PATIENCE, Settings};
 
 const PATH: &str = "/api/keep-awake";
 
-/// Requests at the public address: how many came, and how many are open.
+/// Requests to the public URL: received in total, and open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Seen {
     came: usize,
     open: usize,
 }
 
-/// The public address: passes requests on to the backend and counts them.
+/// The public URL: forwards requests to the backend and counts them.
 struct Front {
     url: String,
     state: Arc<Shared>,
@@ -39,7 +39,7 @@ struct Shared {
     broken: AtomicBool,
 }
 
-/// One request under way, however it ends.
+/// Counts a request as open until dropped.
 struct Open<'a>(&'a Shared);
 
 impl Drop for Open<'_> {
@@ -106,63 +106,63 @@ async fn end(backend: &Backend, session: &str) {
 }
 
 #[tokio::test]
-async fn one_request_is_under_way_while_a_shell_runs_and_none_after() {
+async fn one_request_is_open_exactly_while_shells_run() {
     let (gateway, front) = (Gateway::start().await, Front::start().await);
     let backend = front.backend(Settings::new().pushing_to(&gateway).set("RESUME_GRACE", "0")).await;
     assert_eq!(backend.get("/health").send().await.unwrap().status(), 200);
-    assert_eq!(front.seen(), Seen::default(), "nothing runs");
+    assert_eq!(front.seen(), Seen::default(), "no shell runs");
     backend.session("alice", "s").await;
-    front.until("asked", |seen| seen.open == 1).await;
+    front.until("open", |seen| seen.open == 1).await;
     backend.session("alice", "t").await;
     end(&backend, "t").await;
-    assert_eq!(front.seen(), Seen { came: 1, open: 1 }, "a shell runs, and one request is enough");
+    assert_eq!(front.seen(), Seen { came: 1, open: 1 }, "one request is enough");
 
     let attach = json!({"type": "attach", "clientId": "0123456789abcdef", "cols": 80, "rows": 24});
     assert_eq!(backend.frame("s", "alice", "c", attach).await.status(), 200);
     let exit = json!({"type": "input", "clientId": "0123456789abcdef", "offset": 0, "data": "exit\n"});
     assert!(backend.frame("s", "alice", "c", exit).await.status().is_success());
-    let seen = front.until("over", |seen| seen.open == 0).await;
+    let seen = front.until("released", |seen| seen.open == 0).await;
     assert_eq!(seen.came, 1);
 
     backend.session("alice", "u").await;
-    front.until("asked anew", |seen| *seen == Seen { came: 2, open: 1 }).await;
+    front.until("open again", |seen| *seen == Seen { came: 2, open: 1 }).await;
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0);
-    assert!(!log.contains("cut off"), "the request did not hold the end up: {log}");
+    assert!(!log.contains("cut off"), "the request did not delay shutdown: {log}");
 }
 
 #[tokio::test]
-async fn a_request_that_fails_is_tried_again() {
+async fn a_failed_request_is_retried() {
     let front = Front::start().await;
     front.state.broken.store(true, Ordering::Relaxed);
     let backend = front.backend(Settings::new()).await;
     backend.session("alice", "s").await;
-    front.until("tried again", |seen| seen.came == 2).await;
+    front.until("retried", |seen| seen.came == 2).await;
     front.state.broken.store(false, Ordering::Relaxed);
     front.until("held", |seen| seen.came == 3 && seen.open == 1).await;
     end(&backend, "s").await;
-    front.until("over", |seen| seen.open == 0).await;
+    front.until("released", |seen| seen.open == 0).await;
     backend.terminate();
     let (_, log) = backend.ended().await;
     assert_eq!(log.matches("status 502 Bad Gateway").count(), 2, "{log}");
 }
 
 #[tokio::test]
-async fn nobody_else_can_have_requests_held() {
+async fn requests_of_other_clients_are_not_held() {
     let backend = Settings::new().start().await;
-    assert_eq!(backend.post(PATH).send().await.unwrap().status(), 404, "it is not asked for");
+    assert_eq!(backend.post(PATH).send().await.unwrap().status(), 404, "KEEP_AWAKE_URL is unset");
 
     let front = Front::start().await;
     let backend = front.backend(Settings::new()).await;
     backend.session("alice", "s").await;
-    front.until("asked", |seen| seen.open == 1).await;
+    front.until("open", |seen| seen.open == 1).await;
     assert_eq!(backend.post(PATH).send().await.unwrap().status(), 401);
     assert_eq!(backend.post(PATH).bearer_auth(ADMIN_TOKEN).send().await.unwrap().status(), 401);
     assert_eq!(front.seen(), Seen { came: 1, open: 1 });
-    // Not even with the key more than one at once: each lets the one before go.
+    // Even with the key, only one request is held: each releases the previous one.
     let key = front.state.key.lock().unwrap().clone();
     let another = backend.post(PATH).header("authorization", key).send().await.unwrap();
     assert_eq!(another.status(), 204);
-    assert!(front.seen().came >= 2, "it was answered because the backend asked anew");
+    assert!(front.seen().came >= 2, "a newer request of the backend released it");
 }

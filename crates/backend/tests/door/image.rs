@@ -1,4 +1,4 @@
-//! The backend as its image starts it: process 1 of a container, as the image's user and as root.
+//! The backend as its image starts it: process 1 of a container, as the image's user or as root.
 
 use std::{
     fs::{self, Permissions},
@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use crate::support::{ADMIN_TOKEN, BACKEND, BRIDGE_SECRET, Backend, Gateway, JWT_SECRET, PATIENCE, Settings};
 
-/// Secrets that a platform sets besides.
+/// A secret that the platform sets.
 const AWS_SECRET: &str = "an-aws-secret-access-key-of-the-task";
-/// The session's own, which its shells are to know: what looks for secrets finds this one.
+/// A variable of the session, visible to its shells: proves that the search for secrets works.
 const OWN: &str = "what-the-platform-gives-to-the-session";
 /// The image's user (`infra/Containerfile`).
 const USER: &str = "10001";
@@ -24,7 +24,7 @@ fn containerfile() -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// What the image of the backend, the last of the file, starts.
+/// Entry point of the backend's image, the last stage of the file.
 fn entrypoint() -> Vec<String> {
     let file = containerfile();
     let stage = file.rsplit_once("\nFROM ").unwrap().1;
@@ -32,7 +32,7 @@ fn entrypoint() -> Vec<String> {
     serde_json::from_str(line).unwrap()
 }
 
-/// Where `backend` is, for users who cannot look into anybody's target directory.
+/// A copy of `backend` for users who cannot read the target directory.
 fn programs() -> TempDir {
     let directory = TempDir::new().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
@@ -40,11 +40,11 @@ fn programs() -> TempDir {
     directory
 }
 
-/// The image's entry point as process 1, by way of `setpriv` with these arguments.
+/// The image's entry point as process 1, started through `setpriv` with these arguments.
 fn container(setpriv: &[&str]) -> Vec<String> {
     let mut command = vec!["--pid", "--fork", "--kill-child", "--mount-proc"];
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        // Root in a namespace of one's own is as much as there is.
+        // Without root, the most there is: root in a new user namespace.
         command.extend(["--user", "--map-root-user"]);
     }
     command.extend(["--", "setpriv"]);
@@ -58,7 +58,7 @@ fn settings(programs: &TempDir) -> Settings {
         .set("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
 }
 
-/// Runs a command in a session and returns its result, whichever way it comes.
+/// Runs a command in a session and returns its result, from the reply or a push.
 async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, command: &str) -> Value {
     let frame = json!({"type": "command", "id": id, "command": command, "timeoutMs": 60_000});
     let answer = backend.frame(session, "alice", session, frame).await;
@@ -69,7 +69,7 @@ async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, comm
     gateway.until("late result", late).await.frame
 }
 
-/// Makes a session with a connection of the same name.
+/// Creates a session with a connection of the same name.
 async fn session(backend: &Backend, name: &str) {
     let body = json!({"userId": "alice", "sessionId": name, "shell": "/bin/sh", "cwd": "/", "env": {"OWN": OWN, "HOME": "/"}});
     let made = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body).send().await.unwrap();
@@ -77,8 +77,8 @@ async fn session(backend: &Backend, name: &str) {
     backend.connect(name, "alice", name).await;
 }
 
-/// A script that prints which of these texts it finds, once each, in all that can be read of any process. It holds none
-/// of them itself.
+/// A script that prints, once each, the prefixes of these texts that it finds in the readable state of any process. It
+/// contains none of them itself.
 fn look_for(texts: &[&str]) -> String {
     let pattern = |text: &&str| format!(" -e '[{}]{}'", &text[..1], &text[1..16]);
     let patterns = texts.iter().map(pattern).collect::<Vec<_>>().concat();
@@ -96,14 +96,14 @@ done 2>/dev/null | grep -a -o PATTERNS | sort -u";
 }
 
 #[tokio::test]
-async fn regression_no_secret_of_the_image_s_processes_is_found_from_inside_a_shell() {
+async fn regression_a_shell_finds_no_secret_of_the_image_s_processes() {
     assert!(
         !containerfile().contains("\nHEALTHCHECK"),
-        "what a platform runs in the container has all of its environment, and the backend's user: any shell can read it"
+        "a health check runs as the backend's user with its environment, which any shell can read"
     );
     let programs = programs();
     let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
-    // A platform may give a user what only root has.
+    // A platform may grant the user capabilities of root.
     let able = [&user[..], &["--inh-caps", "+sys_ptrace", "--ambient-caps", "+sys_ptrace"]].concat();
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     for setpriv in if root { vec![&user[..], &able, &[]] } else { vec![&[][..]] } {
@@ -122,18 +122,18 @@ async fn regression_no_secret_of_the_image_s_processes_is_found_from_inside_a_sh
     }
 }
 
-/// Without the right to take capabilities away from its shells, a backend of root gives them everything.
+/// Without CAP_SETPCAP, a backend running as root could not drop the capabilities of its shells.
 #[tokio::test]
-async fn root_that_cannot_keep_its_secrets_does_not_start() {
+async fn root_that_cannot_protect_its_secrets_does_not_start() {
     let programs = programs();
-    let (code, said) =
+    let (code, output) =
         settings(&programs).fails_by(("unshare", &container(&["--bounding-set", "-setpcap"]))).await;
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("CAP_SETPCAP"), "{said}");
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("CAP_SETPCAP"), "{output}");
 }
 
 #[tokio::test]
-async fn process_1_reaps_orphans_and_takes_nobody_s_status() {
+async fn process_1_reaps_orphans_and_no_status_of_its_children() {
     let programs = programs();
     let gateway = Gateway::start().await;
     let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&[]))).await;
@@ -163,9 +163,9 @@ async fn process_1_reaps_orphans_and_takes_nobody_s_status() {
             }
         }
     };
-    timeout(PATIENCE, reaped).await.expect("the dead are reaped");
+    timeout(PATIENCE, reaped).await.expect("zombies are reaped");
 
-    // A shell's own status, too.
+    // The status of a shell, too.
     for (name, code) in names.into_iter().zip(3..) {
         let client = format!("client-of-{name}-----------");
         let attach = json!({"type": "attach", "clientId": client, "cols": 80, "rows": 24});
@@ -179,9 +179,9 @@ async fn process_1_reaps_orphans_and_takes_nobody_s_status() {
     }
 }
 
-/// A wrapper may hold a secret or a socket in a descriptor, and need not have closed it.
+/// A wrapper may leave a descriptor of a secret or socket open.
 #[tokio::test]
-async fn regression_no_descriptor_of_the_launcher_reaches_a_shell() {
+async fn regression_no_inherited_descriptor_reaches_a_shell() {
     let gateway = Gateway::start().await;
     let wrapper = ["-c".to_owned(), "exec 9</etc/passwd; exec \"$0\"".to_owned(), BACKEND.to_owned()];
     let backend = Settings::new().pushing_to(&gateway).start_by(("/bin/sh", &wrapper)).await;

@@ -1,4 +1,4 @@
-//! Users' tokens by public keys: a PEM, or a JWK set that is fetched.
+//! Users' tokens verified with public keys: a PEM, or a fetched JWK set.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,10 +16,10 @@ const ED: &str = include_str!("../../../protocol/src/access/keys/ed.pem");
 const RSA_PUBLIC: &str = include_str!("../../../protocol/src/access/keys/rsa.pub.pem");
 const RSA: &str = include_str!("../../../protocol/src/access/keys/rsa.pem");
 
-/// A source of keys.
+/// A server of a JWK set.
 struct Issuer {
     url: String,
-    /// What it answers; nothing: 500.
+    /// The set it serves; `None`: it answers 500.
     set: Arc<Mutex<Option<Value>>>,
     asked: Arc<AtomicUsize>,
     server: JoinHandle<()>,
@@ -79,12 +79,12 @@ async fn status(backend: &Backend, token: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn tokens_are_verified_with_the_keys_of_the_set_which_is_fetched_once() {
+async fn tokens_are_verified_with_a_jwk_set_that_is_fetched_once() {
     let issuer = Issuer::start(Some(jwks("one"))).await;
     let backend = issuer.settings().start().await;
-    assert_eq!(issuer.asked.load(Ordering::Relaxed), 0, "nothing is fetched before it is wanted");
+    assert_eq!(issuer.asked.load(Ordering::Relaxed), 0, "the set is fetched on first use");
     let session = backend.session("alice", "s").await;
-    assert_eq!(session["token"], Value::Null, "there is nothing to mint with");
+    assert_eq!(session["token"], Value::Null, "there is no key to sign with");
     assert_eq!(status(&backend, &token("one", "alice")).await.0, 200);
     assert_eq!(status(&backend, &token("one", "mallory")).await.0, 404);
     for wrong in [
@@ -96,13 +96,13 @@ async fn tokens_are_verified_with_the_keys_of_the_set_which_is_fetched_once() {
     ] {
         assert_eq!(status(&backend, &wrong).await.0, 401);
     }
-    assert_eq!(issuer.asked.load(Ordering::Relaxed), 1, "unknown names fetch at most every 30 s");
+    assert_eq!(issuer.asked.load(Ordering::Relaxed), 1, "unknown key ids trigger a fetch at most every 30 s");
     let share = backend.post("/api/sessions/s/share").bearer_auth(ADMIN_TOKEN).json(&json!({}));
     assert_eq!(share.send().await.unwrap().status(), 501);
 }
 
 #[tokio::test]
-async fn while_there_are_no_keys_nobody_gets_in_and_then_they_do() {
+async fn tokens_are_refused_until_the_keys_can_be_fetched() {
     let issuer = Issuer::start(None).await;
     let backend = issuer.settings().start().await;
     backend.session("alice", "s").await;
@@ -118,7 +118,7 @@ async fn while_there_are_no_keys_nobody_gets_in_and_then_they_do() {
     *issuer.set.lock().unwrap() = Some(jwks("one"));
     let until = std::time::Instant::now() + crate::support::PATIENCE;
     while status(&backend, &token("one", "alice")).await.0 != 200 {
-        assert!(std::time::Instant::now() < until, "they are asked for every second");
+        assert!(std::time::Instant::now() < until, "the fetch is retried every second");
     }
 }
 
@@ -136,7 +136,7 @@ async fn a_set_at_a_private_address_is_not_fetched() {
 }
 
 #[tokio::test]
-async fn a_private_key_of_the_set_mints_under_its_name_there() {
+async fn minted_tokens_carry_the_key_id_from_the_set() {
     let issuer = Issuer::start(Some(jwks("one"))).await;
     let backend = issuer.settings().set("JWT_PRIVATE_KEY", ED).start().await;
     let session = backend.session("alice", "s").await;
@@ -146,12 +146,12 @@ async fn a_private_key_of_the_set_mints_under_its_name_there() {
 
     let backend = issuer.settings().set("JWT_PRIVATE_KEY", RSA).start().await;
     let session = backend.session("alice", "s").await;
-    assert_eq!(session["token"], Value::Null, "nobody would take it");
+    assert_eq!(session["token"], Value::Null, "no verifier would accept it");
 }
 
-/// Whoever knows a public key could sign with it, if it were taken for an HMAC secret.
+/// If a public key were accepted as an HMAC secret, anyone could sign tokens with it.
 #[tokio::test]
-async fn regression_a_public_key_is_no_secret() {
+async fn regression_a_public_key_is_not_an_hmac_secret() {
     let settings = Settings::new().without("JWT_SECRET").set("JWT_PUBLIC_KEY", RSA_PUBLIC);
     let backend = settings.set("JWT_PRIVATE_KEY", &RSA.replace('\n', "\\n")).start().await;
     let session = backend.session("alice", "s").await;

@@ -1,13 +1,13 @@
-//! Rates, and what is counted of all that happens.
+//! Rate limits and metrics.
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_TOKEN, Backend, Gateway, Settings, connect_body};
+use crate::support::{ADMIN_TOKEN, Backend, Settings, connect_body, started};
 use shellbridge_protocol::bridge::CONNECT_PATH;
 
-/// Sends frames at once over these connections, until one is refused; returns how many were taken, and the refusal.
+/// Sends frames over these connections until one is refused; returns the number accepted, and the refusal.
 async fn flood(backend: &Backend, user: &str, connections: usize, most: usize) -> (usize, Option<Value>) {
     let mut taken = 0;
     for n in 0..most {
@@ -23,12 +23,12 @@ async fn flood(backend: &Backend, user: &str, connections: usize, most: usize) -
 }
 
 #[tokio::test]
-async fn a_connection_that_floods_is_told_so_and_others_are_not_held_up() {
+async fn a_flooding_connection_is_limited_and_others_are_not() {
     let backend = Settings::new().set("RATE_LIMIT_CONNECTION", "20").start().await;
     backend.session("alice", "s").await;
     let started = Instant::now();
     let (taken, refusal) = flood(&backend, "alice", 1, 10_000).await;
-    let refusal = refusal.expect("20 a second are not 10,000");
+    let refusal = refusal.expect("10,000 frames exceed 20 per second");
     assert_eq!(
         (&refusal["type"], &refusal["code"], &refusal["retryable"], &refusal["ref"]),
         (&json!("error"), &json!("RATE_LIMITED"), &json!(true), &json!("echo"))
@@ -39,28 +39,27 @@ async fn a_connection_that_floods_is_told_so_and_others_are_not_held_up() {
     let other = backend.frame("s", "alice", "another", json!({"type": "echo"})).await;
     assert_eq!(other.status(), 200);
     backend.counts("shellbridge_rate_limited_total{by=\"connection\"} 1").await;
-    // It is heard again in a moment.
+    // The limit recovers.
     while backend.frame("s", "alice", "alice-0", json!({"type": "echo"})).await.status() != 200 {
         assert!(started.elapsed().as_secs() < 30);
     }
 }
 
 #[tokio::test]
-async fn a_user_s_connections_share_a_rate() {
+async fn connections_of_a_user_share_a_limit() {
     let backend = Settings::new().set("RATE_LIMIT_USER", "20").start().await;
     backend.session("alice", "s").await;
     let (taken, refusal) = flood(&backend, "alice", 10, 10_000).await;
     assert!(taken >= 20);
-    assert_eq!(refusal.expect("20 a second are not 10,000")["code"], "RATE_LIMITED");
+    assert_eq!(refusal.expect("10,000 frames exceed 20 per second")["code"], "RATE_LIMITED");
     backend.counts("shellbridge_rate_limited_total{by=\"user\"} 1").await;
     let frame = backend.frame("s", "bob", "c", json!({"type": "echo"})).await;
-    assert_eq!(frame.status(), 404, "another user is not held up, though it is not his session");
+    assert_eq!(frame.status(), 404, "another user is not limited, only refused the session");
 }
 
 #[tokio::test]
-async fn the_metrics_count_what_happened() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn metrics_count_requests_frames_and_pushes() {
+    let (gateway, backend) = started().await;
     backend.session("alice", "s").await;
     let refused =
         backend.signed(CONNECT_PATH, "c", &connect_body("none", "alice", "c")).send().await.unwrap();

@@ -8,14 +8,14 @@ use crate::support::{
     message_body,
 };
 
-/// Wherever one of these turns up, it was typed, or is a secret.
-const KEYSTROKES: &str = "keystrokes-that-nobody-may-read";
-const COMMAND: &str = "command-that-nobody-may-read";
-const VARIABLE: &str = "variable-that-nobody-may-read";
-const QUERY: &str = "query-that-nobody-may-read";
-const BAD_BODY: &str = "body-that-nobody-may-read";
+/// Marks of typed input and secrets: none may appear in the log.
+const KEYSTROKES: &str = "keystrokes-that-must-not-be-logged";
+const COMMAND: &str = "command-that-must-not-be-logged";
+const VARIABLE: &str = "variable-that-must-not-be-logged";
+const QUERY: &str = "query-that-must-not-be-logged";
+const BAD_BODY: &str = "body-that-must-not-be-logged";
 
-async fn everything_that_is_said(level: &str) {
+async fn check_log(level: &str) {
     let gateway = Gateway::start().await;
     let backend = Settings::new().set("RUST_LOG", level).pushing_to(&gateway).start().await;
     let secret = hs256(&claims("alice"), JWT_SECRET);
@@ -38,7 +38,7 @@ async fn everything_that_is_said(level: &str) {
     let bridge = bridge_token(CONNECT_PATH, "connection-of-alice", connect.as_bytes());
     let request = || backend.bridge(CONNECT_PATH, "connection-of-alice", &bridge, connect.clone());
     assert_eq!(request().send().await.unwrap().status(), 200);
-    assert_eq!(request().send().await.unwrap().status(), 401, "once more is once too often");
+    assert_eq!(request().send().await.unwrap().status(), 401, "a replay");
     let frame = async |frame: Value| backend.frame("s", "alice", "connection-of-alice", frame).await;
     let attach = json!({"type": "attach", "clientId": "0123456789abcdef", "cols": 80, "rows": 24});
     assert_eq!(frame(attach).await.status(), 200);
@@ -50,7 +50,7 @@ async fn everything_that_is_said(level: &str) {
         .await;
     let command = json!({"type": "command", "id": "1", "command": format!("echo {COMMAND} >&2; exit 3")});
     assert!(frame(command).await.status().is_success());
-    // What is refused is logged too, but not what it held.
+    // Refusals are logged, but not the refused content.
     assert!(frame(json!({"type": "resize", "cols": BAD_BODY})).await.status().is_success());
     for body in [
         format!("{{\"sessionId\":\"{BAD_BODY}"),
@@ -64,14 +64,14 @@ async fn everything_that_is_said(level: &str) {
     }
     backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).body(BAD_BODY).send().await.unwrap();
     backend.post("/api/sessions").bearer_auth(format!("{ADMIN_TOKEN}x")).json(&body).send().await.unwrap();
-    // Pushes that fail say so.
+    // Failed pushes are logged.
     gateway.fail_with.store(410, std::sync::atomic::Ordering::Relaxed);
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
 
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    // Whatever RUST_LOG asks for: libraries print headers and bodies.
+    // Regardless of RUST_LOG, because libraries log headers and bodies.
     let ours = |line: &Value| line["target"].as_str().unwrap().starts_with("shellbridge_backend");
     let foreign =
         lines.iter().find(|line| !ours(line) && line["level"] != "WARN" && line["level"] != "ERROR");
@@ -111,10 +111,10 @@ async fn everything_that_is_said(level: &str) {
 
 #[tokio::test]
 async fn no_secret_and_no_keystroke_is_logged_at_debug() {
-    everything_that_is_said("debug").await;
+    check_log("debug").await;
 }
 
 #[tokio::test]
-async fn nor_at_trace_whatever_libraries_would_say() {
-    everything_that_is_said("trace,hyper=trace,aws_smithy_runtime=trace,reqwest=trace").await;
+async fn no_secret_and_no_keystroke_is_logged_at_trace() {
+    check_log("trace,hyper=trace,aws_smithy_runtime=trace,reqwest=trace").await;
 }

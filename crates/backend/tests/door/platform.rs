@@ -1,4 +1,4 @@
-//! What is for the platform alone: its token, its numbers, and how secrets are replaced.
+//! What only the platform may do: use `ADMIN_TOKEN`, read metrics, rotate secrets.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{ADMIN_TOKEN, Gateway, JWT_SECRET, Settings, claims, hs256};
 
 #[tokio::test]
-async fn regression_wrong_admin_tokens_are_answered_slowly_and_the_right_one_is_not() {
+async fn regression_wrong_admin_tokens_are_delayed_and_the_right_one_is_not() {
     let backend = Settings::new().start().await;
     let ask = async |token: &str| {
         let started = Instant::now();
@@ -22,16 +22,16 @@ async fn regression_wrong_admin_tokens_are_answered_slowly_and_the_right_one_is_
     assert!(started.elapsed() >= Duration::from_millis(1270), "{:?}", started.elapsed());
     let (guess, right) = tokio::join!(ask("another"), ask(ADMIN_TOKEN));
     assert_eq!((guess.0, right.0), (401, 201));
-    assert!(right.1 < guess.1, "the right one waits for nobody: {:?}, {:?}", right.1, guess.1);
+    assert!(right.1 < guess.1, "the right one is not delayed: {:?}, {:?}", right.1, guess.1);
     let status = async |path: &str| {
         let request = backend.get(path).bearer_auth("a guess elsewhere");
         request.send().await.unwrap().status().as_u16()
     };
     for path in ["/api/sessions/s", "/ready", "/metrics"] {
         let started = Instant::now();
-        let said = status(path).await;
-        assert_eq!(said, if path == "/ready" { 200 } else { 401 });
-        assert!(started.elapsed() >= Duration::from_millis(900), "{path} is no way around");
+        let answered = status(path).await;
+        assert_eq!(answered, if path == "/ready" { 200 } else { 401 });
+        assert!(started.elapsed() >= Duration::from_millis(900), "{path} does not bypass the delay");
     }
     backend.counts("shellbridge_wrong_admin_tokens_total 11").await;
 }
@@ -51,8 +51,8 @@ async fn regression_metrics_and_the_number_of_sessions_are_for_the_platform() {
 }
 
 #[tokio::test]
-async fn metrics_have_an_address_of_their_own_if_wanted() {
-    // All of 127/8 is this machine; this address is this process's.
+async fn metrics_bind_serves_metrics_without_a_token() {
+    // All of 127/8 is this machine; the address is unique to this process.
     let [.., high, low] = std::process::id().to_be_bytes();
     let at = format!("127.{}.{}.{}:9090", 100 + high / 2, low, 1 + high % 2);
     let backend = Settings::new().without("ADMIN_TOKEN").set("METRICS_BIND", &at).start().await;
@@ -63,17 +63,17 @@ async fn metrics_have_an_address_of_their_own_if_wanted() {
     for path in ["/", "/health", "/api/sessions/s"] {
         assert_eq!(ask(format!("http://{at}{path}")).await.status(), 404, "{path}");
     }
-    assert_eq!(ask(format!("{}/metrics", backend.url)).await.status(), 401, "nobody is the platform");
+    assert_eq!(ask(format!("{}/metrics", backend.url)).await.status(), 401, "ADMIN_TOKEN is unset");
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
 }
 
-/// Replacing `JWT_SECRET` or `ADMIN_TOKEN` used to be a break: whatever held the old one was refused.
+/// Replacing `JWT_SECRET` or `ADMIN_TOKEN` used to break every client with the old one.
 #[tokio::test]
 async fn regression_secrets_rotate_under_a_living_session() {
     let (old, new) = (JWT_SECRET, "the next secret of users' tokens, of 32 bytes and more");
-    // A comma stands between keys, and not in one.
+    // Commas separate keys, so a key contains none.
     let new = new.replace(',', ";");
     let next_admin = "the-platform-s-next-token-of-32-bytes-and-more";
     let gateway = Gateway::start().await;
@@ -83,7 +83,7 @@ async fn regression_secrets_rotate_under_a_living_session() {
         .pushing_to(&gateway)
         .start()
         .await;
-    // Made by a platform that has not heard of the new token yet.
+    // Created by a platform that still uses the old token.
     let session = backend.session("alice", "s").await;
     backend.connect("s", "alice", "c").await;
     let minted = session["token"].as_str().unwrap().to_owned();
@@ -99,7 +99,7 @@ async fn regression_secrets_rotate_under_a_living_session() {
     }
     let by_new = jsonwebtoken::DecodingKey::from_secret(new.as_bytes());
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
-    jsonwebtoken::decode::<Value>(&minted, &by_new, &rules).expect("the new one signs");
+    jsonwebtoken::decode::<Value>(&minted, &by_new, &rules).expect("the new key signs");
     let ping = backend.frame("s", "alice", "c", json!({"type": "ping"})).await;
-    assert_eq!(ping.status(), 200, "and the session lives on");
+    assert_eq!(ping.status(), 200, "the session still runs");
 }

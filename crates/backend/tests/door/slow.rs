@@ -1,4 +1,4 @@
-//! Clients that are slow on purpose: what they hold is bounded in time and number, and others do not notice.
+//! Deliberately slow clients: limited in time and number, without effect on others.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,21 @@ use tokio::{
 
 use crate::support::{ADMIN_TOKEN, Backend, Gateway, PATIENCE, Settings};
 
-/// No half request lives longer.
+/// Longest life of an incomplete request.
 const LONGEST: Duration = Duration::from_secs(15);
 
 const HALF_HEAD: &str = "GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ";
 const HALF_BODY: &str =
     "POST /api/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer ";
 
-/// A connection that has sent this.
+/// Opens a connection and sends `text`.
 async fn begun(address: &str, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     stream
 }
 
-/// Sends a byte a second until the backend ends the connection; returns how long that took. A half-read answer and a
-/// reset count as its end.
+/// Sends a byte per second until the backend closes the connection; returns how long that took. A reset counts, too.
 async fn trickle(mut stream: TcpStream) -> Duration {
     let started = Instant::now();
     let (mut read, mut write) = stream.split();
@@ -52,20 +51,20 @@ fn address(backend: &Backend) -> String {
     backend.url.strip_prefix("http://").unwrap().to_owned()
 }
 
-/// Half requests used to be held for ever.
+/// Incomplete requests used to be held forever.
 #[tokio::test]
-async fn regression_half_requests_end_in_time_and_health_answers_meanwhile() {
+async fn regression_incomplete_requests_time_out_while_health_answers() {
     let backend = Settings::new().start().await;
     let address = address(&backend);
     let half_body = format!("{HALF_BODY}{ADMIN_TOKEN}\r\n\r\n{{\"userId\": \"");
     let mut slow = JoinSet::new();
     for n in 0..300 {
-        // Heads, bodies, and nothing at all.
+        // Incomplete heads, incomplete bodies, and silence.
         let text = [HALF_HEAD, &half_body, ""][n % 3].to_owned();
         let stream = begun(&address, &text).await;
         slow.spawn(async move {
             if text.is_empty() {
-                // Says nothing at all, and only waits.
+                // Sends nothing and waits.
                 let (started, mut stream) = (Instant::now(), stream);
                 let _reset_too = stream.read_to_end(&mut Vec::new()).await;
                 return started.elapsed();
@@ -88,18 +87,18 @@ async fn regression_half_requests_end_in_time_and_health_answers_meanwhile() {
             }
         }
     });
-    let took = all.await.expect("they end");
+    let took = all.await.expect("all connections end");
     assert_eq!(took.len(), 300);
     let (least, most) = (took.iter().min().unwrap(), took.iter().max().unwrap());
     assert!(*most < LONGEST, "one lasted {most:?}");
-    assert!(*least > Duration::from_secs(5), "a slow client has its time, and one had {least:?}");
+    assert!(*least > Duration::from_secs(5), "a slow client was cut after {least:?}");
     backend.counts("shellbridge_http_connections_cut_total{at=\"head\"} 200").await;
     backend.counts("shellbridge_http_connections_cut_total{at=\"body\"} 100").await;
 }
 
-/// More connections than there are places for: those go that have kept the backend waiting longest.
+/// With more connections than places, the backend closes those that have kept it waiting longest.
 #[tokio::test]
-async fn regression_connections_are_limited_and_health_is_never_silent() {
+async fn regression_connections_are_limited_and_health_always_answers() {
     let gateway = Gateway::start().await;
     let backend = Settings::new().descriptors(128).pushing_to(&gateway).start().await;
     backend.session("alice", "s").await;
@@ -111,12 +110,12 @@ async fn regression_connections_are_limited_and_health_is_never_silent() {
         if n % 20 == 0 {
             assert_eq!(backend.get("/health").send().await.unwrap().status(), 200);
             let ping = backend.frame("s", "alice", "c", json!({"type": "ping"})).await;
-            assert_eq!(ping.status(), 200, "the function is served as well");
+            assert_eq!(ping.status(), 200, "the function is served, too");
         }
     }
     // The oldest are gone, the newest are not.
     let mut byte = [0];
-    let first = timeout(PATIENCE, held.first_mut().unwrap().read(&mut byte)).await.expect("it was closed");
+    let first = timeout(PATIENCE, held.first_mut().unwrap().read(&mut byte)).await.expect("it is closed");
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
     let mut last = held.pop().unwrap();
     last.write_all(b"1\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -124,19 +123,19 @@ async fn regression_connections_are_limited_and_health_is_never_silent() {
     timeout(PATIENCE, last.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     let made = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&json!({"userId": "bob"}));
-    assert_eq!(made.send().await.unwrap().status(), 201, "descriptors are left for shells");
+    assert_eq!(made.send().await.unwrap().status(), 201, "descriptors remain for shells");
 }
 
-/// A client that asks and asks, and never reads.
+/// Clients that send requests and never read the answers.
 #[tokio::test]
-async fn answers_that_nobody_reads_are_bounded() {
+async fn unread_answers_are_bounded() {
     let backend = Settings::new().descriptors(128).start().await;
     let address = address(&backend);
     let mut deaf = Vec::new();
     for _ in 0..100 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2_000);
-        // As far as it goes: the backend stops reading, too.
+        // Blocks at some point, because the backend stops reading.
         let _blocked = timeout(Duration::from_millis(20), stream.write_all(requests.as_bytes())).await;
         deaf.push(stream);
     }
@@ -148,7 +147,7 @@ async fn answers_that_nobody_reads_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_connection_may_rest_between_requests_longer_than_a_head_may_take() {
+async fn a_connection_may_idle_longer_than_a_head_may_take() {
     let backend = Settings::new().start().await;
     let address = address(&backend);
     let ask = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -168,9 +167,9 @@ async fn a_connection_may_rest_between_requests_longer_than_a_head_may_take() {
     }
 }
 
-/// What a client has sent of a request when it is told to stop.
+/// Incomplete requests during shutdown.
 #[tokio::test]
-async fn half_requests_do_not_hold_the_end_up() {
+async fn incomplete_requests_do_not_delay_shutdown() {
     let backend = Settings::new().start().await;
     let address = address(&backend);
     let (_head, _silent) = (begun(&address, HALF_HEAD).await, begun(&address, "").await);

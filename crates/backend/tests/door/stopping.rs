@@ -1,4 +1,4 @@
-//! The orderly end: SIGTERM, as every platform sends it.
+//! Graceful shutdown on SIGTERM, which every platform sends.
 
 use std::{path::Path, time::Instant};
 
@@ -10,12 +10,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{ADMIN_TOKEN, Gateway, PATIENCE, Settings, bridge_token};
+use crate::support::{ADMIN_TOKEN, PATIENCE, Settings, bridge_token, started};
 
 #[tokio::test]
-async fn sigterm_tells_clients_ends_shells_and_exits_in_time() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn sigterm_notifies_clients_ends_shells_and_exits_in_time() {
+    let (gateway, backend) = started().await;
     backend.session("alice", "s").await;
     backend.connect("s", "alice", "c").await;
     gateway.frame("connected").await;
@@ -27,17 +26,17 @@ async fn sigterm_tells_clients_ends_shells_and_exits_in_time() {
     backend.terminate();
     let notice = gateway.frame("notice").await;
     assert_eq!(notice["code"], "DRAINING");
-    // It goes on to answer until its clients have read that.
+    // It answers until clients have had time to read that.
     let ready = backend.get("/ready").send().await.unwrap();
     assert_eq!(ready.status(), 503);
     assert_eq!(ready.json::<Value>().await.unwrap()["notReady"], json!(["stopping"]));
-    assert_eq!(backend.get("/health").send().await.unwrap().status(), 200, "it is alive all the same");
+    assert_eq!(backend.get("/health").send().await.unwrap().status(), 200, "it is still alive");
     let more = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&json!({"userId": "bob"}));
     let refused = more.send().await.unwrap();
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.json::<Value>().await.unwrap()["code"], "BACKEND_UNAVAILABLE");
     let ping = backend.frame("s", "alice", "c", json!({"type": "ping"})).await;
-    assert_eq!(ping.status(), 200, "and its sessions go on");
+    assert_eq!(ping.status(), 200, "its sessions still run");
 
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
@@ -49,12 +48,11 @@ async fn sigterm_tells_clients_ends_shells_and_exits_in_time() {
 }
 
 #[tokio::test]
-async fn a_shell_that_ignores_hangups_does_not_hold_the_end_up() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn a_shell_that_ignores_hangups_does_not_delay_shutdown() {
+    let (_gateway, backend) = started().await;
     backend.session("alice", "s").await;
     let trap = json!({"type": "command", "id": "1", "command": "trap '' HUP TERM; (trap '' HUP TERM; read x < /dev/tty; while :; do sleep 1000; done) & echo $!"});
-    // The answer may take longer than the backend keeps a request waiting; what counts is that it runs.
+    // The result may exceed the time of a reply; it only matters that the command runs.
     let stubborn = backend.frame("s", "alice", "c", trap).await;
     assert!(stubborn.status().is_success());
     backend.terminate();
@@ -63,9 +61,8 @@ async fn a_shell_that_ignores_hangups_does_not_hold_the_end_up() {
 }
 
 #[tokio::test]
-async fn pushes_that_cannot_be_made_do_not_hold_the_end_up() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn failing_pushes_do_not_delay_shutdown() {
+    let (gateway, backend) = started().await;
     backend.session("alice", "s").await;
     gateway.fail_with.store(500, std::sync::atomic::Ordering::Relaxed);
     backend.connect("s", "alice", "c").await;
@@ -78,7 +75,7 @@ async fn pushes_that_cannot_be_made_do_not_hold_the_end_up() {
 }
 
 #[tokio::test]
-async fn without_sessions_the_end_is_at_once() {
+async fn without_sessions_shutdown_is_immediate() {
     let backend = Settings::new().start().await;
     let started = Instant::now();
     backend.terminate();
@@ -102,13 +99,13 @@ async fn a_request_in_flight_is_answered_before_the_process_ends() {
     let (first, rest) = body.split_at(body.len() / 2);
     let mut request = BufReader::new(TcpStream::connect(&address).await.unwrap());
     request.write_all(head.as_bytes()).await.unwrap();
-    let mut said = String::new();
-    request.read_line(&mut said).await.unwrap();
-    assert_eq!(said, "HTTP/1.1 100 Continue\r\n", "the handler waits for the body");
+    let mut line = String::new();
+    request.read_line(&mut line).await.unwrap();
+    assert_eq!(line, "HTTP/1.1 100 Continue\r\n", "the handler waits for the body");
     request.write_all(first.as_bytes()).await.unwrap();
 
     backend.terminate();
-    // There are no sessions to wait for. Once nobody is let in, only requests in flight hold the end up.
+    // There are no sessions to wait for. Once the listener is closed, only requests in flight delay the exit.
     let refused = async {
         while TcpStream::connect(&address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -117,7 +114,7 @@ async fn a_request_in_flight_is_answered_before_the_process_ends() {
     timeout(PATIENCE, refused).await.expect("it stops listening");
     request.write_all(rest.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    let read = timeout(PATIENCE, request.read_to_string(&mut answer)).await.expect("an answer, and the end");
+    let read = timeout(PATIENCE, request.read_to_string(&mut answer)).await.expect("an answer, then the end");
     assert!(read.is_ok(), "{read:?}");
     assert!(answer.starts_with("\r\nHTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with(r#"{"success":true}"#), "{answer}");

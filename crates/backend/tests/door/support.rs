@@ -218,6 +218,13 @@ impl Settings {
     }
 }
 
+/// Starts a backend with the default settings, and the gateway that it pushes to.
+pub(crate) async fn started() -> (Gateway, Backend) {
+    let gateway = Gateway::start().await;
+    let backend = Settings::new().pushing_to(&gateway).start().await;
+    (gateway, backend)
+}
+
 /// A running backend.
 pub(crate) struct Backend {
     child: Child,

@@ -1,14 +1,14 @@
-//! Tokens minted here: of one session alone, revoked by newer ones and one by one, and what viewers are not told.
+//! Minted tokens: bound to one session, revoked by newer ones or one by one; and what viewers cannot see.
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use shellbridge_protocol::bridge::{CONNECT_PATH, MESSAGE_PATH};
 
 use crate::support::{
-    ADMIN_TOKEN, Backend, Gateway, JWT_SECRET, Settings, connect_body, hs256, message_body, now,
+    ADMIN_TOKEN, Backend, JWT_SECRET, Settings, connect_body, hs256, message_body, now, started,
 };
 
-/// A token, and whose it is as the Lambda would say.
+/// A minted token, with its claims as the Lambda would report them.
 struct Held {
     token: String,
     user: String,
@@ -43,8 +43,8 @@ impl Held {
         backend.signed(MESSAGE_PATH, connection, &body)
     }
 
-    /// What each door says: status and code.
-    async fn doors(&self, backend: &Backend) -> Vec<(u16, Value)> {
+    /// Status and code from every endpoint that takes the token.
+    async fn answers(&self, backend: &Backend) -> Vec<(u16, Value)> {
         let asks = "/api/diagnostics/websocket?sessionId=s";
         let connection = uuid::Uuid::new_v4().to_string();
         let mut all = Vec::new();
@@ -59,6 +59,11 @@ impl Held {
             all.push((status, response.json::<Value>().await.unwrap()["code"].clone()));
         }
         all
+    }
+
+    /// Whether every endpoint accepts the token.
+    async fn is_accepted(&self, backend: &Backend) -> bool {
+        self.answers(backend).await.iter().all(|(status, _)| *status == 200)
     }
 }
 
@@ -78,36 +83,32 @@ async fn extended(backend: &Backend, token: &str) -> Response {
     request.json(&json!({"seconds": 60})).send().await.unwrap()
 }
 
-const GOOD: u16 = 200;
-
 #[tokio::test]
-async fn regression_a_token_of_a_deleted_session_does_not_open_a_later_one_of_its_id() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn regression_a_token_does_not_open_a_later_session_of_the_same_id() {
+    let (_gateway, backend) = started().await;
     let owner = Held::new(&backend.session("alice", "s").await);
     let (_, viewer) = shared(&backend, &owner).await;
     for held in [&owner, &viewer] {
-        assert!(held.doors(&backend).await.iter().all(|(status, _)| *status == GOOD));
+        assert!(held.is_accepted(&backend).await);
     }
     let ended = backend.delete("/api/sessions/s").bearer_auth(ADMIN_TOKEN).send().await.unwrap();
     assert_eq!(ended.status(), 204);
     let later = Held::new(&backend.session("alice", "s").await);
     for held in [&owner, &viewer] {
-        let doors = held.doors(&backend).await;
-        assert_eq!(doors.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [404, 404, 404, 200]);
-        assert!(doors.iter().all(|(_, code)| code == "SESSION_INVALID"), "{doors:?}");
+        let answers = held.answers(&backend).await;
+        assert_eq!(answers.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [404, 404, 404, 200]);
+        assert!(answers.iter().all(|(_, code)| code == "SESSION_INVALID"), "{answers:?}");
     }
-    assert!(later.doors(&backend).await.iter().all(|(status, _)| *status == GOOD));
-    // Who mints tokens elsewhere says itself what they are for.
+    assert!(later.is_accepted(&backend).await);
+    // Tokens minted by the platform have no `shellbridgeId`, so they are not bound to one session.
     let claims = json!({"sub": "guest", "readOnly": true, "sessionId": "s", "exp": now() + 60});
     let foreign = backend.get("/api/sessions/s").bearer_auth(hs256(&claims, JWT_SECRET));
     assert_eq!(foreign.send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
-async fn regression_share_links_are_listed_and_revoked_and_their_connections_end() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn regression_revoked_share_links_lose_their_connections() {
+    let (gateway, backend) = started().await;
     let owner = Held::new(&backend.session("alice", "s").await);
     let (first_id, first) = shared(&backend, &owner).await;
     let (second_id, second) = shared(&backend, &owner).await;
@@ -117,7 +118,7 @@ async fn regression_share_links_are_listed_and_revoked_and_their_connections_end
     let list = async || {
         let request = backend.get("/api/sessions/s/shares").bearer_auth(&owner.token);
         let listed = body(request.send().await.unwrap(), 200).await;
-        assert!(!listed.to_string().contains("eyJ"), "tokens are told once: {listed}");
+        assert!(!listed.to_string().contains("eyJ"), "tokens are returned only once: {listed}");
         listed["shares"].as_array().unwrap().iter().map(|share| share["id"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(list().await, [json!(first_id), json!(second_id)]);
@@ -128,68 +129,66 @@ async fn regression_share_links_are_listed_and_revoked_and_their_connections_end
     }
     assert_eq!(list().await, [json!(second_id)]);
 
-    let told = |connection: &'static str| {
-        gateway.until("the end", move |call| call.connection == connection && call.method == "DELETE")
+    let deleted = |connection: &'static str| {
+        gateway.until("DELETE", move |call| call.connection == connection && call.method == "DELETE")
     };
-    told("first").await;
-    // The greeting may come after it: pushes overtake each other.
+    deleted("first").await;
+    // `connected` may arrive after it: pushes can overtake each other.
     let why =
         gateway.calls().into_iter().find(|call| call.connection == "first" && call.frame["type"] == "error");
     assert_eq!(why.unwrap().frame["code"], "TOKEN_EXPIRED");
-    let doors = first.doors(&backend).await;
-    assert_eq!(doors.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [401, 403, 403, 200]);
-    assert!(doors.iter().all(|(_, code)| code == "TOKEN_EXPIRED"), "{doors:?}");
+    let answers = first.answers(&backend).await;
+    assert_eq!(answers.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [401, 403, 403, 200]);
+    assert!(answers.iter().all(|(_, code)| code == "TOKEN_EXPIRED"), "{answers:?}");
     let late = first.sends(&backend, "first", json!({"type": "ping"})).send().await.unwrap();
     assert_eq!(body(late, 403).await["code"], "TOKEN_EXPIRED");
-    assert!(second.doors(&backend).await.iter().all(|(status, _)| *status == GOOD), "one, not all");
+    assert!(second.is_accepted(&backend).await, "only one link is revoked");
 
     let all = backend.delete("/api/sessions/s/shares").bearer_auth(ADMIN_TOKEN).send().await.unwrap();
     assert_eq!(all.status(), 204);
-    told("second").await;
+    deleted("second").await;
     assert!(list().await.is_empty());
     let pong = owner.sends(&backend, "owner", json!({"type": "ping"})).send().await.unwrap();
-    assert_eq!(body(pong, 200).await["type"], "pong", "the owner's stays");
+    assert_eq!(body(pong, 200).await["type"], "pong", "the owner's connection stays");
 }
 
 #[tokio::test]
 async fn regression_extend_revokes_the_owner_s_older_token() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+    let (_gateway, backend) = started().await;
     let first = Held::new(&backend.session("alice", "s").await);
     let (_, viewer) = shared(&backend, &first).await;
     body(first.connects(&backend, "page").send().await.unwrap(), 200).await;
     let second = Held::new(&body(extended(&backend, &first.token).await, 200).await);
-    // Whoever asked can still use its connection, to come back by the new token; and ask again.
+    // The caller keeps its connection until it reconnects with the new token, and can repeat the request.
     let pong = first.sends(&backend, "page", json!({"type": "ping"})).send().await.unwrap();
     assert_eq!(body(pong, 200).await["type"], "pong");
-    let (rest, connect) = (first.doors(&backend).await[0].clone(), first.connects(&backend, "again"));
+    let (rest, connect) = (first.answers(&backend).await[0].clone(), first.connects(&backend, "again"));
     assert_eq!(rest, (401, json!("TOKEN_EXPIRED")));
     assert_eq!(connect.send().await.unwrap().status(), 403);
     let third = Held::new(&body(extended(&backend, &first.token).await, 200).await);
-    assert_eq!(third.id, second.id, "the same one: it takes nothing from whoever has it");
-    assert!(second.doors(&backend).await.iter().all(|(status, _)| *status == GOOD));
-    // The platform's word is final: who holds the token of before gets no newer one with it.
+    assert_eq!(third.id, second.id, "a repeated request returns the same token");
+    assert!(second.is_accepted(&backend).await);
+    // After a renewal by the platform, the previous token cannot be renewed.
     let fourth = Held::new(&body(extended(&backend, ADMIN_TOKEN).await, 200).await);
     assert_eq!(body(extended(&backend, &third.token).await, 401).await["code"], "TOKEN_EXPIRED");
     for held in [&fourth, &viewer] {
-        assert!(held.doors(&backend).await.iter().all(|(status, _)| *status == GOOD));
+        assert!(held.is_accepted(&backend).await);
     }
 }
 
 #[tokio::test]
 async fn regression_viewers_get_neither_history_nor_the_owner_s_id() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+    let (_gateway, backend) = started().await;
     let owner = Held::new(&backend.session("alice@example.org", "s").await);
     let (_, viewer) = shared(&backend, &owner).await;
     let command = json!({"type": "command", "command": "echo hidden"});
     body(owner.sends(&backend, "owner", command).send().await.unwrap(), 200).await;
     body(viewer.connects(&backend, "viewer").send().await.unwrap(), 200).await;
     let history = || json!({"type": "history"});
-    let told = body(viewer.sends(&backend, "viewer", history()).send().await.unwrap(), 200).await;
-    assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("READ_ONLY")));
-    let told = body(owner.sends(&backend, "owner", history()).send().await.unwrap(), 200).await;
-    assert_eq!(told["history"][0]["command"], "echo hidden");
+    let refused = body(viewer.sends(&backend, "viewer", history()).send().await.unwrap(), 200).await;
+    assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("READ_ONLY")));
+    let answer = body(owner.sends(&backend, "owner", history()).send().await.unwrap(), 200).await;
+    assert_eq!(answer["history"][0]["command"], "echo hidden");
     for path in ["/api/sessions/s", "/api/sessions/s/validate", "/api/diagnostics/websocket?sessionId=s"] {
         let about = body(backend.get(path).bearer_auth(&viewer.token).send().await.unwrap(), 200).await;
         assert!(!about.to_string().contains("alice"), "{path}: {about}");
@@ -199,7 +198,7 @@ async fn regression_viewers_get_neither_history_nor_the_owner_s_id() {
 }
 
 #[tokio::test]
-async fn regression_echo_comes_back_as_it_was_sent_and_no_key_in_it_is_expanded() {
+async fn regression_echo_returns_the_frame_without_expanding_keys() {
     let backend = Settings::new().start().await;
     backend.session("alice", "s").await;
     let hidden = json!({"$serde_json::private::RawValue": "{\"type\":\"command\"}"});
@@ -209,9 +208,8 @@ async fn regression_echo_comes_back_as_it_was_sent_and_no_key_in_it_is_expanded(
 }
 
 #[tokio::test]
-async fn regression_a_token_let_in_by_the_leeway_is_not_expired_at_once() {
-    let gateway = Gateway::start().await;
-    let backend = Settings::new().pushing_to(&gateway).start().await;
+async fn regression_a_token_admitted_by_leeway_does_not_expire_at_once() {
+    let (gateway, backend) = started().await;
     backend.session("alice", "s").await;
     let mut connect = connect_body("s", "alice", "c");
     connect["tokenExpiresAt"] = (now() - 5).into();

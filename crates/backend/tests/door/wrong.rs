@@ -1,4 +1,4 @@
-//! Every way to get in wrongly, and what it is answered. Nothing is started and nothing pushed for any of them.
+//! Unauthorised and malformed requests of every kind: each is refused, starts nothing and pushes nothing.
 
 use jsonwebtoken::Algorithm;
 use reqwest::{Method, RequestBuilder};
@@ -10,7 +10,7 @@ use crate::support::{
     bridge_claims, bridge_token, claims, connect_body, hs, hs256, message_body, now, rs256, unsigned,
 };
 
-/// A way in, and what it meets. An empty code: the answer is not an error frame.
+/// A request and its expected refusal. An empty code: the response is not an error frame.
 struct Row {
     way: String,
     request: RequestBuilder,
@@ -18,7 +18,7 @@ struct Row {
     code: &'static str,
 }
 
-/// Rows under construction.
+/// Builds rows.
 struct Table<'a> {
     backend: &'a Backend,
     rows: Vec<Row>,
@@ -29,21 +29,21 @@ impl Table<'_> {
         self.rows.push(Row { way: way.into(), request, status, code });
     }
 
-    /// A frame of Alice's, good in itself, under a token that is not.
+    /// A valid frame from Alice with an invalid token.
     fn token(&mut self, way: &str, token: &str) {
         let request = self.backend.bridge(MESSAGE_PATH, "c", token, frame().to_string());
         let code = if token.is_empty() { "MISSING_AUTH" } else { "UNAUTHORIZED" };
         self.row(way, request, 401, code);
     }
 
-    /// The same, with claims that are not those of a good token.
+    /// The same, with altered claims.
     fn claims(&mut self, way: &str, change: impl FnOnce(&mut Value)) {
         let mut claims = bridge_claims(MESSAGE_PATH, "c", frame().to_string().as_bytes());
         change(&mut claims);
         self.token(way, &hs256(&claims, BRIDGE_SECRET));
     }
 
-    /// A body that is signed well.
+    /// A body with a valid signature.
     fn body(&mut self, way: &str, path: &str, body: impl Into<String>, status: u16, code: &'static str) {
         let body = body.into();
         let token = bridge_token(path, "c", body.as_bytes());
@@ -51,7 +51,7 @@ impl Table<'_> {
     }
 }
 
-/// What Alice would have run. The tests' messages all carry it, so that one that is let in leaves a trace.
+/// A valid message from Alice. All tests send it, so that one that is let in leaves a trace.
 fn frame() -> Value {
     let frame = json!({"type": "attach", "clientId": "0123456789abcdef", "cols": 80, "rows": 24});
     message_body("s", "alice", "c", frame)
@@ -66,27 +66,27 @@ fn settings() -> Settings {
     Settings::new().set("JWT_ISSUER", ISSUER).set("JWT_AUDIENCE", AUDIENCE).set("DEV_SESSIONS", "true")
 }
 
-/// Makes every request, and sees that it is refused as told; then that Alice, and nobody else, got through.
+/// Checks that every request is refused as expected, and then that only Alice got through.
 async fn all_refused(backend: &Backend, gateway: &Gateway, rows: Vec<Row>) {
     let shells = backend.shells();
     assert_eq!(shells.len(), 1, "Alice's");
     for Row { way, request, status, code } in rows {
         let response = request.send().await.unwrap();
-        let said = response.status();
+        let answered = response.status();
         assert!(response.headers().contains_key("x-request-id"), "{way}");
         let text = response.text().await.unwrap();
-        assert_eq!(said, status, "{way}: {text}");
+        assert_eq!(answered, status, "{way}: {text}");
         if !code.is_empty() {
             let frame: Value = serde_json::from_str(&text).unwrap();
             assert_eq!((&frame["type"], &frame["code"]), (&"error".into(), &code.into()), "{way}: {text}");
-            assert!(!text.contains("alice") && !text.contains(JWT_SECRET), "{way} tells: {text}");
+            assert!(!text.contains("alice") && !text.contains(JWT_SECRET), "{way} leaks: {text}");
         }
         assert_eq!(backend.shells(), shells, "{way}");
         let ready: Value =
             backend.get("/ready").bearer_auth(ADMIN_TOKEN).send().await.unwrap().json().await.unwrap();
         assert_eq!(ready["sessions"], 1, "{way}");
     }
-    // Pushes are made in order: had there been one for them, it would have come before this.
+    // Pushes are sent in order: one for a refused request would arrive before this.
     backend.connect("s", "alice", "alices-own").await;
     gateway.frame("connected").await;
     let calls = gateway.calls();
@@ -96,7 +96,7 @@ async fn all_refused(backend: &Backend, gateway: &Gateway, rows: Vec<Row>) {
 }
 
 #[tokio::test]
-async fn wrong_ways_through_the_lambda_s_door() {
+async fn invalid_bridge_requests_are_refused() {
     let gateway = Gateway::start().await;
     let backend = settings().pushing_to(&gateway).start().await;
     let session = backend.session("alice", "s").await;
@@ -105,7 +105,7 @@ async fn wrong_ways_through_the_lambda_s_door() {
     let good = || bridge_token(MESSAGE_PATH, "c", text.as_bytes());
     let good_claims = || bridge_claims(MESSAGE_PATH, "c", text.as_bytes());
 
-    // Without a token, or with what is none.
+    // Without a token, or with something that is not one.
     for path in [CONNECT_PATH, MESSAGE_PATH, DISCONNECT_PATH] {
         let request = backend.post(path).header("x-connection-id", "c").body(text.clone());
         t.row(format!("no token at {path}"), request, 401, "MISSING_AUTH");
@@ -121,10 +121,10 @@ async fn wrong_ways_through_the_lambda_s_door() {
     t.token("the secret itself", BRIDGE_SECRET);
     t.token("the owner's own token", session["token"].as_str().unwrap());
 
-    // Signed by somebody else, or in another way.
+    // Signed with another key or algorithm.
     t.token("another secret", &hs256(&good_claims(), "another secret, also of 32 bytes and more"));
     t.token("the secret of users' tokens", &hs256(&good_claims(), JWT_SECRET));
-    t.token("signed by nobody", &unsigned(&good()));
+    t.token("unsigned", &unsigned(&good()));
     t.token("HS512", &hs(Algorithm::HS512, &good_claims(), BRIDGE_SECRET));
     t.token("HS384", &hs(Algorithm::HS384, &good_claims(), BRIDGE_SECRET));
     t.token("RS256", &rs256(&good_claims()));
@@ -142,11 +142,11 @@ async fn wrong_ways_through_the_lambda_s_door() {
         claims["iat"] = (now() - 120).into();
         claims["exp"] = (now() - 60).into();
     });
-    t.claims("of the future", |claims| {
+    t.claims("issued in the future", |claims| {
         claims["iat"] = (now() + 60).into();
         claims["exp"] = (now() + 120).into();
     });
-    t.claims("good for an hour", |claims| claims["exp"] = (now() + 3600).into());
+    t.claims("valid for an hour", |claims| claims["exp"] = (now() + 3600).into());
     t.claims("ended before it began", |claims| claims["exp"] = (now() - 1).into());
     t.claims("times that overflow", |claims| {
         claims["iat"] = i64::MIN.into();
@@ -181,7 +181,7 @@ async fn wrong_ways_through_the_lambda_s_door() {
         t.row(path, backend.bridge(path, "c", &good(), text.clone()), 404, "");
     }
 
-    // Bodies, all of them signed well.
+    // Bodies, all with valid signatures.
     t.body("41 KiB", MESSAGE_PATH, "x".repeat(41 * 1024), 413, "TOO_LARGE");
     t.body("nothing", MESSAGE_PATH, "", 400, "BAD_FRAME");
     t.body("no JSON", MESSAGE_PATH, "{", 400, "BAD_FRAME");
@@ -204,19 +204,19 @@ async fn wrong_ways_through_the_lambda_s_door() {
     let text_time = spoilt(connect(), "connectedAt", "now".into()).to_string();
     t.body("a time in words", CONNECT_PATH, text_time, 400, "BAD_FRAME");
 
-    // Sessions of others, and none.
+    // Other users' sessions, and missing ones.
     let body = spoilt(frame(), "sessionId", "none".into()).to_string();
     t.body("a frame for no session", MESSAGE_PATH, body, 404, "SESSION_INVALID");
     let body = spoilt(frame(), "userId", "mallory".into()).to_string();
-    t.body("a frame of somebody else", MESSAGE_PATH, body, 404, "SESSION_INVALID");
+    t.body("a frame from another user", MESSAGE_PATH, body, 404, "SESSION_INVALID");
     let mut old = frame();
     old["bridge"]["connectedAt"] = 1.into();
-    let way = "a frame of a connection to an earlier session of that name";
+    let way = "a frame from a connection to an earlier session of that id";
     t.body(way, MESSAGE_PATH, old.to_string(), 404, "SESSION_INVALID");
     let body = spoilt(connect(), "sessionId", "none".into()).to_string();
     t.body("a connection to no session", CONNECT_PATH, body, 404, "SESSION_INVALID");
     let body = spoilt(connect(), "userId", "mallory".into());
-    t.body("a connection of somebody else", CONNECT_PATH, body.to_string(), 403, "FORBIDDEN");
+    t.body("a connection of another user", CONNECT_PATH, body.to_string(), 403, "FORBIDDEN");
     let body = spoilt(body, "readOnly", true.into());
     t.body("to watch, with a token that names no session", CONNECT_PATH, body.to_string(), 403, "FORBIDDEN");
 
@@ -226,14 +226,14 @@ async fn wrong_ways_through_the_lambda_s_door() {
 }
 
 #[tokio::test]
-async fn wrong_ways_through_the_sessions_api() {
+async fn invalid_sessions_api_requests_are_refused() {
     let gateway = Gateway::start().await;
     let backend = settings().pushing_to(&gateway).start().await;
     let session = backend.session("alice", "s").await;
     let token = session["token"].as_str().unwrap();
     let mut t = Table { backend: &backend, rows: Vec::new() };
 
-    // Making one.
+    // Creating one.
     let new = json!({"userId": "mallory", "shell": "/bin/sh"});
     let make = || backend.post("/api/sessions").json(&new);
     t.row("making one without a token", make(), 401, "MISSING_AUTH");
@@ -279,7 +279,7 @@ async fn wrong_ways_through_the_sessions_api() {
     }
     t.row("an id that is taken", made(json!({"userId": "u", "sessionId": "s"})), 409, "SESSION_INVALID");
 
-    // Looking at one.
+    // Reading one.
     let get = |token: &str| backend.get("/api/sessions/s").bearer_auth(token);
     let with = |change: &dyn Fn(&mut Value)| {
         let mut claims = claims("alice");
@@ -295,7 +295,7 @@ async fn wrong_ways_through_the_sessions_api() {
     );
     for (way, token) in [
         ("no JWT", "x".to_owned()),
-        ("signed by nobody", unsigned(token)),
+        ("unsigned", unsigned(token)),
         ("HS512", hs(Algorithm::HS512, &claims("alice"), JWT_SECRET)),
         ("RS256", rs256(&claims("alice"))),
         ("another secret", hs256(&claims("alice"), "another secret, also of 32 bytes and more")),
@@ -306,14 +306,14 @@ async fn wrong_ways_through_the_sessions_api() {
         ("not valid yet", with(&|claims| claims["nbf"] = (now() + 120).into())),
         ("without an end", with(&|claims| claims["exp"] = Value::Null)),
         ("an end in words", with(&|claims| claims["exp"] = "never".into())),
-        ("nobody's", with(&|claims| claims["sub"] = Value::Null)),
+        ("no subject", with(&|claims| claims["sub"] = Value::Null)),
     ] {
         t.row(way, get(&token), 401, "UNAUTHORIZED");
     }
     let expired = with(&|claims| claims["exp"] = (now() - 60).into());
     t.row("expired", get(&expired), 401, "TOKEN_EXPIRED");
     t.row("for another session", get(&with(&|claims| claims["sessionId"] = "z".into())), 403, "FORBIDDEN");
-    t.row("somebody else's", get(&hs256(&claims("mallory"), JWT_SECRET)), 404, "SESSION_INVALID");
+    t.row("another user's", get(&hs256(&claims("mallory"), JWT_SECRET)), 404, "SESSION_INVALID");
     let watching = with(&|claims| {
         claims["sub"] = "mallory".into();
         claims["readOnly"] = true.into();
@@ -341,12 +341,12 @@ async fn wrong_ways_through_the_sessions_api() {
         ("extends it", backend.post("/api/sessions/s/extend").json(&json!({"seconds": 60}))),
     ] {
         let mallory = hs256(&claims("mallory"), JWT_SECRET);
-        t.row(format!("somebody else {what}"), request.bearer_auth(mallory), 404, "SESSION_INVALID");
+        t.row(format!("another user {what}"), request.bearer_auth(mallory), 404, "SESSION_INVALID");
     }
     let backwards = backend.post("/api/sessions/s/extend").bearer_auth(token).json(&json!({"seconds": -60}));
     t.row("back in time", backwards, 400, "BAD_FRAME");
 
-    // Development sessions, from elsewhere.
+    // Development sessions, from other hosts and origins.
     let develop = || backend.post("/api/dev/sessions").json(&json!({"shell": "/bin/sh"}));
     for host in [
         "evil.example",
@@ -368,12 +368,12 @@ async fn wrong_ways_through_the_sessions_api() {
     assert!(rows.len() >= 60, "{}", rows.len());
     all_refused(&backend, &gateway, rows).await;
     let allowed = develop().header("origin", ORIGIN).send().await.unwrap();
-    assert_eq!(allowed.status(), 201, "and a page of ours may");
+    assert_eq!(allowed.status(), 201, "an allowed page may");
 }
 
-/// A backend that posts wherever it is told signs requests to strangers, and to the metadata service.
+/// A backend that posted to any URL would sign requests to strangers, and to the metadata service.
 #[tokio::test]
-async fn pushes_go_to_api_gateway_and_nowhere_else() {
+async fn pushes_go_only_to_api_gateway() {
     let gateway = Gateway::start().await;
     let backend = Settings::new().start().await;
     backend.session("alice", "s").await;
@@ -402,11 +402,11 @@ async fn pushes_go_to_api_gateway_and_nowhere_else() {
     backend.counts(refused).await;
 }
 
-/// The handler that this replaces spoke to endpoints that took commands from anybody.
+/// The handler that this project replaces used endpoints that accepted commands without authentication.
 #[tokio::test]
-async fn regression_the_backend_s_endpoints_are_not_open_to_the_world() {
+async fn regression_the_backend_s_endpoints_require_authentication() {
     let gateway = Gateway::start().await;
-    // As it is deployed: no settings of development, and without ADMIN_TOKEN nobody is the platform.
+    // As deployed: no development settings, and without ADMIN_TOKEN no request is the platform's.
     let backend = Settings::new().without("ADMIN_TOKEN").pushing_to(&gateway).start().await;
     let bodies = [
         json!({}),
@@ -423,7 +423,7 @@ async fn regression_the_backend_s_endpoints_are_not_open_to_the_world() {
         "/api/sessions/s/share",
         "/api/sessions/s/extend",
     ];
-    // What a proxy would add, or one who wants to be taken for it.
+    // Headers that a proxy would add, or a client that poses as one.
     let guises = [
         vec![],
         vec![("x-connection-id", "c"), ("x-request-id", "r")],
