@@ -51,7 +51,7 @@ class Evaluation:
         ]
 
     def section(self, name: str) -> dict[str, Any]:
-        """Returns `Resources` or `Outputs` evaluated, without those whose condition is false."""
+        """Evaluates `Resources` or `Outputs`, without those whose condition is false."""
         return {
             key: self.value({k: v for k, v in item.items() if k != "Condition"})
             for key, item in self.template[name].items()

@@ -62,7 +62,7 @@ def names_in(value: Any, tags: set[str]) -> set[str]:
 
 
 def existing_role(template: dict[str, Any]) -> dict[str, Any]:
-    """Returns the template without IAM resources and what depends on them."""
+    """Returns the template without IAM resources and their dependents."""
     roles = {name for name, resource in template["Resources"].items() if resource["Type"].startswith("AWS::IAM::")}
     # Resources that exist only together with a role.
     gone = {"CreateRole", *(template["Resources"][name]["Condition"] for name in roles)}
@@ -105,7 +105,7 @@ def prune(template: dict[str, Any]) -> None:
 
 
 def long_form(template: dict[str, Any]) -> dict[str, Any]:
-    """Returns the template with the WebSocket API spelt out. The function stays SAM's, so that `sam build` builds it."""
+    """Returns the template with the WebSocket API as plain resources. The function stays SAM's, for `sam build`."""
     (name,) = (n for n, r in template["Resources"].items() if r["Type"] == "AWS::Serverless::WebSocketApi")
     api = template["Resources"][name]["Properties"]
     resources: dict[str, Any] = {}
@@ -215,7 +215,7 @@ ROLES = [
 ]
 # Conditions assumed to hold in the policies: administrators leave out what they do not use.
 ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken"}
-# Placeholders for what CloudFormation would fill in; iam/fill.py replaces them.
+# Placeholders for values that CloudFormation would fill in; iam/fill.py replaces them.
 PLACES = {
     "AWS::AccountId": "${ACCOUNT_ID}",
     "AWS::Partition": "${PARTITION}",

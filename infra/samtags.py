@@ -1,4 +1,4 @@
-"""Reads and writes CloudFormation YAML without losing its short tags (`!Ref` and so on)."""
+"""Reads and writes CloudFormation YAML and preserves its short tags (`!Ref` and so on)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tag:
 
 
 class _Loader(yaml.SafeLoader):
-    """Does not parse dates: `2012-10-17` is a version."""
+    """Leaves dates as strings: `2012-10-17` is a version."""
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -1,8 +1,8 @@
-"""Helpers of the Makefile for deployments.
+"""The Makefile's helpers for deployments.
 
     stack.py saved ENV PARAMETER            prints its value in samconfig.toml, if any
     stack.py output NAME < OUTPUTS          prints one output of a stack
-    stack.py backend ENV [KIND] < OUTPUTS   copies outputs and parameters of the API's stack to the backend's in samconfig.toml
+    stack.py backend ENV [KIND] < OUTPUTS   copies outputs and parameters of the API's stack to the backend's
     stack.py bundle BUCKET                  writes .aws-sam/bundle: code and templates for the console, with the code in BUCKET
 
 OUTPUTS is the output of `sam list stack-outputs --output json`.
@@ -29,7 +29,7 @@ OF_OUTPUTS = {
     "AllowedOrigins": "BackendAllowedOrigins",
     "BridgeSecretArn": "BackendBridgeSecretArn",
 }
-# Parameters with the same value in both stacks. Roles differ.
+# Parameters with the same value in both stacks. Roles differ, so they are not copied.
 SHARED = (
     "JwtSecretArn", "JwtPublicKey", "JwksUrl", "JwtIssuer", "JwtAudience", "SecretsKmsKeyArn", "PermissionsBoundaryArn",
     "LogRetentionDays", "AlarmTopicArn",
@@ -37,7 +37,7 @@ SHARED = (
 
 
 def parameters(config: dict, environment: str) -> dict[str, str]:
-    """Returns the parameters of an environment, from a list written by hand or the line that `sam deploy --guided` saves."""
+    """Returns the parameters of an environment, from a handwritten list or the line that `sam deploy --guided` saves."""
     overrides = config.get(environment, {}).get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
     pairs = shlex.split(overrides) if isinstance(overrides, str) else [shlex.split(pair)[0] for pair in overrides]
     return dict(pair.split("=", 1) for pair in pairs)
@@ -49,7 +49,7 @@ def line(values: dict[str, str]) -> str:
 
 
 def outputs(text: str) -> dict[str, str]:
-    """Returns outputs by name. SAM prints nothing on stdout if it failed, having reported the error."""
+    """Returns outputs by name. Exits on empty input: SAM failed and has reported why."""
     if not text.strip():
         sys.exit(1)
     return {item["OutputKey"]: item["OutputValue"] for item in json.loads(text)}
@@ -71,14 +71,14 @@ def bundle(bucket: str, build: Path, to: Path) -> None:
     """Writes the built function as a zip, and templates that load it from the bucket."""
     to.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(to / "function.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        # Lambda runs it as packed, so it needs the execute bit.
+        # Lambda keeps the file mode of the archive, so it needs the execute bit.
         entry = zipfile.ZipInfo("bootstrap")
         entry.external_attr = 0o755 << 16
         entry.compress_type = zipfile.ZIP_DEFLATED
         archive.writestr(entry, (build / "Handler" / "bootstrap").read_bytes())
     for source in (ROOT / "template.yaml", *sorted((ROOT / "infra").glob("template-*.yaml"))):
         template = load(source.read_text())
-        # Its paths do not exist in the bundle.
+        # Refers to files that are not in the bundle.
         del template["Metadata"]["AWS::ServerlessRepo::Application"]
         template["Resources"]["Handler"]["Properties"]["CodeUri"] = f"s3://{bucket}/function.zip"
         (to / source.name).write_text(dump(template))

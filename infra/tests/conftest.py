@@ -1,4 +1,4 @@
-"""The templates as the SAM transform leaves them, and with their conditions worked out."""
+"""Fixtures: the templates after the SAM transform, and evaluated."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ EVERYTHING = {
 }
 
 
-# A key of one's own decrypts nothing but what the two services for secrets hand out.
+# A customer-managed key may only decrypt through the two services that store secrets.
 VIA_SECRETS = {
     "StringEquals": {"kms:ViaService": ["ssm.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"]}
 }
 
 
 def source(name: str) -> dict[str, Any]:
-    """A template as it is written, in its long form."""
+    """Loads a template in its long form."""
     return long(load(TEMPLATES[name].read_text()))
 
 
 def translated(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """A template as CloudFormation gets it from the SAM transform."""
+    """Runs the SAM transform on a template."""
     template = source(name)
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
-            # As `sam package` would.
+            # As `sam package` sets it.
             resource["Properties"]["CodeUri"] = "s3://bucket/key"
     session = boto3.Session(region_name=PSEUDO["AWS::Region"])
     translator = Translator({}, Parser(), None, session)
@@ -76,7 +76,7 @@ def translated(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def made(name: str, **parameters: Any) -> Evaluation:
-    """A template as CloudFormation would make it with these parameters."""
+    """Evaluates a transformed template with these parameters."""
     names = {"Api": "api0000001", "Api.ApiId": "api0000001"}
     return Evaluation(translated(name, parameters), parameters, names)
 
@@ -89,7 +89,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def client():
-    """Makes clients of a moto server of its own."""
+    """Creates clients of a fresh moto server."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -101,5 +101,5 @@ def client():
 
 
 def required(name: str) -> dict[str, Any]:
-    """The parameters without a default."""
+    """Values for the parameters without a default."""
     return {**GIVEN, "ExistingRoleArn": ROLE} if name == "existing-role" else GIVEN

@@ -1,4 +1,4 @@
-"""What must hold in the templates that run the backend, whoever runs it."""
+"""Properties of the backend's templates, for each service."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def roles(stack):
 
 
 def container(stack):
-    """Its settings and secrets by name, whatever the service calls them."""
+    """Returns the container's settings and secrets by name; the services use different keys."""
     found = {"Environment": {}, "Secrets": {}}
 
     def look(value):
@@ -66,7 +66,7 @@ def test_secrets_are_arns_and_settings_exist(name):
     environment, secrets = container(made(name))
     assert secrets == {"BRIDGE_SECRET": BRIDGE, "JWT_SECRET": JWT}
     assert environment["CALLBACK_URL"] == "https://api0000001.execute-api.us-east-1.amazonaws.com/prod"
-    assert all(environment.values()), "the backend takes an empty setting for one that is set"
+    assert all(environment.values()), "empty settings should be omitted"
     everything = {
         "JwtPrivateKeyArn": BRIDGE, "AdminTokenArn": BRIDGE, "JwtPublicKey": "k",
         "JwksUrl": "https://id.example.org/jwks",
@@ -103,7 +103,7 @@ def test_the_role_pushes_to_its_own_stage_only(name):
             assert part["Resource"] == [BRIDGE, JWT]
 
 
-def test_a_key_of_ones_own_decrypts_secrets_alone(name):
+def test_a_customer_managed_key_decrypts_only_secrets(name):
     key = "arn:aws:kms:us-east-1:123456789012:key/k"
     parts = [part for role in roles(made(name, SecretsKmsKeyArn=key)) for part in statements(role)]
     (part,) = (part for part in parts if part["Action"] == "kms:Decrypt")
@@ -117,7 +117,7 @@ def test_one_instance_and_a_health_check(name):
     if name == "backend-ecs-service":
         service = resources["AWS::ECS::Service"]
         assert service["DesiredCount"] == 1
-        assert service["AvailabilityZoneRebalancing"] == "DISABLED", "it would move the one task, and end all sessions"
+        assert service["AvailabilityZoneRebalancing"] == "DISABLED", "it would move the only task, which ends all sessions"
         deployment = service["DeploymentConfiguration"]
         assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == (0, 100)
     elif name == "backend-ecs-express":
@@ -128,15 +128,15 @@ def test_one_instance_and_a_health_check(name):
         assert (scaling["MinSize"], scaling["MaxSize"]) == ("1", "1")
 
 
-def test_the_load_balancer_gives_idle_connections_up_before_the_backend_does():
-    """The other way round, requests would meet a connection that is being closed, and fail with 502."""
+def test_the_load_balancer_closes_idle_connections_before_the_backend():
+    """Otherwise a request could meet a closing connection and fail with 502."""
     (idle,) = re.findall(r"idle_timeout\.timeout_seconds, Value: '(\d+)'", (INFRA / "backend-ecs-service.yaml").read_text())
-    seats = (INFRA.parent / "crates/backend/src/serve/seats.rs").read_text()
+    seats = (INFRA.parent / "crates/backend/src/http/serve/seats.rs").read_text()
     (kept,) = re.findall(r"(?m)^const IDLE: Duration = Duration::from_secs\((\d+)\);", seats)
     assert int(idle) < int(kept)
 
 
-def test_the_service_is_reached_through_its_load_balancer_alone():
+def test_the_service_is_reachable_only_through_its_load_balancer():
     resources = made("backend-ecs-service", ClientCidr="192.0.2.0/24").section("Resources")
     groups = of_type(resources, "AWS::EC2::SecurityGroup")
     rules = {name: [opened(rule) for rule in group["SecurityGroupIngress"]] for name, group in groups.items()}
@@ -161,7 +161,7 @@ def opened(rule):
 
 
 def test_the_service_waits_for_the_listener():
-    """ECS refuses a service whose target group no load balancer has yet; nothing in the service refers to the listener."""
+    """ECS refuses a target group without a load balancer, and the service does not refer to the listener, so it must wait."""
     resources = made("backend-ecs-service").section("Resources")
     assert resources["Service"]["DependsOn"] == "Listener"
     listener = resources["Listener"]["Properties"]
@@ -169,16 +169,16 @@ def test_the_service_waits_for_the_listener():
     assert (listener["Port"], listener["Protocol"]) == (443, "HTTPS")
 
 
-def test_a_stopping_task_may_end_its_sessions():
+def test_a_stopping_task_has_time_to_end_its_sessions():
     (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
     (container,) = definition["ContainerDefinitions"]
     sources = "".join(path.read_text() for path in (INFRA.parent / "crates/backend/src").rglob("*.rs"))
     shutdown = int(re.search(r"const SHUTDOWN: Duration = Duration::from_secs\((\d+)\);", sources)[1])
-    assert container["StopTimeout"] > shutdown, "ECS would kill it while it ends sessions"
+    assert container["StopTimeout"] > shutdown, "ECS would kill it during shutdown"
 
 
 @pytest.mark.parametrize("name", ["backend-ecs-service", "backend-ecs-express"])
-def test_the_log_goes_where_its_role_may_write(name):
+def test_the_role_may_write_to_the_log_group(name):
     stack = made(name)
     resources = stack.section("Resources")
     if name == "backend-ecs-service":
@@ -207,7 +207,7 @@ def test_no_running_task_is_an_alarm(name):
     dimensions = {"ClusterName": cluster, "ServiceName": service}
     assert watched(alarm) == [("AWS/ECS", "CPUUtilization", dimensions, "SampleCount")]
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
-    # ECS reports nothing of a service without running tasks (its Developer Guide, "Amazon ECS CloudWatch metrics").
+    # ECS reports nothing for a service without running tasks (Developer Guide, "Amazon ECS CloudWatch metrics").
     assert alarm["TreatMissingData"] == "breaching"
     assert alarm["Period"] * alarm["EvaluationPeriods"] == 300
 
@@ -221,7 +221,7 @@ def test_an_unhealthy_target_is_an_alarm():
 
 
 def alarms(name):
-    """All of a template's, told to say so to a topic, and to none unless told."""
+    """Returns a template's alarms, which notify a topic only if one is given."""
     assert not any("AlarmActions" in alarm for alarm in of_type(made(name).section("Resources"), ALARM).values())
     found = of_type(made(name, AlarmTopicArn=TOPIC).section("Resources"), ALARM)
     assert all(alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC] for alarm in found.values())
@@ -246,14 +246,14 @@ def test_the_express_url_has_exactly_one_scheme(endpoint):
 
 
 def stages():
-    """The stages of the Containerfile by name, each as its instructions, continued lines joined."""
+    """Returns the instructions of each stage of the Containerfile, with continued lines joined."""
     text = re.sub(r"(?m)^#.*\n", "", (INFRA / "Containerfile").read_text()).replace("\\\n", " ")
     parts = [part.strip().splitlines() for part in re.split(r"(?m)^FROM ", text)[1:]]
     return {part[0].split(" AS ")[1]: part[1:] for part in parts}
 
 
 def test_the_image_has_the_page():
-    """A release build embeds the page, so it must be there before cargo runs; where it is not, the build still passes."""
+    """A release build embeds the page, so it must exist before cargo runs. Without it, the build would still pass."""
     page, build = stages()["page"], stages()["build"]
     assert "WORKDIR /src/crates/web" in page and page[-1] == "RUN npm run build"
     assert "WORKDIR /src" in build and '#[folder = "dist"]' in (INFRA.parent / "crates/web/src/lib.rs").read_text()
@@ -264,13 +264,13 @@ def test_the_image_has_the_page():
 
 
 def test_the_image_starts_the_program_itself():
-    """An init in front would hold the secrets in its environment, where its user may read them."""
+    """An init would hold the secrets in its environment, where its user can read them."""
     for stage, program in (("stack", "gateway"), ("backend", "backend")):
         (entry,) = (line.removeprefix("ENTRYPOINT ") for line in stages()[stage] if line.startswith("ENTRYPOINT "))
         assert json.loads(entry)[0] == program, stage
 
 
-def test_the_platform_starts_no_init_either():
+def test_the_platform_starts_no_init():
     (definition,) = of_type(made("backend-ecs-service").section("Resources"), "AWS::ECS::TaskDefinition").values()
     (container,) = definition["ContainerDefinitions"]
     assert not container.get("LinuxParameters", {}).get("InitProcessEnabled")
@@ -284,7 +284,7 @@ def test_the_image_runs_unprivileged_with_the_pinned_rust():
     stages = re.split(r"(?m)^FROM ", text)[1:]
     for stage in stages[2:]:
         assert re.search(r"(?m)^USER 10001$", stage)
-    assert stages[-1].startswith("debian:trixie-slim AS backend"), "what is built without --target"
+    assert stages[-1].startswith("debian:trixie-slim AS backend"), "the default target"
     rust = re.search(r'rust-version = "([\d.]+)"', (INFRA.parent / "Cargo.toml").read_text())[1]
     assert f"FROM rust:{rust}-" in text
 

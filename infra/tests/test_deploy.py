@@ -37,9 +37,9 @@ def tree(tmp_path):
     return tmp_path
 
 
-def stacks_already_there(client):
-    """The API's stack, as far as `sam list stack-outputs` looks, and SAM's own for uploads: moto drops the tags of change
-    sets, by which SAM knows it again."""
+def create_existing_stacks(client):
+    """Creates the API's stack, as far as `sam list stack-outputs` reads it, and SAM's stack for uploads: moto drops the tags
+    of change sets, by which SAM would recognise its own."""
     formation = client("cloudformation")
 
     def create(name, outputs, **more):
@@ -61,7 +61,7 @@ def make(tree, endpoint, *arguments, answers=""):
         "HOME": str(tree), "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "SAM_CLI_CHECK_VERSION": "0",
     }
-    # The virtual environment is the one that runs this, however old its list of packages is.
+    # Do not rebuild the virtual environment that runs this test, even if requirements.txt is newer.
     command = ["make", "--no-print-directory", "--old-file=.venv/bin/sam", *arguments]
     return subprocess.run(
         command, cwd=tree, env=environment, input=answers, capture_output=True, text=True, check=False, timeout=300
@@ -69,14 +69,14 @@ def make(tree, endpoint, *arguments, answers=""):
 
 
 @pytest.mark.parametrize("kind", ["ecs-service", "apprunner"])
-def test_regression_the_backends_answers_are_kept_in_the_one_samconfig(client, tree, kind):
-    """By default SAM saves the answers beside the template, where make does not look."""
-    stacks_already_there(client)
+def test_regression_the_backends_answers_are_saved_in_samconfig(client, tree, kind):
+    """By default SAM saves the answers next to the template, where make does not look."""
+    create_existing_stacks(client)
     endpoint = client("sts").meta.endpoint_url
     backend = ["deploy-backend", f"BACKEND={kind}"]
     assert "--guided" in make(tree, endpoint, "-n", *backend).stdout
     asked = load((tree / f"infra/backend-{kind}.yaml").read_text())["Parameters"]
-    # Stack and region; the parameters; then confirmation, roles, rollback, whether and where to save; no deployment.
+    # Stack and region; the parameters; confirmation, roles, rollback, whether and where to save; no deployment.
     lines = ["", "", *(ANSWERS.get(name, "") for name in asked), "", "", "", "", "", "", "n"]
     run = make(tree, endpoint, *backend, answers="\n".join(lines) + "\n")
     said = run.stdout + run.stderr

@@ -1,4 +1,4 @@
-"""The policies for roles made by hand."""
+"""Policies for roles that administrators create by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES = {
 GUIDE = (INFRA / "iam/README.md").read_text()
 SECRET = "arn:aws:ssm:eu-west-1:123456789012:parameter/shellbridge"
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
-# What the guide's commands are to make: the roles of each template by the names that they get there.
+# The roles of each template that the guide's commands create, and the names they use.
 BY_HAND = {
     "../template.yaml": {"HandlerRole": "shellbridge-function", "AccountRole": "shellbridge-account-logs"},
     "backend-ecs-service.yaml": {"ExecutionRole": "shellbridge-start", "TaskRole": "shellbridge-backend"},
@@ -32,7 +32,7 @@ BY_HAND = {
     },
     "backend-apprunner.yaml": {"InstanceRole": "shellbridge-apprunner", "AccessRole": "shellbridge-apprunner-image"},
 }
-# Says what the guide's commands need, and keeps what they make.
+# A stand-in for the AWS CLI: answers the guide's commands and records what they create.
 STAND_IN = """
 import json, sys
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_empty_values_are_omitted_and_missing_ones_are_errors():
 
 
 class _Full(Evaluation):
-    """With all that the guide's commands allow for."""
+    """Assumes every option that the guide's commands cover."""
 
     def condition(self, name):
         return name not in {"HasBoundary", "HasJwtPrivateKey"}
@@ -107,7 +107,7 @@ class _Full(Evaluation):
 
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory):
-    """What the guide's commands make, one after the other in one shell."""
+    """What the guide's commands create when run in order in one shell."""
     place = tmp_path_factory.mktemp("aws")
     (place / "aws").write_text(f"#!{sys.executable}\n{STAND_IN}")
     (place / "aws").chmod(0o755)
@@ -121,10 +121,10 @@ def by_hand(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", BY_HAND)
-def test_the_guides_commands_make_the_templates_roles(path, by_hand):
+def test_the_guides_commands_create_the_templates_roles(path, by_hand):
     template = long(load((INFRA / path).read_text()))
     roles = {name for name, resource in template["Resources"].items() if resource["Type"] == "AWS::IAM::Role"}
-    assert roles == set(BY_HAND[path]), "a role that nobody can make by hand"
+    assert roles == set(BY_HAND[path]), "the guide lacks a role"
     stack = "shellbridge" if path == "../template.yaml" else "shellbridge-backend"
     here = "eu-west-1:123456789012"
     names = {
@@ -172,7 +172,7 @@ def test_parameter_patterns_accept_valid_values_only(path):
 
 
 def test_a_placeholder_backend_url_is_accepted():
-    """The API may be deployed before the backend is."""
+    """The API may be deployed before the backend."""
     for name in TEMPLATES:
         pattern = source(name)["Parameters"]["BackendUrl"]["AllowedPattern"]
         assert re.fullmatch(pattern, "https://backend.invalid") and not re.fullmatch(pattern, "https://a/?b")

@@ -1,4 +1,4 @@
-"""No process in front of the backend holds its secrets: any shell could read them there (infra/Containerfile)."""
+"""No parent process of the backend holds its secrets, because any shell could read them there (infra/Containerfile)."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ def instructions():
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_the_image_starts_the_programs_themselves():
+def test_the_images_start_the_programs_directly():
     starts = [line for line in instructions() if re.match(r"\s*(ENTRYPOINT|CMD)\b", line)]
     assert len(starts) == 2
     assert starts[0].startswith('ENTRYPOINT ["gateway", ')
@@ -21,14 +21,14 @@ def test_the_image_starts_the_programs_themselves():
     assert not [line for line in instructions() if "tini" in line or "HEALTHCHECK" in line]
 
 
-def test_compose_puts_no_init_and_no_check_into_a_container_with_secrets():
+def test_compose_adds_no_init_or_health_check_to_containers_with_secrets():
     services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
     for name in ["backend", "gateway"]:
         service = services[name]
         assert not {"init", "healthcheck", "entrypoint", "command"} & set(service), name
 
 
-def test_ecs_puts_no_init_in_front():
+def test_templates_add_no_init():
     templates = [*INFRA.glob("*.yaml"), INFRA.parent / "template.yaml"]
     assert len(templates) > 4
     for template in templates:

@@ -1,7 +1,7 @@
-"""The translated template, deployed to moto's CloudFormation server: is what it makes wired together?
+"""Deploys the translated template to moto's CloudFormation server, and checks that its resources refer to each other.
 
-moto's CloudFormation does not know API Gateway v2 and some others. Of those, the API, its integrations, routes and
-stage are made by API calls with the template's own properties; the rest is in `NOT_MADE` and not tested here.
+moto's CloudFormation lacks API Gateway v2 and some others. Of those, API calls with the template's properties create the
+API, its integrations, routes and stage; the rest is in `NOT_MADE` and not tested here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from conftest import GIVEN, INFRA, ROLE, required, translated
 from evaluate import Evaluation
 from moto.cloudformation.parsing import resource_class_from_type
 
-# Nothing here makes these; moto also passes over the TTL, encryption and recovery of a table, and serves no WebSocket.
+# Not created here. moto also ignores the TTL, encryption and recovery of a table, and serves no WebSockets.
 NOT_MADE = {"AWS::CloudWatch::Alarm", "AWS::Logs::MetricFilter"}
 BY_CALLS = {f"AWS::ApiGatewayV2::{kind}" for kind in ("Api", "Integration", "Route", "RouteResponse", "Stage")}
 
 
 def camel(properties, shape):
-    """Properties as boto3 wants them, of those types."""
+    """Converts properties to the types that boto3 expects."""
     numbers = {"integer": int, "double": float}
     result = {}
     for key, value in properties.items():
@@ -34,7 +34,7 @@ def camel(properties, shape):
 
 
 def with_ids(value, ids):
-    """`value` with references to what was made by calls replaced by its ids."""
+    """Replaces references in `value` to resources created by API calls with their ids."""
     if isinstance(value, list):
         return [with_ids(item, ids) for item in value]
     if not isinstance(value, dict):
@@ -55,7 +55,7 @@ def sub_ids(argument, ids):
 
 
 def deploy(client, name, parameters):
-    """Makes the stack, and around it by calls what moto's CloudFormation cannot. Says what it made by calls."""
+    """Creates the stack, and by API calls the resources that moto's CloudFormation lacks."""
     s3 = client("s3")
     s3.create_bucket(Bucket="bucket")
     archive = io.BytesIO()
@@ -131,7 +131,7 @@ def test_resources_that_moto_lacks_are_listed():
 def test_the_deployed_stack_is_wired_together(client, name, role):
     parameters = required(name) | ({"ExistingRoleArn": role} if role else {})
     if role or name == "existing-role":
-        # moto wants the role of a function to exist.
+        # moto requires the role of a function to exist.
         trust = (INFRA / "iam/function-trust.json").read_text()
         client("iam").create_role(RoleName="given", AssumeRolePolicyDocument=trust)
     api, function, physical, outputs = deploy(client, name, parameters)
@@ -140,7 +140,7 @@ def test_the_deployed_stack_is_wired_together(client, name, role):
     integrations = {item["IntegrationId"]: item for item in gateway.get_integrations(ApiId=api)["Items"]}
     routes = {item["RouteKey"]: item for item in gateway.get_routes(ApiId=api)["Items"]}
     assert set(routes) == {"$connect", "$disconnect", "$default"}
-    # With it, a refused handshake carries the function's body; any other route is one-way.
+    # With a response, a refused handshake carries the function's body. The other routes are one-way.
     answered = {key: route.get("RouteResponseSelectionExpression") for key, route in routes.items()}
     assert answered == {"$connect": "$default", "$disconnect": None, "$default": None}
     for route in routes.values():

@@ -1,6 +1,6 @@
-"""That the tests can fail: each mutation of a template or the Containerfile makes the test beside it fail.
+"""Checks that the tests can fail: each mutation of a template or the Containerfile must fail its test.
 
-The test is the very function that runs on the file as it is; here it reads the file with one text replaced.
+The same test function runs, but reads the file with one text replaced.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def throttles():
 
 
 def keys_of(name):
-    return lambda: test_backend.test_a_key_of_ones_own_decrypts_secrets_alone(name.removesuffix(".yaml"))
+    return lambda: test_backend.test_a_customer_managed_key_decrypts_only_secrets(name.removesuffix(".yaml"))
 
 
 def log_of(name):
-    return lambda: test_backend.test_the_log_goes_where_its_role_may_write(name.removesuffix(".yaml"))
+    return lambda: test_backend.test_the_role_may_write_to_the_log_group(name.removesuffix(".yaml"))
 
 
 def no_task(name):
     return lambda: test_backend.test_no_running_task_is_an_alarm(name.removesuffix(".yaml"))
 
 
-network = test_backend.test_the_service_is_reached_through_its_load_balancer_alone
+network = test_backend.test_the_service_is_reachable_only_through_its_load_balancer
 
-# File, the text, what it becomes, the test that must fail. The text must occur once.
+# File, text, its replacement, and the test that must fail. The text must occur once.
 MUTATIONS = {
     "alarm dimension": (
         TEMPLATE, "MetricName: Errors\n      Dimensions: [{ Name: FunctionName, Value: !Ref Handler }]",
@@ -94,12 +94,12 @@ MUTATIONS = {
     "task security group with more ports": (
         SERVICE, "FromPort: 3001\n          ToPort: 3001", "FromPort: 0\n          ToPort: 3001", network,
     ),
-    "load balancer open to everybody": (SERVICE, "CidrIp: !Ref ClientCidr", "CidrIp: 0.0.0.0/0", network),
+    "load balancer open to the world": (SERVICE, "CidrIp: !Ref ClientCidr", "CidrIp: 0.0.0.0/0", network),
     "StopTimeout removed": (
-        SERVICE, "          StopTimeout: 30\n", "", test_backend.test_a_stopping_task_may_end_its_sessions,
+        SERVICE, "          StopTimeout: 30\n", "", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
     ),
     "StopTimeout too short": (
-        SERVICE, "StopTimeout: 30", "StopTimeout: 10", test_backend.test_a_stopping_task_may_end_its_sessions,
+        SERVICE, "StopTimeout: 30", "StopTimeout: 10", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
     ),
     "DependsOn Listener removed": (
         SERVICE, "    DependsOn: Listener\n", "", test_backend.test_the_service_waits_for_the_listener,
@@ -122,7 +122,7 @@ MUTATIONS = {
     "no task, of another cluster": (
         SERVICE, "{ Name: ClusterName, Value: !Ref Cluster }", "{ Name: ClusterName, Value: default }", no_task(SERVICE),
     ),
-    "no task, and missing data is well": (
+    "no task, and missing data counts as good": (
         SERVICE, "TreatMissingData: breaching", "TreatMissingData: notBreaching", no_task(SERVICE),
     ),
     "no task, of another service of Express": (
@@ -142,11 +142,11 @@ MUTATIONS = {
     ),
     "an init by ECS": (
         SERVICE, "StopTimeout: 30", "StopTimeout: 30\n          LinuxParameters: { InitProcessEnabled: true }",
-        test_backend.test_the_platform_starts_no_init_either,
+        test_backend.test_the_platform_starts_no_init,
     ),
     "an init by Docker": (
         "compose.yaml", "    image: shellbridge-backend\n", "    image: shellbridge-backend\n    init: true\n",
-        test_backend.test_the_platform_starts_no_init_either,
+        test_backend.test_the_platform_starts_no_init,
     ),
     "an init in the image": (
         CONTAINERFILE, 'ENTRYPOINT ["backend"]', 'ENTRYPOINT ["tini", "--", "backend"]',
@@ -173,7 +173,7 @@ def test_a_mutation_is_caught(mutation, monkeypatch):
     file, text, becomes, check = MUTATIONS[mutation]
     path = (INFRA / file).resolve()
     whole = path.read_text()
-    assert whole.count(text) == 1, "the mutation says nothing of the file as it is now"
+    assert whole.count(text) == 1, "the mutation does not match the current file"
     check()
     read = Path.read_text
 
@@ -182,6 +182,6 @@ def test_a_mutation_is_caught(mutation, monkeypatch):
         return written.replace(text, becomes) if self.resolve() == path else written
 
     monkeypatch.setattr(Path, "read_text", mutated)
-    # What the checks raise when a thing is missing altogether.
+    # Checks raise the other errors when an item is missing.
     with pytest.raises((AssertionError, KeyError, ValueError, StopIteration)):
         check()

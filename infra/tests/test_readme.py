@@ -1,4 +1,4 @@
-"""What a newcomer must meet early in the README."""
+"""What the README must explain early."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def test_the_first_third_says_who_trusts_whom():
     settings = (INFRA.parent / "crates/backend/src/config.rs").read_text()
     assert held == ["BRIDGE_SECRET", "JWT_SECRET", "ADMIN_TOKEN"]
     assert all(f'env = "{name}"' in settings for name in held)
-    assert (INFRA / "README.md").read_text().count("\n## A firewall in front\n") == 1, "it is linked to"
+    assert (INFRA / "README.md").read_text().count("\n## A firewall in front\n") == 1, "the README links to it"

@@ -45,7 +45,7 @@ def test_the_backend_is_configured_from_the_api_stack():
     section = config["default-backend"]["deploy"]["parameters"]
     section["parameter_overrides"] = 'Image="i@sha256:0" ApiId="old"'
     stack.configure_backend(config, "default", "apprunner", GIVEN)
-    # Once through the file.
+    # A round trip through the file.
     config = tomlkit.parse(tomlkit.dumps(config))
     values = stack.parameters(config, "default-backend")
     assert values["Image"] == "i@sha256:0" and values["ApiId"] == "api0000001" and values["JwtPublicKey"] == PEM
@@ -62,7 +62,7 @@ def test_every_backend_has_the_shared_parameters():
     api = load((INFRA.parent / "template.yaml").read_text())
     assert set(stack.SHARED) <= set(api["Parameters"]) and set(stack.OF_OUTPUTS.values()) <= set(api["Outputs"])
     for path in INFRA.glob("backend-*.yaml"):
-        # SAM passes on only what the template has. App Runner makes its log group by itself, and has no alarm.
+        # SAM passes only parameters that the template has. App Runner creates its log group and has no alarm.
         missing = shared - set(load(path.read_text())["Parameters"])
         assert missing == ({"LogRetentionDays", "AlarmTopicArn"} if "apprunner" in path.name else set()), path.name
 
@@ -73,7 +73,7 @@ def test_samconfig_has_a_backend_for_each_environment():
         backend = config[f"{name}-backend"]
         assert backend["global"]["parameters"]["stack_name"] == f"{config[name]['global']['parameters']['stack_name']}-backend"
         assert (INFRA.parent / backend["deploy"]["parameters"]["template_file"]).is_file()
-        # The function's name is the stack's and 18 characters more, of 64.
+        # The function's name adds 18 characters to the stack's, and the limit is 64.
         assert len(config[name]["global"]["parameters"]["stack_name"]) <= 46
 
 
@@ -92,7 +92,7 @@ def test_the_bundle_is_executable_and_names_the_bucket(tmp_path):
 
 
 def test_the_buildspec_pushes_the_image_and_the_bundle(tmp_path):
-    """Its commands as CodeBuild runs them, one after the other with `sh`, with stand-ins for the programs."""
+    """Runs its commands in order with `sh`, as CodeBuild does, with stand-ins for the programs."""
     (tmp_path / "infra").mkdir()
     (tmp_path / "bin").mkdir()
     (tmp_path / ".cargo").mkdir()

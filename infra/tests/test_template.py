@@ -1,4 +1,4 @@
-"""What must hold in template.yaml and in the two templates made of it, after the SAM transform."""
+"""Properties of template.yaml and of the two templates generated from it, after the SAM transform."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_every_route_has_an_integration_that_may_invoke(name):
 
 @pytest.mark.parametrize("authorization", ["NONE", "AWS_IAM"])
 def test_both_forms_expand_to_the_same_routes(authorization):
-    """Also to the same API, stage, integrations and permissions, but for tags that say "SAM"."""
+    """And to the same API, stage, integrations and permissions, except for SAM's tags."""
     kinds = ["Api", "Route", "Integration", "Stage"]
     forms = []
     for name in ("template", "long-form"):
@@ -150,7 +150,7 @@ def test_the_table_expires_records_and_is_retained(name):
     assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["SessionIdIndex"]
 
 
-def test_logs_end_and_hold_no_query_string(name):
+def test_logs_expire_and_hold_no_query_string(name):
     parameters = required(name) | {"AccessLogs": "enabled"}
     resources = made(name, **parameters).section("Resources")
     groups = of_type(resources, "AWS::Logs::LogGroup")
@@ -162,7 +162,7 @@ def test_logs_end_and_hold_no_query_string(name):
     assert set(json.loads(line)) >= {"requestId", "routeKey", "status"}
     assert not re.search(r"query|header|request\.|path|userAgent", line, re.I)
     (function,) = of_type(resources, "AWS::Lambda::Function").values()
-    # Metrics are in lines without a level, which Lambda takes for INFO.
+    # Lambda treats lines without a level, such as metrics, as INFO.
     assert function["LoggingConfig"] == {
         "LogFormat": "JSON",
         "SystemLogLevel": "WARN",
@@ -177,7 +177,7 @@ def test_the_stage_is_throttled_and_has_no_paid_metrics(name):
         (stage,) = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
         settings = stage["DefaultRouteSettings"]
         assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (rate, burst)
-        assert settings["DetailedMetricsEnabled"] is False, "paid for, and read by nothing"
+        assert settings["DetailedMetricsEnabled"] is False, "they cost money and are unused"
 
 
 def test_access_logs_are_off_by_default():
@@ -250,7 +250,7 @@ def test_outputs_cover_the_backends_parameters(name):
 FUNCTION = {"FunctionName": "<Handler>"}
 STAGE = {"ApiId": "api0000001", "Stage": "prod"}
 OWN = "Shellbridge/shellbridge"
-# What each alarm watches, by namespace, metric, dimensions and statistic: a wrong one is never in alarm.
+# Namespace, metric, dimensions and statistic of each alarm: with a wrong one, an alarm would never fire.
 ALARMS = {
     "ServerErrorAlarm": [
         (OWN, "Refusals", {"Route": "$connect"}, "Sum"),
@@ -266,7 +266,7 @@ ALARMS = {
 
 
 def watched(alarm):
-    """The metrics that an alarm is about, in its own or in `Metrics`."""
+    """Returns the metrics of an alarm, from its properties or from `Metrics`."""
     parts = [part["MetricStat"] for part in alarm.get("Metrics", []) if "MetricStat" in part]
     found = [(part["Metric"], part["Stat"]) for part in parts]
     found = found or [(alarm, alarm.get("Statistic", alarm.get("ExtendedStatistic")))]
@@ -286,11 +286,11 @@ def test_alarms_and_dashboard(name):
     assert {key: watched(alarm) for key, alarm in alarms.items()} == ALARMS
     for alarm in alarms.values():
         assert alarm["AlarmActions"] == alarm["OKActions"] == [EVERYTHING["AlarmTopicArn"]] and alarm["AlarmDescription"]
-        assert alarm["TreatMissingData"] == "notBreaching", "nothing is counted while nobody types"
+        assert alarm["TreatMissingData"] == "notBreaching", "there are no data points without traffic"
         assert alarm["ComparisonOperator"].startswith("GreaterThan")
     (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard").values()
     assert len(json.loads(dashboard["DashboardBody"])["widgets"]) == 9
-    # Every metric of ours is looked for where this stack's function writes it, and by a name that it writes.
+    # The dashboard reads custom metrics from this function's namespace, under names that the function writes.
     (function,) = of_type(resources, "AWS::Lambda::Function").values()
     namespace = function["Environment"]["Variables"]["METRICS_NAMESPACE"]
     assert namespace == OWN
@@ -309,7 +309,7 @@ def test_alarms_and_dashboard(name):
 
 
 def test_the_dead_backend_alarm_covers_every_failure():
-    """A word for a failure that is new in the function must be in the filter too."""
+    """The filter must match every failure that the function can log."""
     code = "".join(path.read_text() for path in (TEMPLATES["template"].parent / "crates/lambda/src").glob("*.rs"))
     words = set(re.findall(r'Unavailable\("(\w+)"\)', code)) | {"backend_timeout", "backend_refused_signature"}
     words -= {"no_http_client"}
@@ -336,7 +336,7 @@ def test_rules(name, more, complaint):
 
 
 def test_empty_parameters_count_as_unset(name):
-    """Every parameter with an empty default makes nothing."""
+    """A parameter left at its empty default adds no resource."""
     template = source(name)
     bare = made(name, **required(name)).section("Resources")
     empty = {key: "" for key, item in template["Parameters"].items() if item.get("Default") == ""}
