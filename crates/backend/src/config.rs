@@ -38,8 +38,8 @@ pub struct Config {
     /// Key shared with the Lambda, at least 32 bytes; during rotation the new and the old one, separated by a comma.
     #[arg(long, env = "BRIDGE_SECRET", hide_env_values = true)]
     pub bridge_secret: String,
-    /// HS256 key of users' tokens, at least 32 bytes; during rotation the new and the old one, separated by a comma: the
-    /// first signs, both verify.
+    /// HS256 key of users' tokens, at least 32 bytes; during rotation the new and the old one, separated by a comma:
+    /// the first signs, both verify.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
     /// PEM public key of users' tokens: RS256, ES256 or `EdDSA`.
@@ -214,8 +214,8 @@ impl Config {
 
 /// The `connect-src` source of a WebSocket URL. `None` if it is not such a URL.
 ///
-/// There a host consists of letters, digits, `-`, `.` and `*` (CSP level 3, section 2.3.1). IPv6 addresses have no form,
-/// so the source of one is its scheme alone.
+/// There a host consists of letters, digits, `-`, `.` and `*` (CSP level 3, section 2.3.1). IPv6 addresses have no
+/// form, so the source of one is its scheme alone.
 pub(crate) fn socket_source(ws_url: &str) -> Option<String> {
     let url = Url::parse(ws_url).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"))?;
     let scheme = url.scheme();

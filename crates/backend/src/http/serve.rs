@@ -1,8 +1,8 @@
 //! The listener: HTTP/1 connections, limited in number and in the time of each phase.
 //!
 //! `axum::serve` limits neither. hyper's `header_read_timeout` also counts idle time between requests (hyper 1.12,
-//! `proto/h1/conn.rs`), but connections of the function and of load balancers are meant to idle. tower-http limits bodies,
-//! but not heads, nor clients that do not read their answers.
+//! `proto/h1/conn.rs`), but connections of the function and of load balancers are meant to idle. tower-http limits
+//! bodies, but not heads, nor clients that do not read their answers.
 
 mod seats;
 mod watched;

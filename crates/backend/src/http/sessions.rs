@@ -163,8 +163,8 @@ impl FromRequestParts<Arc<App>> for Changeable {
     }
 }
 
-/// The session of the path, if the caller may renew its token: any caller who may change it, and one whose token was just
-/// replaced in an answer that got lost.
+/// The session of the path, if the caller may renew its token: any caller who may change it, and one whose token was
+/// just replaced in a response that got lost.
 pub(crate) struct Renewable(Known);
 
 impl FromRequestParts<Arc<App>> for Renewable {
@@ -383,8 +383,8 @@ fn secs(unix_ms: u64) -> i64 {
     i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)
 }
 
-/// Whether a request must come from a page or program on this machine: a name that an attacker's DNS points here is not a
-/// loopback name, and a foreign page has an Origin that is not allowed.
+/// Whether a request must come from a page or program on this machine: a name that an attacker's DNS points here is not
+/// a loopback name, and a foreign page has an Origin that is not allowed.
 fn is_local(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)

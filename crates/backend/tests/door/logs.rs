@@ -72,9 +72,8 @@ async fn check_log(level: &str) {
 
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     // Regardless of RUST_LOG, because libraries log headers and bodies.
-    let ours = |line: &Value| line["target"].as_str().unwrap().starts_with("shellbridge_backend");
-    let foreign =
-        lines.iter().find(|line| !ours(line) && line["level"] != "WARN" && line["level"] != "ERROR");
+    let own = |line: &Value| line["target"].as_str().unwrap().starts_with("shellbridge_backend");
+    let foreign = lines.iter().find(|line| !own(line) && line["level"] != "WARN" && line["level"] != "ERROR");
     assert_eq!(foreign, None);
     let request = lines.iter().find(|line| line["span"]["request_id"] == "request-of-alice");
     let request = request.unwrap_or_else(|| panic!("{log}"));

@@ -14,8 +14,8 @@ const HEAD: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(10);
 /// Time limit from an answer's first byte until the last is written.
 const ANSWER: Duration = Duration::from_mins(1);
-/// Time limit between two requests: longer than the function (30 s, `outbound/src/http.rs`) and the load balancers (120 s,
-/// `idle_timeout` in `infra`) keep a connection, so that they close it and no request meets a closing connection.
+/// Time limit between two requests: longer than the function (30 s, `outbound/src/http.rs`) and the load balancers
+/// (120 s, `idle_timeout` in `infra`) keep a connection, so that they close it and no request meets a closing one.
 const IDLE: Duration = Duration::from_secs(150);
 
 /// All connections of a listener.
@@ -93,9 +93,9 @@ impl Seats {
         Self { most, taken: Mutex::default() }
     }
 
-    /// Takes a place for a new connection. Never fails: if all are taken, closes the connection that has kept the server
-    /// waiting longest; if all are being handled, the new one serves `/health` alone, which is answered at once, so it
-    /// is the next to go.
+    /// Takes a place for a new connection. Never fails: if all are taken, closes the one that has kept the server
+    /// waiting longest; if all are being handled, the new one serves `/health` alone, which is answered at once, so
+    /// that it is the next to go.
     pub(super) fn take(seats: &Arc<Self>) -> Place {
         let mut taken = seats.lock();
         let mut is_spare = false;
