@@ -65,8 +65,8 @@ bench-compare: build ## Compare latency with pushpin and ttyd, where they are in
 	@target/release/bench compare
 
 smoke: ## Check a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= and ADMIN_TOKEN=; without URL, a local one with TLS.
-	@$(if $(URL),cargo build -p shellbridge-bench,$(PROGRAMS) --bin bench)
-	@$(BIN)/bench smoke $(if $(URL),--url '$(URL)')
+	@$(if $(URL),cargo build -p shellbridge-bench --bin smoke,$(PROGRAMS) --bin smoke)
+	@$(BIN)/smoke $(if $(URL),--url '$(URL)')
 
 build: page ## Build all programs for release, and the function with its small profile.
 	cargo build --release --workspace --bins
