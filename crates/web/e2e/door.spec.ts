@@ -158,8 +158,8 @@ test("regression: an address without its stage is called that, and not 1006", as
   await question(page).getByRole("button", { name: "Connect" }).click();
   const error = () => page.evaluate(() => window.__shellbridge.client?.status.error?.code);
   await expect.poll(error).toBe("HANDSHAKE_REFUSED");
-  const said = page.locator(".toast", { hasText: "Does the address lack its stage" });
-  await expect(said).toContainText(`no handshake was ever accepted at ${host}. `);
-  await expect(said).toContainText(`The backend's own is ${stack.websocket}.`);
+  const toast = page.locator(".toast", { hasText: "Is the stage missing" });
+  await expect(toast).toContainText(`no handshake at ${host} has succeeded. `);
+  await expect(toast).toContainText(`The server's URL is ${stack.websocket}.`);
   await shell.picture("wrong-stage");
 });

@@ -1052,8 +1052,8 @@ describe("diagnosis of a refused handshake", () => {
   it("regression_wrong_stage: an address without its stage is asked about, beside the server's own", async () => {
     const made = await refused({ ok: true, webSocketUrl: "wss://host/prod" }, { url: "wss://host", maxRetries: 1 });
     const text =
-      "The backend knows this session, but no handshake was ever accepted at wss://host. " +
-      "Does the address lack its stage (wss://HOST/STAGE)? The backend's own is wss://host/prod.";
+      "The backend knows this session, but no handshake at wss://host has succeeded. " +
+      "Is the stage missing (wss://HOST/STAGE)? The server's URL is wss://host/prod.";
     expect(made.client.status.error?.message).toBe(text);
     await vi.advanceTimersByTimeAsync(250);
     made.socket().cut(1006);
