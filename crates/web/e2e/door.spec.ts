@@ -75,7 +75,7 @@ test.describe("regression: a link with somebody else's address", () => {
     const session = await stack.session();
     await page.goto(`${stack.page}/${link(session, `ws://${elsewhere.host}/prod`)}`);
     await question(page).getByRole("button", { name: "Connect" }).click();
-    await expect(page.getByRole("alert")).toContainText(`Its page may not connect to ${elsewhere.host}.`);
+    await expect(page.getByRole("alert")).toContainText(`The page may not connect to ${elsewhere.host}.`);
     await new Shell(page, stack).picture("address-not-allowed");
     expect(elsewhere.visits).toEqual([]);
   });

@@ -175,7 +175,7 @@ test("predicted echo: underlined at once on a slow line, never at a password pro
 }) => {
   await shell.open();
   await page.getByRole("button", { name: /^Menu/ }).click();
-  await page.getByRole("menuitemcheckbox", { name: "Predict typing on slow lines" }).click();
+  await page.getByRole("menuitemcheckbox", { name: "Predict typing on slow connections" }).click();
   await page.keyboard.press("Escape");
   await stack.faults({ delayMs: 400 });
   await page.evaluate(() => window.__shellbridge.client?.ping());
@@ -218,7 +218,7 @@ test("everything can be reached by keyboard", async ({ shell, page }) => {
   await page.keyboard.press("Control+Shift+Space");
   await expect(page.getByRole("menu")).toBeVisible();
   await page.keyboard.press("End");
-  await expect(page.getByRole("menuitemcheckbox", { name: "Predict typing on slow lines" })).toBeFocused();
+  await expect(page.getByRole("menuitemcheckbox", { name: "Predict typing on slow connections" })).toBeFocused();
   await shell.picture("menu");
   await page.keyboard.press("Escape");
   await expect(page.getByRole("menu")).toBeHidden();

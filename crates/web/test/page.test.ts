@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { TerminalClient } from "../src/client";
 import { Emitter } from "../src/client/emitter";
 import type { ClientEvents } from "../src/client/types";
-import { bytes, clock } from "../src/page/dom";
+import { formatBytes, formatDuration } from "../src/page/dom";
 import { Recorder } from "../src/page/recorder";
 import { readFragment, writeFragment } from "../src/page/session";
 
@@ -69,6 +69,6 @@ describe("a recording", () => {
 });
 
 it("times and sizes read well", () => {
-  expect([0, 61_000, 3_661_000].map(clock)).toEqual(["0:00", "1:01", "1:01:01"]);
-  expect([12, 2048, 3 * 1024 * 1024].map(bytes)).toEqual(["12 B", "2.0 KiB", "3.0 MiB"]);
+  expect([0, 61_000, 3_661_000].map(formatDuration)).toEqual(["0:00", "1:01", "1:01:01"]);
+  expect([12, 2048, 3 * 1024 * 1024].map(formatBytes)).toEqual(["12 B", "2.0 KiB", "3.0 MiB"]);
 });

@@ -3,7 +3,7 @@ import type { ClientFrame, ServerFrame } from "../protocol.gen.js";
 import { CONNECT_TIMEOUT, PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER, PROBE_TIMEOUT } from "./limits.js";
 import { Timers } from "./timers.js";
 
-export interface ConnectionEvents {
+interface ConnectionEvents {
   open(connection: Connection): void;
   frame(connection: Connection, frame: ServerFrame): void;
   /** Called at most once, and never after drop(). Timeouts close with 1006 or 1008. */

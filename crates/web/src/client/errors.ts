@@ -2,7 +2,7 @@
 import type { ErrorCode as ServerCode } from "../protocol.gen.js";
 
 /** Codes of errors that the client detects; the server's are in the wire contract. */
-export type LocalErrorCode =
+type LocalErrorCode =
   | "CONNECTION_FAILED" // could not connect, or the connection broke; retried
   | "MAX_RETRIES_EXCEEDED" // gave up; resumes when online or visible, or by reconnect()
   | "OFFLINE" // the browser reports no network; resumes when it returns

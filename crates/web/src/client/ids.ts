@@ -1,8 +1,8 @@
 // Random ids, and the client id: the name of this client's input stream, which survives reloads of a tab.
 //
-// A page saves its id when it is hidden for good, and the tab's next page takes it over. Duplicating a tab may copy
-// sessionStorage, so a Web Lock shows whether the id is in use. A page that still has unacknowledged input does not save
-// its id: the server may hold part of that input behind a hole, and the next page's first bytes would fill it.
+// A page saves its id when it is unloaded, and the tab's next page takes it over. Duplicating a tab may copy
+// sessionStorage, so a Web Lock shows whether the id is in use. A page with unacknowledged input does not save its id: the
+// server may hold part of that input behind a hole, and the next page's first bytes would fill it.
 
 export interface ClientId {
   id: string;

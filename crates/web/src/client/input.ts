@@ -67,9 +67,9 @@ export class InputSender {
   }
 
   /**
-   * Continues at `offset`, the server's next expected byte (`attached.inputOffset`). Returns false if that contradicts
-   * what was acknowledged: the server has forgotten this stream, and input must continue as a new one. An offset between
-   * the floor and `acked` comes from a late frame, and is fine.
+   * Continues at `offset`, the server's next expected byte (`attached.inputOffset`). Returns false if earlier acks rule
+   * that out: the server has forgotten this stream, and input must continue as a new one. An offset between the floor and
+   * `acked` comes from a late frame, and is fine.
    */
   resume(offset: number): boolean {
     if (!this.#started) {

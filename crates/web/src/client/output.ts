@@ -40,10 +40,10 @@ interface Snapshot {
 
 /**
  * What became of a frame. `accepted`: its bytes are on their way to the sink. `buffered`: it waits for earlier bytes or
- * for other parts of its snapshot. `duplicate`: received before, so the sender missed an ack. `dropped`: invalid, stale,
+ * for other parts of its snapshot. `duplicate`: received before, so the sender missed an ack. `dropped`: invalid, stale
  * or over a limit.
  */
-export type Outcome = "accepted" | "buffered" | "duplicate" | "dropped";
+type Outcome = "accepted" | "buffered" | "duplicate" | "dropped";
 
 export class OutputReceiver {
   /** The shell that writes this output; undefined before the first frame that names one. */

@@ -10,7 +10,7 @@ import { Timers } from "./timers.js";
 import type { TokenSource } from "./token.js";
 import type { ClientOptions, Status } from "./types.js";
 
-export interface ReconnectorEvents {
+interface ReconnectorEvents {
   status(status: Omit<Status, "readOnly">): void;
   /** Called before each connection. `stale` returns true once the attempt has been superseded. */
   prepare(stale: () => boolean): Promise<void>;
@@ -99,7 +99,7 @@ export class Reconnector {
     this.scheduleRenewal();
   }
 
-  /** Opens a second connection and closes the current one once the second is attached, so that nothing is interrupted. */
+  /** Opens a second connection, and closes the current one once the second is attached. Interrupts nothing. */
   replace(): void {
     this.#scheduleReplacement(0);
   }

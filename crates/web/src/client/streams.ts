@@ -23,7 +23,7 @@ type Frame<T extends ServerFrame["type"]> = Extract<ServerFrame, { type: T }>;
 /** The server acknowledges input within 200 ms; the rest allows for late timers. */
 const INPUT_ACK_DELAY = 250;
 
-export interface StreamEvents {
+interface StreamEvents {
   sink(): OutputSink;
   /** A new shell started. `discarded`: bytes of input for the old one. */
   restart(discarded: number): void;

@@ -16,7 +16,7 @@ export function readToken(token = ""): { expiresAt?: number; sessionId?: string 
   }
 }
 
-export interface TokenEvents {
+interface TokenEvents {
   changed(token: string): void;
   error(error: TerminalError): void;
 }

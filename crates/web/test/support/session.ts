@@ -31,7 +31,7 @@ export type Event =
   | { type: "timeout" };
 
 /** What the session wants done. A push with a number is to be reported; one without answers a frame. */
-export type Action =
+type Action =
   | { type: "push"; to: string; text: string; push: number | null }
   | { type: "close"; id: string; last: string | null }
   | { type: "check"; id: string }
