@@ -1,4 +1,4 @@
-// What the page offers around the terminal.
+// The page around the terminal: status line, panels, menu, tabs.
 import { readFileSync } from "node:fs";
 import { serious } from "./support/axe";
 import { expect, Shell, test } from "./support/test";
@@ -53,7 +53,7 @@ test("commands run beside the shell, with progress, exit code and output", async
   await expect(panel.locator(".run").first()).toContainText(/exit 0, .*slept/s);
 });
 
-test("a shared link shows the same and cannot type", async ({ shell, page, context, stack }) => {
+test("a shared link shows the terminal and is view-only", async ({ shell, page, context, stack }) => {
   await shell.open();
   await shell.run("echo to be seen");
   await shell.shows(/^to be seen$/m);
@@ -95,7 +95,7 @@ test("search finds in the scrollback", async ({ shell, page }) => {
   await expect(page.locator(".search")).toBeHidden();
 });
 
-test("a program may put text on the clipboard only after a yes, and never reads it", async ({ shell, page }) => {
+test("a program writes to the clipboard only with consent, never reads it", async ({ shell, page }) => {
   await shell.open();
   await page.evaluate(() => navigator.clipboard.writeText("mine"));
   const offer = `printf '\\033]52;c;${Buffer.from("theirs").toString("base64")}\\a'`;
@@ -132,7 +132,7 @@ test("the session downloads as asciicast v2", async ({ shell, page }) => {
   expect(events.map(([, , text]) => text).join("")).toContain("recorded €");
 });
 
-test("several tabs, each with its own session, all back after a reload", async ({ shell, page }) => {
+test("tabs have separate sessions, and survive a reload", async ({ shell, page }) => {
   await shell.open();
   await shell.run("echo one");
   await shell.shows(/^one$/m);
@@ -153,10 +153,10 @@ test("several tabs, each with its own session, all back after a reload", async (
   await shell.shows(/^two$/m);
 });
 
-test("a duplicated tab takes a name of its own, and both go on", async ({ shell, page, stack }) => {
+test("a duplicated tab takes a new client id, and both tabs work", async ({ shell, page, stack }) => {
   await shell.open();
   const opened = page.waitForEvent("popup");
-  await page.evaluate(() => void window.open(location.href)); // copies sessionStorage, as “duplicate tab” does
+  await page.evaluate(() => void window.open(location.href)); // copies sessionStorage, as “Duplicate tab” does
   const copy = new Shell(await opened, stack);
   await copy.connected();
   const name = (of: Shell) => of.page.evaluate(() => window.__shellbridge.client?.diagnostics.clientId);
@@ -168,11 +168,7 @@ test("a duplicated tab takes a name of its own, and both go on", async ({ shell,
   await copy.shows(/^from the first$/m);
 });
 
-test("predicted echo: underlined at once on a slow line, never at a password prompt", async ({
-  shell,
-  page,
-  stack,
-}) => {
+test("predicted echo shows on a slow connection, never at a password prompt", async ({ shell, page, stack }) => {
   await shell.open();
   await page.getByRole("button", { name: /^Menu/ }).click();
   await page.getByRole("menuitemcheckbox", { name: "Predict typing on slow connections" }).click();
@@ -184,7 +180,7 @@ test("predicted echo: underlined at once on a slow line, never at a password pro
     .toBeGreaterThan(100);
   const predicted = page.locator(".shellbridge-predicted span");
   await shell.type("e");
-  await expect.poll(async () => (await shell.screen()).at(-1)).toBe("$ e"); // echoed: from here on it is guessed
+  await expect.poll(async () => (await shell.screen()).at(-1)).toBe("$ e"); // echoed, which turns prediction on
   await shell.type("cho");
   await expect(predicted).toHaveCount(3);
   await shell.picture("predicted");

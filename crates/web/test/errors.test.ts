@@ -122,7 +122,7 @@ describe("a backend that does not answer on an open connection", () => {
     setup.socket().deliver(dead);
     expect(setup.client.status).toMatchObject({ state: "connected", error: { code: "BACKEND_UNAVAILABLE" } });
     expect(setup.client.diagnostics.unansweredSince).toBe(since);
-    setup.socket().deliver(output(0, "pushed")); // says nothing of the way there
+    setup.socket().deliver(output(0, "pushed")); // not an answer, so it proves nothing
     expect(setup.client.diagnostics.unansweredSince).toBe(since);
     setup.socket().deliver(pong);
     expect(setup.client.status.error).toBeUndefined();

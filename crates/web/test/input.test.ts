@@ -54,7 +54,7 @@ describe("input", () => {
   it("never exceeds 32,768 bytes per frame", async () => {
     const setup = await connected();
     for (const text of ["\x01".repeat(60_000), "€".repeat(20_000), '"\\'.repeat(30_000)]) {
-      setup.client.input(text); // the fake socket throws beyond
+      setup.client.input(text); // the fake socket throws if a frame is longer
       await vi.advanceTimersByTimeAsync(20);
       for (let i = 0; i < 4; i++) {
         const { offset = 0, data, b64 } = setup.socket().of("input").at(-1) ?? {};
@@ -130,7 +130,7 @@ describe("input", () => {
     setup.socket().deliver(output(0, "", 3));
     setup.socket().deliver(attached());
     setup.socket().deliver(errorFrame("NOT_ATTACHED", { retryable: true }));
-    setup.socket().deliver(attached()); // of before the input
+    setup.socket().deliver(attached()); // sent before the server read the input
     await settle();
     expect(setup.client.diagnostics.clientId).toBe(name);
   });
@@ -155,7 +155,7 @@ describe("input", () => {
 });
 
 describe("when the page is unloaded", () => {
-  // Without Web Locks names are not kept at all: pretend there are some.
+  // jsdom has no Web Locks, without which client ids are not saved.
   beforeEach(() => {
     const request = async (_name: string, _options: object, then: (lock: object) => unknown) => void then({});
     Object.defineProperty(navigator, "locks", { value: { request }, configurable: true });

@@ -23,7 +23,7 @@ describe("output", () => {
     setup.socket().deliver(output(3 + 32 * 1024, ""));
     expect(setup.socket().of("ack")).toHaveLength(4);
     await vi.advanceTimersByTimeAsync(100);
-    setup.socket().deliver(output(99_999, "")); // a probe ahead of us: something was lost
+    setup.socket().deliver(output(99_999, "")); // a probe ahead of `next`: output was lost
     expect(setup.socket().of("ack")).toHaveLength(5);
   });
 

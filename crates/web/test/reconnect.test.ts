@@ -172,7 +172,7 @@ describe("liveness", () => {
 });
 
 describe("a planned reconnect", () => {
-  /** Until the second socket is setup. */
+  /** Advances the clock until the client opens a second socket. */
   const untilPlanned = async () => {
     for (let t = 0; t < 2 * 3_600_000 && FakeSocket.all.length === 1; t += 10_000)
       await vi.advanceTimersByTimeAsync(10_000);
@@ -189,7 +189,7 @@ describe("a planned reconnect", () => {
     setup.socket().open();
     setup.client.input("while moving");
     expect(old.of("input")).toHaveLength(0);
-    old.deliver(errorFrame("REPLACED", { ref: "ack" })); // the server moved us
+    old.deliver(errorFrame("REPLACED", { ref: "ack" })); // sent when the new connection attaches
     setup.socket().deliver(attached({ outputOffset: 6 }));
     expect(old.closedWith).toBe(1000);
     setup.socket().deliver(output(6, "here"));
@@ -263,7 +263,7 @@ describe("tokens", () => {
     expect(setup.client.token).toBe(fresh);
   });
 
-  it("regression_shared_refresh: are requested once for two reasons at a time", async () => {
+  it("regression_shared_refresh: two reasons cause one request", async () => {
     const fresh = at(7200);
     let issue = (_token: string) => {};
     const refreshToken = vi.fn(() => new Promise<string>((resolve) => (issue = resolve)));
