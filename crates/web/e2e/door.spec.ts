@@ -23,9 +23,9 @@ class Elsewhere {
   }
 
   static async start(): Promise<Elsewhere> {
-    const made = new Elsewhere();
-    await new Promise<void>((ready) => made.#server.listen(0, "127.0.0.1", ready));
-    return made;
+    const elsewhere = new Elsewhere();
+    await new Promise<void>((listening) => elsewhere.#server.listen(0, "127.0.0.1", listening));
+    return elsewhere;
   }
 
   get host(): string {
@@ -59,7 +59,7 @@ test.describe("regression: a link to another server", () => {
     for (const colorScheme of ["dark", "light"] as const) {
       await page.emulateMedia({ colorScheme });
       expect(await serious(page)).toEqual([]);
-      await shell.picture(`question-address-${colorScheme}`);
+      await shell.screenshot(`question-address-${colorScheme}`);
     }
     await page.keyboard.type("secret");
     await expect(page.locator(".xterm")).toHaveCount(0);
@@ -76,7 +76,7 @@ test.describe("regression: a link to another server", () => {
     await page.goto(`${stack.page}/${link(session, `ws://${elsewhere.host}/prod`)}`);
     await question(page).getByRole("button", { name: "Connect" }).click();
     await expect(page.getByRole("alert")).toContainText(`The page may not connect to ${elsewhere.host}.`);
-    await new Shell(page, stack).picture("address-not-allowed");
+    await new Shell(page, stack).screenshot("address-not-allowed");
     expect(elsewhere.visits).toEqual([]);
   });
 
@@ -135,7 +135,7 @@ test("regression: a link into a page in use needs consent", async ({ page, stack
   expect(await focused(page)).toBe("Cancel");
   expect(new URL(page.url()).hash).toContain(sessionId);
   expect(await serious(page)).toEqual([]);
-  await shell.picture("question-tab");
+  await shell.screenshot("question-tab");
   await page.keyboard.press("Enter");
   await expect(question(page)).toHaveCount(0);
   await expect(page.getByRole("tab")).toHaveCount(1);
@@ -157,5 +157,5 @@ test("regression: an address without its stage is reported as such", async ({ pa
   const toast = page.locator(".toast", { hasText: "Is the stage missing" });
   await expect(toast).toContainText(`no handshake at ${host} has succeeded. `);
   await expect(toast).toContainText(`The server's URL is ${stack.websocket}.`);
-  await shell.picture("wrong-stage");
+  await shell.screenshot("wrong-stage");
 });

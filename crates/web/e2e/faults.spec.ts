@@ -51,7 +51,7 @@ test("a cut shows in the status line, and the screen stays", async ({ shell, sta
   await context.setOffline(true);
   await stack.faults({ cutEveryMs: 50, cutAbruptly: true });
   await expect(page.locator(".status .state")).toHaveText("Offline");
-  await shell.picture("offline");
+  await shell.screenshot("offline");
   await stack.calm();
   await context.setOffline(false);
   await expect(page.locator(".status .state")).toHaveText("Connected");
@@ -101,7 +101,7 @@ test("regression: a hung backend shows, with its duration, until it is back", as
     await expect.poll(known).toEqual(["connected", "BACKEND_TIMEOUT", true]);
     await page.locator(".connection").click();
     await expect(page.getByText(/^silent for 0:\d\d$/)).toBeVisible();
-    await shell.picture("silent");
+    await shell.screenshot("silent");
   } finally {
     stack.signalBackend("SIGCONT");
   }
@@ -112,7 +112,7 @@ test("the page opens a new session after a restart of the backend", async ({ she
   const { sessionId } = await shell.open();
   stack.signalBackend("SIGKILL");
   await expect(page.getByText("The session ended. This is a new one.")).toBeVisible({ timeout: 40_000 });
-  await shell.picture("new-session");
+  await shell.screenshot("new-session");
   await shell.connected();
   expect(await page.evaluate(() => window.__shellbridge.client?.sessionId)).not.toBe(sessionId);
   await shell.run("echo $((6*7))");

@@ -6,7 +6,7 @@ import { expect, Shell, test } from "./support/test";
 const FLOOD = "seq 1 250000";
 
 /** The visible state of a terminal: each cell with its attributes, the cursor, the screen, the modes. */
-function picture(page: Page) {
+function terminalState(page: Page) {
   return page.evaluate(() => {
     const terminal = window.__shellbridge.terminal;
     if (!terminal) return undefined;
@@ -75,15 +75,15 @@ for (const [name, start, shown, leave] of programs) {
     await other.shows(shown);
     const gap = () => away.evaluate(() => window.__shellbridge.client?.diagnostics.outputLost ?? 0);
     await expect.poll(gap).toBeGreaterThan(0);
-    await expect.poll(() => picture(away)).toEqual(await picture(page));
-    await other.picture(`gap-${name.split(" ")[0]}`);
+    await expect.poll(() => terminalState(away)).toEqual(await terminalState(page));
+    await other.screenshot(`gap-${name.split(" ")[0]}`);
     // The snapshot includes the scrollback.
     const above = await scrollback(page);
     expect((await scrollback(away)).slice(-above.length)).toEqual(above.slice(-1000));
 
     for (const key of leave) await page.keyboard.press(key);
     await shell.prompt();
-    await expect.poll(() => picture(away)).toEqual(await picture(page));
+    await expect.poll(() => terminalState(away)).toEqual(await terminalState(page));
     await context.close();
   });
 }

@@ -8,7 +8,7 @@ test("opens a session, shows 42, follows a resize, and runs vi", async ({ page, 
   await shell.prompt();
   await shell.run("echo $((6*7))");
   await shell.shows(/^42$/m);
-  await shell.picture("shell");
+  await shell.screenshot("shell");
 
   await page.setViewportSize({ width: 800, height: 500 });
   const size = () =>
@@ -57,7 +57,7 @@ test("the page reports the shell's exit and offers a new session", async ({ page
   await shell.run("exit 3");
   await expect(page.getByText("This session has ended")).toBeVisible();
   await expect(page.getByText("The shell exited with 3.")).toBeVisible();
-  await shell.picture("ended");
+  await shell.screenshot("ended");
   await page.keyboard.press("Enter");
   await shell.connected();
   await expect(page.getByText("This session has ended")).toBeHidden();

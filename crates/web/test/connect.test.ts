@@ -139,9 +139,9 @@ describe("close codes", () => {
 
 describe("diagnosis of a refused handshake", () => {
   const refused = async (answer: object | Error, more: Parameters<typeof rig>[0] = {}) => {
-    const asked: [string, RequestInit | undefined][] = [];
+    const requests: [string, RequestInit | undefined][] = [];
     const fetcher = (async (url: URL, init?: RequestInit) => {
-      asked.push([String(url), init]);
+      requests.push([String(url), init]);
       if (answer instanceof Error) throw answer;
       return { json: async () => answer };
     }) as unknown as typeof fetch;
@@ -150,14 +150,14 @@ describe("diagnosis of a refused handshake", () => {
     await settle();
     setup.socket().cut(1006);
     await settle();
-    return { ...setup, asked };
+    return { ...setup, requests };
   };
 
   it("sends the token in a header", async () => {
-    const { asked } = await refused({ ok: true });
-    expect(asked[0]?.[0]).toBe("https://api.example/api/diagnostics/websocket?sessionId=s1");
-    expect(asked[0]?.[1]?.headers).toEqual({ authorization: "Bearer secret-token" });
-    expect(asked[0]?.[1]?.credentials).toBe("omit");
+    const { requests } = await refused({ ok: true });
+    expect(requests[0]?.[0]).toBe("https://api.example/api/diagnostics/websocket?sessionId=s1");
+    expect(requests[0]?.[1]?.headers).toEqual({ authorization: "Bearer secret-token" });
+    expect(requests[0]?.[1]?.credentials).toBe("omit");
   });
 
   it.each(["SESSION_INVALID", "SESSION_EXPIRED", "FORBIDDEN", "ORIGIN_NOT_ALLOWED", "TOKEN_EXPIRED", "MISSING_AUTH"])(

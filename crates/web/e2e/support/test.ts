@@ -71,7 +71,7 @@ export class Shell {
   }
 
   /** Saves a screenshot for review: test-results/NAME.png. */
-  async picture(name: string): Promise<void> {
+  async screenshot(name: string): Promise<void> {
     mkdirSync("test-results", { recursive: true });
     await this.page.screenshot({ path: `test-results/${name}.png`, animations: "disabled" });
   }
