@@ -1,19 +1,19 @@
-# Needs Rust, Node 20.19 or later and a C compiler. `make run` and `make test` are all a newcomer needs to know.
+# Needs Rust, Node 20.19 or later and a C compiler. Start with `make run` and `make test`.
 SHELL := /bin/bash
 BIN := target/debug
 VENV := .venv
 GATEWAY := $(BIN)/gateway --backend $(BIN)/backend
 LAMBDA_URL := http://127.0.0.1:9000/2015-03-31/functions/websocket-handler/invocations
 GATEWAY_TESTS := crates/gateway/tests
-# The debug build of the tests: `cargo build` would select other features and compile tokio and the SDK once more.
+# The debug build of the tests: `cargo build` would select other features and recompile tokio and the SDK.
 TESTED := cargo test --workspace --no-run
 # The programs of the local stack alone, with the features of that build: naming an example makes cargo unify features over
 # dev-dependencies too, so `make run` and `make test` share every dependency. `.ci/run` fails when they stop sharing.
 PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin websocket-handler --example scripted_function
-# Deploying: which sections of samconfig.toml count (`default` is the dev stack, or `prod`), and what they say.
+# Deployment: which sections of samconfig.toml apply (`default` is the dev stack, or `prod`).
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
-# Always by its absolute path: by itself SAM reads and saves samconfig.toml beside the template it is given.
+# An absolute path, because SAM by default reads and saves samconfig.toml beside the template.
 OF_API = --config-file '$(CURDIR)/samconfig.toml' --config-env $(ENVIRONMENT)
 OF_BACKEND = $(OF_API)-backend
 STACK := $(VENV)/bin/python infra/stack.py
@@ -36,7 +36,7 @@ programs:
 	@echo "Building gateway, backend and function (minutes the first time, seconds after a change)."
 	@$(PROGRAMS)
 
-watch: page programs $(VENV)/bin/cargo-lambda ## Like run, but rebuild the function on save (`cargo lambda watch`).
+watch: page programs $(VENV)/bin/cargo-lambda ## Like run, but rebuilds the function on save (`cargo lambda watch`).
 	@environment=$$(mktemp -d)/function.env; \
 	trap 'kill $$gateway 2>/dev/null; wait; rm -rf $${environment%/*}' EXIT; \
 	$(GATEWAY) --lambda-url $(LAMBDA_URL) --print-env $$environment & gateway=$$!; \
@@ -58,17 +58,17 @@ crates/web/node_modules/.package-lock.json: crates/web/package-lock.json
 types: ## Regenerate the TypeScript types from the Rust ones.
 	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --test typescript
 
-bench: build ## Run every benchmark beside its floor (under 5 minutes after the build).
+bench: build ## Run every benchmark next to its floor (under 5 minutes after the build).
 	@target/release/bench all $(if $(JSON),--json '$(JSON)')
 
 bench-compare: build ## Compare latency with pushpin and ttyd, where they are installed.
 	@target/release/bench compare
 
 smoke: ## Check a stack step by step: URL=wss://… with TOKEN=, or SESSIONS_URL= and ADMIN_TOKEN=; without URL, a local one with TLS.
-	@$(if $(URL),cargo build -p shellbridge-bench,$(PROGRAMS) --bin bench)
-	@$(BIN)/bench smoke $(if $(URL),--url '$(URL)')
+	@$(if $(URL),cargo build -p shellbridge-bench --bin smoke,$(PROGRAMS) --bin smoke)
+	@$(BIN)/smoke $(if $(URL),--url '$(URL)')
 
-build: page ## Build everything for release, the function with its own, small profile.
+build: page ## Build all programs for release, and the function with its small profile.
 	cargo build --release --workspace --bins
 	cargo build --profile function -p shellbridge-lambda
 
@@ -80,8 +80,8 @@ lint: page $(VENV)/bin/sam ## Check formatting and lints of Rust, TypeScript, te
 	@if cargo deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
 	else echo "not checked: licences and sources of dependencies (cargo install cargo-deny --locked)"; fi
 
-# Advisories come from GitHub, which is not reachable everywhere; then this says so and does not fail.
-# The fuzz targets have their own lock file and need only a part of what deny.toml allows.
+# Advisories come from GitHub. Where it is unreachable, this reports so and does not fail.
+# The fuzz targets have their own lock file and use only part of what deny.toml allows.
 DENY_FUZZ := --manifest-path crates/lambda/fuzz/Cargo.toml
 LESS := -A license-not-encountered -A unmatched-skip -A unnecessary-skip
 deny:
@@ -94,7 +94,7 @@ deny:
 fuzz: ## Fuzz the parsers of untrusted input, FUZZ=60 seconds each.
 	crates/lambda/fuzz/run.sh $${FUZZ:-60}
 
-infra: $(VENV)/bin/sam ## Test what the templates expand to, and deploy it to moto (from PyPI, in a virtual environment).
+infra: $(VENV)/bin/sam ## Test the expanded templates, and deploy them to moto (from PyPI, in a virtual environment).
 	$(VENV)/bin/python -m pytest -q infra/tests
 
 CHROMIUM = [ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
@@ -107,7 +107,7 @@ test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	@$(CHROMIUM)
 	cd crates/web && npm test && npm run e2e
 
-soak: page ## Test the main promise at SOAK=10 times its size: 200,000 keys and 500 MB a run, faults, snapshots after gaps.
+soak: page ## Test the delivery guarantee at SOAK=10 times its usual size: 200,000 keys and 500 MB per run, faults, snapshots after gaps.
 	cargo build --release --workspace --bins
 	SOAK=$${SOAK:-10} cargo test --release --workspace --test whole -- --nocapture --test-threads=1 promise:: flood::
 	PROPTEST_CASES=$$((256 * $${SOAK:-10})) cargo test --release --workspace --lib -- stream:: weather::
@@ -118,48 +118,48 @@ function: $(VENV)/bin/sam $(VENV)/bin/cargo-lambda ## Build the function for dep
 	@! command -v rustup >/dev/null || rustup -q target add $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)-unknown-linux-gnu
 	$(SAM) build $(OF_API) --parameter-overrides Architecture=$(ARCH)
 
-test-function: ## Test that build on this machine, with recorded events and under the gateway.
+test-function: ## Build the function as for deployment, and test it on this machine with recorded events and under the gateway.
 	$(MAKE) function ARCH=$$(uname -m | sed s/aarch64/arm64/)
 	$(TESTED)
-	@size=$$(stat -c %s $(BUILT)); echo "$$size bytes"; [ $$size -le 6500000 ] || { echo 'more than 6.5 MB' >&2; exit 1; }
+	@size=$$(stat -c %s $(BUILT)); echo "$$size bytes"; [ $$size -le 6500000 ] || { echo 'the function exceeds 6.5 MB' >&2; exit 1; }
 	@export WEBSOCKET_HANDLER=$(abspath $(BUILT)); set -ex -o pipefail; \
 	some() { awk '{ print } /[1-9][0-9]* passed/ { some = 1 } END { exit !some }'; }; \
 	cargo test --workspace --test all process:: | some; \
 	cargo test --workspace --test whole every_byte_arrives_once | some
 
-deploy: function ## Deploy API, function and table; asks for everything the first time. ENVIRONMENT=prod for the other stack.
+deploy: function ## Deploy API, function and table; the first run asks for the parameters. ENVIRONMENT=prod selects the other stack.
 	$(SAM) deploy $(OF_API) $(if $(call saved,$(ENVIRONMENT),BackendUrl),,--guided)
 
-deploy-backend: $(VENV)/bin/sam ## Deploy the backend's image. The first time BACKEND=ecs-service, ecs-express or apprunner.
+deploy-backend: $(VENV)/bin/sam ## Deploy the backend's image. BACKEND=ecs-service, ecs-express or apprunner selects the template (first run).
 	$(SAM) list stack-outputs $(OF_API) --output json | $(STACK) backend $(ENVIRONMENT) $(BACKEND)
 	$(SAM) deploy $(OF_BACKEND) $(if $(call saved,$(ENVIRONMENT)-backend,Image),,--guided)
 
-url: $(VENV)/bin/sam ## Say what clients connect to.
+url: $(VENV)/bin/sam ## Print the URL that clients connect to.
 	@$(SAM) list stack-outputs $(OF_API) --output json | $(STACK) output WebSocketUrl
 
 logs: $(VENV)/bin/sam ## Follow the function's log.
 	$(SAM) logs $(OF_API)
 
-destroy: $(VENV)/bin/sam ## Delete both stacks, after asking. The table stays.
+destroy: $(VENV)/bin/sam ## Delete both stacks, after confirmation. Keeps the table.
 	$(SAM) delete $(OF_BACKEND)
 	$(SAM) delete $(OF_API)
 
-bundle: bucket function ## For the console: function.zip, to be put into BUCKET, and the templates that take it from there.
+bundle: bucket function ## For deployment in the console, write function.zip and templates that load it from BUCKET.
 	$(STACK) bundle $(BUCKET)
-	@echo "in .aws-sam/bundle: put function.zip into s3://$(BUCKET), then give CloudFormation one of the templates"
+	@echo "Wrote .aws-sam/bundle. Upload function.zip to s3://$(BUCKET), then create a CloudFormation stack from a template."
 
-publish: bucket function ## Publish to the Serverless Application Repository, by way of BUCKET, which it must be allowed to read. Set your own URLs first (README).
+publish: bucket function ## Publish to the Serverless Application Repository through BUCKET, which it must be able to read. Set your URLs first (README).
 	$(SAM) package --s3-bucket $(BUCKET) --output-template-file .aws-sam/packaged.yaml
 	$(SAM) publish --template-file .aws-sam/packaged.yaml
 
 bucket:
-	@[ -n "$(BUCKET)" ] || { echo "say BUCKET=name of an S3 bucket"; exit 1; }
+	@[ -n "$(BUCKET)" ] || { echo "set BUCKET to the name of an S3 bucket" >&2; exit 1; }
 
-cost: page ## Price an hour of simulated lab work on AWS, beside the original design.
+cost: page ## Price an hour of simulated lab work on AWS, next to the original design.
 	cargo build --release --workspace --bins
 	target/release/bench cost
 
-# Programs with symbols get their own target directory, so they do not replace the ones to measure.
+# Programs with symbols get their own target directory, so they do not replace the measured ones.
 BUILD := release
 SYMBOLS := CARGO_TARGET_DIR=target/symbols CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
 COUNTED = target/$(if $(PROFILE),$(if $(filter release,$(BUILD)),symbols/))$(BUILD)
@@ -168,7 +168,7 @@ counts: page ## Check instructions per frame against their bounds (BUILD=debug i
 	$(if $(filter release,$(BUILD)),$(if $(findstring symbols,$(COUNTED)),$(SYMBOLS)) cargo build --workspace --bins --release,$(TESTED))
 	$(COUNTED)/bench counts --function $(COUNTED)/websocket-handler $(if $(PROFILE),--profile) $(if $(ACCEPT),--accept)
 
-microbench: page ## Measure time and allocations of parsers and state machines (ONLY=name for some).
+microbench: page ## Measure time and allocations of parsers and state machines (ONLY=name selects some).
 	cargo bench -p shellbridge-protocol --bench hot -- $(ONLY)
 	cargo bench -p shellbridge-backend --bench screen -- $(ONLY)
 

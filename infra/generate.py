@@ -283,7 +283,7 @@ def main() -> int:
     stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"{path.relative_to(INFRA.parent)} is not current: run python infra/generate.py")
+            print(f"{path.relative_to(INFRA.parent)} is stale: run python infra/generate.py")
         return 1 if stale else 0
     for path, text in generated().items():
         path.write_text(text)

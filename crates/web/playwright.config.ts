@@ -1,4 +1,4 @@
-// End-to-end tests: the real page in a real Chromium against the real gateway, function and backend.
+// End-to-end tests: the page in a real Chromium against the real gateway, function and backend.
 import { existsSync } from "node:fs";
 import { defineConfig } from "@playwright/test";
 
@@ -7,7 +7,7 @@ const SYSTEM_CHROMIUM = "/usr/bin/chromium";
 export default defineConfig({
   testDir: "e2e",
   outputDir: "test-results/playwright",
-  workers: 1, // One stack at a time: the tests measure time.
+  workers: 1, // one stack at a time, because the tests measure time
   timeout: 60_000,
   expect: { timeout: 15_000 },
   forbidOnly: true,
@@ -17,7 +17,7 @@ export default defineConfig({
     colorScheme: "dark",
     permissions: ["clipboard-read", "clipboard-write"],
     launchOptions: {
-      // Debian's, where it is installed; else Playwright's own (`npx playwright install chromium`).
+      // Debian's Chromium if installed; otherwise Playwright's (`npx playwright install chromium`).
       ...(existsSync(SYSTEM_CHROMIUM) && { executablePath: SYSTEM_CHROMIUM }),
       args: [
         "--no-sandbox",

@@ -1,4 +1,4 @@
-// Builds the page into dist/, which the Rust crate embeds. Nothing inline: the page's CSP allows no inline script.
+// Builds the page into dist/, which the Rust crate embeds. Inlines nothing, because the page's CSP forbids it.
 import { defineConfig } from "vite";
 
 export default defineConfig({
@@ -10,7 +10,7 @@ export default defineConfig({
     chunkSizeWarningLimit: 700,
   },
   server: {
-    // `npm run dev` beside `make run`: the page from Vite, the rest from the stack.
+    // For `npm run dev` next to `make run`: Vite serves the page, the stack everything else.
     proxy: { "/api": "http://127.0.0.1:3001", "/health": "http://127.0.0.1:3001" },
   },
   test: {

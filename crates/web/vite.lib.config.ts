@@ -1,4 +1,4 @@
-// Builds the three library entries into lib/; what a host application has itself stays outside.
+// Builds the three library entries into lib/. React and xterm.js stay external: the application provides them.
 import { defineConfig } from "vite";
 
 export default defineConfig({
@@ -13,7 +13,7 @@ export default defineConfig({
     },
     rollupOptions: {
       external: [/^react/, /^@xterm\//],
-      // Bundling drops the directive that Next.js looks for.
+      // Bundling drops this directive, which Next.js requires.
       output: { banner: ({ name }) => (name === "react" ? '"use client";' : "") },
     },
   },

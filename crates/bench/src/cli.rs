@@ -18,10 +18,9 @@ use shellbridge_bench::{
     mode::{FloorSampler, Mode, Subject},
     neighbour, output,
     report::{Row, print_rows, write_json},
-    smoke,
-    stack::{Programs, Stack},
+    stack::ProgramArgs,
     suite,
-    target::{Target, TargetArgs},
+    target::{TargetArgs, subject},
 };
 
 /// Measurement window of idle sessions.
@@ -38,23 +37,6 @@ pub(crate) struct Cli {
     /// Also write the results to this file as JSON
     #[arg(long, global = true)]
     json: Option<PathBuf>,
-}
-
-/// The programs of a local stack.
-#[derive(Args)]
-struct ProgramArgs {
-    /// Directory of `gateway` and `backend`; by default that of this program
-    #[arg(long, global = true)]
-    bin: Option<PathBuf>,
-    /// The function; by default the deployed build, `target/function/websocket-handler`, if it exists
-    #[arg(long, global = true)]
-    function: Option<PathBuf>,
-}
-
-impl ProgramArgs {
-    fn find(&self) -> anyhow::Result<Programs> {
-        Programs::find(self.bin.clone(), self.function.clone())
-    }
 }
 
 #[derive(Subcommand)]
@@ -92,8 +74,6 @@ enum What {
     All,
     /// Alternatives, if installed: pushpin, ttyd
     Compare,
-    /// Check a stack step by step; without --url a local one, with TLS
-    Smoke(TargetArgs),
     /// Run a floor until stdin ends; other subcommands start it
     #[command(hide = true)]
     Floor {
@@ -189,10 +169,6 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         What::All => suite::run(&cli.programs.find()?, json).await?,
         What::Compare => compare::run(&cli.programs.find()?).await?,
-        What::Smoke(args) => {
-            let (_stack, target) = subject(&cli.programs, &args, true).await?;
-            return Ok(if smoke::run(&target).await { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
         What::Floor { kind, bytes, core } => floor::serve(kind, bytes, core).await?,
         What::Counts(args) => counts::run(&args, &cli.programs.find()?).await?,
         What::Cost(args) => cost::run(&args, &cli.programs.find()?).await?,
@@ -229,19 +205,6 @@ fn show(rows: &[Row], json: Option<&Path>) -> anyhow::Result<()> {
 }
 
 /// The deployed stack in `args`, or a local one.
-async fn subject(
-    programs: &ProgramArgs,
-    args: &TargetArgs,
-    tls: bool,
-) -> anyhow::Result<(Option<Stack>, Target)> {
-    if let Some(url) = &args.url {
-        return Ok((None, Target::deployed(url, args)?));
-    }
-    let stack = programs.find()?.stack().flag(if tls { "--tls" } else { "" }, "").start().await?;
-    let target = Target::local(&stack)?;
-    Ok((Some(stack), target))
-}
-
 impl LoadArgs {
     fn plan(&self) -> Plan {
         let measure = Duration::from_secs_f64(self.seconds);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::load::Latencies;
@@ -116,15 +117,12 @@ pub fn print_rows(rows: &[Row]) {
 
 /// Prints a table whose first column is text (left-aligned); the others are numbers (right-aligned).
 pub fn print_table(head: &[String], lines: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = std::iter::once(head).chain(lines.iter().map(Vec::as_slice));
-        cells.filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    for line in std::iter::once(head).chain(lines.iter().map(Vec::as_slice)) {
-        let cells = line.iter().enumerate().map(|(column, cell)| {
-            let width = width(column);
-            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head).add_rows(lines);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        let last = index + 1 == head.len();
+        column.set_padding((0, if last { 0 } else { 2 }));
+        column.set_cell_alignment(if index == 0 { CellAlignment::Left } else { CellAlignment::Right });
     }
+    println!("{}", table.trim_fmt());
 }

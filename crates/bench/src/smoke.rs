@@ -1,4 +1,4 @@
-//! `bench smoke`: checks a newly deployed stack step by step.
+//! Checks a newly deployed stack step by step.
 
 use std::{
     process,

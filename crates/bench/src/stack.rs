@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,6 +45,24 @@ const UNSET: [&str; 7] = [
 ];
 /// Rate limits high enough for a closed loop.
 const RATES: [(&str, &str); 2] = [("RATE_LIMIT_CONNECTION", "1000000"), ("RATE_LIMIT_USER", "10000000")];
+
+/// The programs of a local stack.
+#[derive(Debug, Args)]
+pub struct ProgramArgs {
+    /// Directory of `gateway` and `backend`; by default that of this program
+    #[arg(long, global = true)]
+    pub bin: Option<PathBuf>,
+    /// The function; by default the deployed build, `target/function/websocket-handler`, if it exists
+    #[arg(long, global = true)]
+    pub function: Option<PathBuf>,
+}
+
+impl ProgramArgs {
+    /// The programs.
+    pub fn find(&self) -> anyhow::Result<Programs> {
+        Programs::find(self.bin.clone(), self.function.clone())
+    }
+}
 
 /// The programs of a stack.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::stack::Stack;
+use crate::stack::{ProgramArgs, Stack};
 
 /// Sessions ended concurrently.
 const CONCURRENCY: usize = 16;
@@ -32,6 +32,20 @@ pub struct TargetArgs {
     /// Accept any certificate, such as that of `gateway --tls`
     #[arg(long)]
     pub insecure: bool,
+}
+
+/// The deployed stack that `args` name, or a local one that lasts as long as it is held.
+pub async fn subject(
+    programs: &ProgramArgs,
+    args: &TargetArgs,
+    tls: bool,
+) -> anyhow::Result<(Option<Stack>, Target)> {
+    if let Some(url) = &args.url {
+        return Ok((None, Target::deployed(url, args)?));
+    }
+    let stack = programs.find()?.stack().flag(if tls { "--tls" } else { "" }, "").start().await?;
+    let target = Target::local(&stack)?;
+    Ok((Some(stack), target))
 }
 
 /// A stack to connect to.

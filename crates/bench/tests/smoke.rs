@@ -1,14 +1,14 @@
-//! `bench smoke`, as run after a deployment.
+//! `smoke`, as run after a deployment.
 #![expect(clippy::unwrap_used, reason = "a test program: tests fail by panicking")]
 
 use std::process::{Command, Output};
 
 fn smoke(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smoke"));
     for name in ["TOKEN", "SESSION", "SESSIONS_URL", "ADMIN_TOKEN"] {
         command.env_remove(name);
     }
-    command.arg("smoke").args(arguments).output().unwrap()
+    command.args(arguments).output().unwrap()
 }
 
 fn text(output: &Output) -> String {

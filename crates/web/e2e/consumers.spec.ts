@@ -1,5 +1,5 @@
-// The package as its users have it: packed, installed in a new Vite and a new Next.js app, type-checked as each of the
-// three ways that TypeScript finds modules, built, and run. The code is the READMEs' own.
+// The package as consumers use it: packed, installed in a new Vite app and a new Next.js app, type-checked with each of
+// TypeScript's module resolutions, built, and run. The code comes from the READMEs.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -12,7 +12,7 @@ import { Stack } from "./support/stack";
 const WEB = resolve(import.meta.dirname, "..");
 const ADMIN_TOKEN = "admin-token-of-the-consumers-test-of-32-bytes-and-more";
 
-/** The block of a README whose first line is this comment. */
+/** Returns the code block of a README that begins with the comment `// NAME`. */
 function example(readme: string, name: string): string {
   const text = readFileSync(resolve(WEB, readme), "utf8");
   const [, code] = text.split(`\`\`\`tsx\n// ${name}\n`);
@@ -23,7 +23,7 @@ function example(readme: string, name: string): string {
 let dir: string;
 let tarball: string;
 
-/** Runs it in an app's directory; what it printed is in the error when it fails. */
+/** Runs a command in an app's directory. An error contains its output. */
 function run(app: string, command: string, env: Record<string, string> = {}): void {
   const [program = "", ...args] = command.split(" ");
   const quiet = { NEXT_TELEMETRY_DISABLED: "1", npm_config_update_notifier: "false" };
@@ -35,14 +35,14 @@ function run(app: string, command: string, env: Record<string, string> = {}): vo
   }
 }
 
-/** A new app from its template, with the package. */
+/** Creates an app from its template and installs the package. */
 function create(app: string, files: Record<string, string>): void {
   cpSync(join(WEB, "e2e/consumers", app), join(dir, app), { recursive: true });
   for (const [path, code] of Object.entries(files)) writeFileSync(join(dir, app, path), code);
   run(app, `npm install --prefer-offline --no-audit --no-fund --ignore-scripts ${tarball}`);
 }
 
-/** One file as Node's own ways to find modules see it, with the package's declarations checked too. */
+/** Type-checks one file with Node's module resolutions, including the package's declarations. */
 function checkAsNode(app: string, file: string): void {
   for (const module of ["node16", "nodenext"]) {
     const options = { extends: "./tsconfig.json", files: [file], include: [] };
@@ -70,14 +70,14 @@ test.beforeAll(() => {
 });
 test.afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-test("regression: Vite and React take it, as any module resolution", () => {
+test("regression: works with Vite and React, in every module resolution", () => {
   create("vite", { "src/terminal.tsx": example("README.md", "terminal.tsx") });
   run("vite", "npx tsc");
   checkAsNode("vite", "src/terminal.tsx");
   run("vite", "npx vite build");
 });
 
-test("regression: Next.js takes it, as any module resolution, and it works", async ({ page }) => {
+test("regression: works with Next.js, in every module resolution", async ({ page }) => {
   create("next", {
     "app/lab.tsx": example("../../README.md", "app/lab.tsx"),
     "app/page.tsx": example("../../README.md", "app/page.tsx"),
@@ -91,7 +91,7 @@ test("regression: Next.js takes it, as any module resolution, and it works", asy
   let server: ChildProcess | undefined;
   try {
     const env = { NEXT_PUBLIC_WS_URL: stack.websocket, NEXT_PUBLIC_BACKEND: stack.page, ADMIN_TOKEN };
-    run("next", "npx next build", env); // It type-checks, as a bundler.
+    run("next", "npx next build", env); // also type-checks, with the resolution of bundlers
     const next = join(dir, "next/node_modules/next/dist/bin/next");
     server = spawn(process.execPath, [next, "start", "-H", "127.0.0.1", "-p", String(port)], {
       cwd: join(dir, "next"),

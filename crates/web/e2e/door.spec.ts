@@ -1,11 +1,11 @@
-// What a link may do to whoever opens it, and to a page that is open already.
+// Links from strangers: what they can do to a user who opens one, and to an open page.
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Page } from "@playwright/test";
 import { serious } from "./support/axe";
 import { expect, Shell, test } from "./support/test";
 
-/** Somebody else's server: a page, and a place for WebSockets. It counts who comes. */
+/** Another origin's server, with a page and a WebSocket endpoint. Records its requests. */
 class Elsewhere {
   visits: string[] = [];
   #server: Server;
@@ -23,9 +23,9 @@ class Elsewhere {
   }
 
   static async start(): Promise<Elsewhere> {
-    const made = new Elsewhere();
-    await new Promise<void>((ready) => made.#server.listen(0, "127.0.0.1", ready));
-    return made;
+    const elsewhere = new Elsewhere();
+    await new Promise<void>((listening) => elsewhere.#server.listen(0, "127.0.0.1", listening));
+    return elsewhere;
   }
 
   get host(): string {
@@ -43,14 +43,14 @@ const link = (session: { sessionId: string; token: string }, url: string) =>
 const question = (page: Page) => page.getByRole("dialog");
 const focused = (page: Page) => page.evaluate(() => document.activeElement?.textContent);
 
-test.describe("regression: a link with somebody else's address", () => {
+test.describe("regression: a link to another server", () => {
   let elsewhere: Elsewhere;
   test.beforeEach(async () => {
     elsewhere = await Elsewhere.start();
   });
   test.afterEach(() => elsewhere.stop());
 
-  test("is asked about, with its host, and nothing goes there", async ({ page, stack, shell }) => {
+  test("needs consent, shows the host, and connects nowhere without it", async ({ page, stack, shell }) => {
     const session = await stack.session();
     await page.goto(`${stack.page}/${link(session, `ws://${new URL(stack.websocket).host}@${elsewhere.host}/prod`)}`);
     await expect(question(page)).toContainText("Connect to another address?");
@@ -59,7 +59,7 @@ test.describe("regression: a link with somebody else's address", () => {
     for (const colorScheme of ["dark", "light"] as const) {
       await page.emulateMedia({ colorScheme });
       expect(await serious(page)).toEqual([]);
-      await shell.picture(`question-address-${colorScheme}`);
+      await shell.screenshot(`question-address-${colorScheme}`);
     }
     await page.keyboard.type("secret");
     await expect(page.locator(".xterm")).toHaveCount(0);
@@ -70,17 +70,17 @@ test.describe("regression: a link with somebody else's address", () => {
     expect(elsewhere.visits).toEqual([]);
   });
 
-  test("does not get through even if the user agrees, and the page says why", async ({ context, stack }) => {
-    const page = await context.newPage(); // The browser's own complaint is wanted here.
+  test("is blocked even with consent, and the page says why", async ({ context, stack }) => {
+    const page = await context.newPage(); // not the fixture's page, which forbids console errors
     const session = await stack.session();
     await page.goto(`${stack.page}/${link(session, `ws://${elsewhere.host}/prod`)}`);
     await question(page).getByRole("button", { name: "Connect" }).click();
-    await expect(page.getByRole("alert")).toContainText(`Its page may not connect to ${elsewhere.host}.`);
-    await new Shell(page, stack).picture("address-not-allowed");
+    await expect(page.getByRole("alert")).toContainText(`The page may not connect to ${elsewhere.host}.`);
+    await new Shell(page, stack).screenshot("address-not-allowed");
     expect(elsewhere.visits).toEqual([]);
   });
 
-  test("takes nothing from the server's own sessions of the same link", async ({ page, stack, shell }) => {
+  test("leaves the other sessions of the link usable", async ({ page, stack, shell }) => {
     const own = await stack.session();
     await page.goto(`${stack.page}/${own.hash}&${link(own, `ws://${elsewhere.host}/prod`).slice(1)}`);
     await question(page).getByRole("button", { name: "Cancel" }).click();
@@ -89,7 +89,7 @@ test.describe("regression: a link with somebody else's address", () => {
     expect(elsewhere.visits).toEqual([]);
   });
 
-  test("cannot be put into a page that another page opened", async ({ context, stack }) => {
+  test("cannot be injected into a page that another page opened", async ({ context, stack }) => {
     const { hash } = await stack.session();
     const attacker = await context.newPage();
     await attacker.goto(`http://${elsewhere.host}/`);
@@ -106,11 +106,7 @@ test.describe("regression: a link with somebody else's address", () => {
   });
 });
 
-test("an address that is not quite the server's own is asked about once, then works", async ({
-  page,
-  stack,
-  shell,
-}) => {
+test("a variant of the server's own address needs consent once", async ({ page, stack, shell }) => {
   await page.goto(`${stack.page}/${link(await stack.session(), `${stack.websocket}?x=1`)}`);
   await expect(question(page)).toContainText(new URL(stack.websocket).host);
   await question(page).getByRole("button", { name: "Connect" }).click();
@@ -122,14 +118,14 @@ test("an address that is not quite the server's own is asked about once, then wo
   await expect(question(page)).toHaveCount(0);
 });
 
-test("a reload asks nothing while the server is away", async ({ page, shell }) => {
+test("a reload needs no consent while the server is unreachable", async ({ page, shell }) => {
   await shell.open();
   await page.route("**/api/**", (route) => route.abort());
   await page.reload();
   await shell.connected();
 });
 
-test("regression: a link that comes to a page in use adds nothing unasked", async ({ page, stack, shell }) => {
+test("regression: a link into a page in use needs consent", async ({ page, stack, shell }) => {
   const { sessionId } = await shell.open();
   const other = await stack.session();
   const arrive = () => page.evaluate((hash) => location.assign(hash), other.hash);
@@ -139,7 +135,7 @@ test("regression: a link that comes to a page in use adds nothing unasked", asyn
   expect(await focused(page)).toBe("Cancel");
   expect(new URL(page.url()).hash).toContain(sessionId);
   expect(await serious(page)).toEqual([]);
-  await shell.picture("question-tab");
+  await shell.screenshot("question-tab");
   await page.keyboard.press("Enter");
   await expect(question(page)).toHaveCount(0);
   await expect(page.getByRole("tab")).toHaveCount(1);
@@ -152,14 +148,14 @@ test("regression: a link that comes to a page in use adds nothing unasked", asyn
   expect(await page.evaluate(() => window.__shellbridge.client?.sessionId)).toBe(other.sessionId);
 });
 
-test("regression: an address without its stage is called that, and not 1006", async ({ page, stack, shell }) => {
+test("regression: an address without its stage is reported as such", async ({ page, stack, shell }) => {
   const host = new URL(stack.websocket).origin;
   await page.goto(`${stack.page}/${link(await stack.session(), host)}`);
   await question(page).getByRole("button", { name: "Connect" }).click();
   const error = () => page.evaluate(() => window.__shellbridge.client?.status.error?.code);
   await expect.poll(error).toBe("HANDSHAKE_REFUSED");
-  const said = page.locator(".toast", { hasText: "Does the address lack its stage" });
-  await expect(said).toContainText(`no handshake was ever accepted at ${host}. `);
-  await expect(said).toContainText(`The backend's own is ${stack.websocket}.`);
-  await shell.picture("wrong-stage");
+  const toast = page.locator(".toast", { hasText: "Is the stage missing" });
+  await expect(toast).toContainText(`no handshake at ${host} has succeeded. `);
+  await expect(toast).toContainText(`The server's URL is ${stack.websocket}.`);
+  await shell.screenshot("wrong-stage");
 });

@@ -1,4 +1,4 @@
-// What networks, gateways and machines do to a connection, and that nobody at the keyboard notices.
+// Faults of networks, gateways and machines, none of which the user may notice at the keyboard.
 import { expect, test } from "./support/test";
 
 /** 2,000 characters in lines of 50, each line different. */
@@ -7,11 +7,7 @@ const LINES = Array.from(
   (_, i) => `${String(i).padStart(3, "0")} ${"abcdefghij klmnopqr stuvwxyz 0123456789 ABCDEFG".slice(0, 45)}`,
 );
 
-test("2,000 characters typed while sockets are cut every second arrive once and in order", async ({
-  shell,
-  stack,
-  page,
-}) => {
+test("typed text arrives once and in order while sockets are cut", async ({ shell, stack, page }) => {
   test.setTimeout(120_000);
   await page.setViewportSize({ width: 1100, height: 1100 });
   await shell.open();
@@ -48,14 +44,14 @@ test("loss, repetition and reordering change nothing", async ({ shell, stack, pa
   await expect.poll(() => shell.screen(), { timeout: 90_000 }).toEqual(LINES);
 });
 
-test("a cut is said quietly, and the screen stays", async ({ shell, stack, page, context }) => {
+test("a cut shows in the status line, and the screen stays", async ({ shell, stack, page, context }) => {
   await shell.open();
   await shell.run("echo still here");
   await shell.shows(/^still here$/m);
   await context.setOffline(true);
   await stack.faults({ cutEveryMs: 50, cutAbruptly: true });
   await expect(page.locator(".status .state")).toHaveText("Offline");
-  await shell.picture("offline");
+  await shell.screenshot("offline");
   await stack.calm();
   await context.setOffline(false);
   await expect(page.locator(".status .state")).toHaveText("Connected");
@@ -63,7 +59,7 @@ test("a cut is said quietly, and the screen stays", async ({ shell, stack, page,
   await shell.shows(/still here\n\$ echo and on\nand on/);
 });
 
-test("after a sleep of hours the terminal goes on", async ({ shell, page }) => {
+test("the terminal continues after hours of sleep", async ({ shell, page }) => {
   await page.clock.install();
   await shell.open();
   await shell.run("echo before");
@@ -75,14 +71,14 @@ test("after a sleep of hours the terminal goes on", async ({ shell, page }) => {
   await shell.shows(/^after$/m);
 });
 
-test("a token about to end is renewed without a break", async ({ shell, page, stack }) => {
+test("a token is renewed before it expires, without an interruption", async ({ shell, page, stack }) => {
   const { token } = await shell.open({ ttlSeconds: 36 });
   await shell.run("i=0; while sleep 0.2; do i=$((i+1)); echo tick $i; done");
   await expect.poll(() => page.evaluate(() => window.__shellbridge.client?.token), { timeout: 30_000 }).not.toBe(token);
   await expect.poll(() => page.evaluate(() => window.__shellbridge.client?.diagnostics.reconnects)).toBe(1);
   const left = await page.locator(".status .left").textContent();
   expect(left).toMatch(/^(1:0|[3-5]\d:)/);
-  // Past the old token's end the new connection serves on, and nothing was missed in between.
+  // The new connection outlives the old token, and no output is missing.
   await expect
     .poll(async () => Number((await shell.screen()).at(-1)?.split(" ")[1]), { timeout: 60_000 })
     .toBeGreaterThan(210);
@@ -91,7 +87,7 @@ test("a token about to end is renewed without a break", async ({ shell, page, st
   expect(stack.page).toBeTruthy();
 });
 
-test("regression: a backend that hangs is said, since when, and that it is back", async ({ shell, page, stack }) => {
+test("regression: a hung backend shows, with its duration, until it is back", async ({ shell, page, stack }) => {
   await shell.open();
   const known = () =>
     page.evaluate(() => {
@@ -105,18 +101,18 @@ test("regression: a backend that hangs is said, since when, and that it is back"
     await expect.poll(known).toEqual(["connected", "BACKEND_TIMEOUT", true]);
     await page.locator(".connection").click();
     await expect(page.getByText(/^silent for 0:\d\d$/)).toBeVisible();
-    await shell.picture("silent");
+    await shell.screenshot("silent");
   } finally {
     stack.signalBackend("SIGCONT");
   }
   await expect.poll(known, { timeout: 30_000 }).toEqual(["connected", undefined, false]);
 });
 
-test("when the backend is gone and back, the page says so and opens a new session", async ({ shell, stack, page }) => {
+test("the page opens a new session after a restart of the backend", async ({ shell, stack, page }) => {
   const { sessionId } = await shell.open();
   stack.signalBackend("SIGKILL");
   await expect(page.getByText("The session ended. This is a new one.")).toBeVisible({ timeout: 40_000 });
-  await shell.picture("new-session");
+  await shell.screenshot("new-session");
   await shell.connected();
   expect(await page.evaluate(() => window.__shellbridge.client?.sessionId)).not.toBe(sessionId);
   await shell.run("echo $((6*7))");

@@ -1,4 +1,4 @@
-// Much output: the page stays responsive, memory stays where it is, Ctrl-C works at once.
+// A flood of output: the page stays responsive, memory stays stable, Ctrl-C works at once.
 import { expect, test } from "./support/test";
 
 const MB = 50;
@@ -33,8 +33,8 @@ test(`${MB} MB of output: no long task, stable memory, and Ctrl-C within 300 ms`
   await shell.run("clear; yes 'and on and on and on'");
   const before = await received();
   await expect.poll(async () => (await received()) - before).toBeGreaterThan(2e6);
-  // From the key to the prompt on the screen, as the page sees it. The page listens before the key is pressed:
-  // input overtakes whatever else a busy page has been asked for.
+  // Measures in the page, from the key to the prompt on the screen. Installs the listener first, because a busy page
+  // handles input before other requests.
   await page.evaluate(() => {
     const took = new Promise<number>((done) =>
       addEventListener(

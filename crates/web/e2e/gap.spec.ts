@@ -1,12 +1,12 @@
-// After a gap, the screen equals that of a terminal that saw everything: compared cell by cell.
+// After a gap, the screen equals that of a terminal that received everything, cell by cell.
 import type { Page } from "@playwright/test";
 import { expect, Shell, test } from "./support/test";
 
-/** More than the backend keeps, so that whoever was away needs a picture. */
+/** More output than the backend keeps, so that a client that was away needs a snapshot. */
 const FLOOD = "seq 1 250000";
 
-/** Everything that can be seen of a terminal: each cell with its colours, the cursor, which screen. */
-function picture(page: Page) {
+/** The visible state of a terminal: each cell with its attributes, the cursor, the screen, the modes. */
+function terminalState(page: Page) {
   return page.evaluate(() => {
     const terminal = window.__shellbridge.terminal;
     if (!terminal) return undefined;
@@ -31,7 +31,7 @@ function picture(page: Page) {
   });
 }
 
-/** The newest lines above the screen. */
+/** The newest lines of the scrollback. */
 const scrollback = (page: Page) =>
   page.evaluate(() => {
     const buffer = window.__shellbridge.terminal?.buffer.normal;
@@ -57,12 +57,7 @@ const programs: [name: string, start: string, shown: string | RegExp, leave: str
 ];
 
 for (const [name, start, shown, leave] of programs) {
-  test(`the picture of ${name} equals what a terminal that saw everything shows`, async ({
-    browser,
-    page,
-    shell,
-    stack,
-  }) => {
+  test(`a snapshot of ${name} equals the original screen`, async ({ browser, page, shell, stack }) => {
     const { hash } = await shell.open();
     const { width, height } = page.viewportSize() ?? { width: 1100, height: 700 };
     const context = await browser.newContext({ viewport: { width, height }, colorScheme: "dark" });
@@ -80,15 +75,15 @@ for (const [name, start, shown, leave] of programs) {
     await other.shows(shown);
     const gap = () => away.evaluate(() => window.__shellbridge.client?.diagnostics.outputLost ?? 0);
     await expect.poll(gap).toBeGreaterThan(0);
-    await expect.poll(() => picture(away)).toEqual(await picture(page));
-    await other.picture(`gap-${name.split(" ")[0]}`);
-    // What was typed before and what lies above came with it.
+    await expect.poll(() => terminalState(away)).toEqual(await terminalState(page));
+    await other.screenshot(`gap-${name.split(" ")[0]}`);
+    // The snapshot includes the scrollback.
     const above = await scrollback(page);
     expect((await scrollback(away)).slice(-above.length)).toEqual(above.slice(-1000));
 
     for (const key of leave) await page.keyboard.press(key);
     await shell.prompt();
-    await expect.poll(() => picture(away)).toEqual(await picture(page));
+    await expect.poll(() => terminalState(away)).toEqual(await terminalState(page));
     await context.close();
   });
 }

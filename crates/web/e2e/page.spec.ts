@@ -1,4 +1,4 @@
-// What the page offers around the terminal.
+// The page around the terminal: status line, panels, menu, tabs.
 import { readFileSync } from "node:fs";
 import { serious } from "./support/axe";
 import { expect, Shell, test } from "./support/test";
@@ -22,7 +22,7 @@ test("diagnostics, and a report without the token", async ({ shell, page }) => {
   await page.locator(".connection").click();
   const panel = page.getByRole("complementary", { name: "Diagnostics" });
   await expect(panel.getByText("Round trip")).toBeVisible();
-  await shell.picture("diagnostics");
+  await shell.screenshot("diagnostics");
   await panel.getByRole("button", { name: "Copy report" }).click();
   await expect(panel.getByText("Copied")).toBeVisible();
   const report = await page.evaluate(() => navigator.clipboard.readText());
@@ -49,11 +49,11 @@ test("commands run beside the shell, with progress, exit code and output", async
   await run("sleep 2; echo slept");
   await expect(panel.locator(".run").first()).toContainText(/running, 0:0\d/);
   await expect(panel.locator(".run").first().getByRole("progressbar")).toBeVisible();
-  await shell.picture("command");
+  await shell.screenshot("command");
   await expect(panel.locator(".run").first()).toContainText(/exit 0, .*slept/s);
 });
 
-test("a shared link shows the same and cannot type", async ({ shell, page, context, stack }) => {
+test("a shared link shows the terminal and is view-only", async ({ shell, page, context, stack }) => {
   await shell.open();
   await shell.run("echo to be seen");
   await shell.shows(/^to be seen$/m);
@@ -61,7 +61,7 @@ test("a shared link shows the same and cannot type", async ({ shell, page, conte
   await page.getByRole("button", { name: "Make a link" }).click();
   const field = page.getByLabel("Read-only link", { exact: true });
   await expect(field).toHaveValue(/#sessionId=/);
-  await shell.picture("share");
+  await shell.screenshot("share");
   const link = await field.inputValue();
   expect(new URL(link).search).toBe("");
   const other = await context.newPage();
@@ -73,7 +73,7 @@ test("a shared link shows the same and cannot type", async ({ shell, page, conte
   await expect(other.getByRole("button", { name: "Extend" })).toBeHidden();
   await other.locator(".xterm-helper-textarea").focus();
   await other.keyboard.type("echo no\n");
-  await viewer.picture("read-only");
+  await viewer.screenshot("read-only");
   await page.bringToFront();
   await page.getByRole("button", { name: "Close panel" }).click();
   await shell.run("echo live");
@@ -90,18 +90,18 @@ test("search finds in the scrollback", async ({ shell, page }) => {
   await expect(page.locator(".search .count")).toHaveText("2 of 2");
   await page.keyboard.press("Shift+Enter");
   await page.keyboard.press("Enter");
-  await shell.picture("search");
+  await shell.screenshot("search");
   await page.keyboard.press("Escape");
   await expect(page.locator(".search")).toBeHidden();
 });
 
-test("a program may put text on the clipboard only after a yes, and never reads it", async ({ shell, page }) => {
+test("a program writes to the clipboard only with consent, never reads it", async ({ shell, page }) => {
   await shell.open();
   await page.evaluate(() => navigator.clipboard.writeText("mine"));
   const offer = `printf '\\033]52;c;${Buffer.from("theirs").toString("base64")}\\a'`;
   await shell.run(offer);
   await expect(page.getByText("A program wants to put this on your clipboard:")).toBeVisible();
-  await shell.picture("clipboard");
+  await shell.screenshot("clipboard");
   await page.getByRole("button", { name: "No" }).click();
   expect(await page.evaluate(() => navigator.clipboard.readText())).toBe("mine");
   await shell.run(offer);
@@ -132,7 +132,7 @@ test("the session downloads as asciicast v2", async ({ shell, page }) => {
   expect(events.map(([, , text]) => text).join("")).toContain("recorded €");
 });
 
-test("several tabs, each with its own session, all back after a reload", async ({ shell, page }) => {
+test("tabs have separate sessions, and survive a reload", async ({ shell, page }) => {
   await shell.open();
   await shell.run("echo one");
   await shell.shows(/^one$/m);
@@ -141,7 +141,7 @@ test("several tabs, each with its own session, all back after a reload", async (
   await shell.connected();
   await shell.run("echo two");
   await shell.shows(/^two$/m);
-  await shell.picture("tabs");
+  await shell.screenshot("tabs");
   await page.reload();
   await shell.connected();
   await shell.shows(/^two$/m);
@@ -153,10 +153,10 @@ test("several tabs, each with its own session, all back after a reload", async (
   await shell.shows(/^two$/m);
 });
 
-test("a duplicated tab takes a name of its own, and both go on", async ({ shell, page, stack }) => {
+test("a duplicated tab takes a new client id, and both tabs work", async ({ shell, page, stack }) => {
   await shell.open();
   const opened = page.waitForEvent("popup");
-  await page.evaluate(() => void window.open(location.href)); // copies sessionStorage, as “duplicate tab” does
+  await page.evaluate(() => void window.open(location.href)); // copies sessionStorage, as “Duplicate tab” does
   const copy = new Shell(await opened, stack);
   await copy.connected();
   const name = (of: Shell) => of.page.evaluate(() => window.__shellbridge.client?.diagnostics.clientId);
@@ -168,14 +168,10 @@ test("a duplicated tab takes a name of its own, and both go on", async ({ shell,
   await copy.shows(/^from the first$/m);
 });
 
-test("predicted echo: underlined at once on a slow line, never at a password prompt", async ({
-  shell,
-  page,
-  stack,
-}) => {
+test("predicted echo shows on a slow connection, never at a password prompt", async ({ shell, page, stack }) => {
   await shell.open();
   await page.getByRole("button", { name: /^Menu/ }).click();
-  await page.getByRole("menuitemcheckbox", { name: "Predict typing on slow lines" }).click();
+  await page.getByRole("menuitemcheckbox", { name: "Predict typing on slow connections" }).click();
   await page.keyboard.press("Escape");
   await stack.faults({ delayMs: 400 });
   await page.evaluate(() => window.__shellbridge.client?.ping());
@@ -184,10 +180,10 @@ test("predicted echo: underlined at once on a slow line, never at a password pro
     .toBeGreaterThan(100);
   const predicted = page.locator(".shellbridge-predicted span");
   await shell.type("e");
-  await expect.poll(async () => (await shell.screen()).at(-1)).toBe("$ e"); // echoed: from here on it is guessed
+  await expect.poll(async () => (await shell.screen()).at(-1)).toBe("$ e"); // echoed, which turns prediction on
   await shell.type("cho");
   await expect(predicted).toHaveCount(3);
-  await shell.picture("predicted");
+  await shell.screenshot("predicted");
   await expect.poll(async () => (await shell.screen()).at(-1)).toBe("$ echo");
   await expect(predicted).toHaveCount(0);
   await page.keyboard.press("Control+u");
@@ -218,8 +214,8 @@ test("everything can be reached by keyboard", async ({ shell, page }) => {
   await page.keyboard.press("Control+Shift+Space");
   await expect(page.getByRole("menu")).toBeVisible();
   await page.keyboard.press("End");
-  await expect(page.getByRole("menuitemcheckbox", { name: "Predict typing on slow lines" })).toBeFocused();
-  await shell.picture("menu");
+  await expect(page.getByRole("menuitemcheckbox", { name: "Predict typing on slow connections" })).toBeFocused();
+  await shell.screenshot("menu");
   await page.keyboard.press("Escape");
   await expect(page.getByRole("menu")).toBeHidden();
   await shell.run("echo back in the terminal");
@@ -238,7 +234,7 @@ test("a phone: the terminal fits, and Esc, Ctrl and arrows are there", async ({ 
   await shell.open();
   await shell.run("cat");
   await page.getByRole("button", { name: "Control, for the next key" }).tap();
-  await shell.picture("phone");
+  await shell.screenshot("phone");
   await shell.type("c");
   await shell.prompt();
   await page.getByRole("button", { name: "Up" }).tap();
@@ -257,7 +253,7 @@ for (const scheme of ["dark", "light"] as const) {
     await shell.open();
     await shell.run("ls -la --color=always /");
     await shell.prompt();
-    await shell.picture(scheme);
+    await shell.screenshot(scheme);
     const check = async (state: string) => {
       expect(await serious(page), state).toEqual([]);
     };
@@ -287,5 +283,5 @@ test("a link that is not valid says why", async ({ page, stack, shell }) => {
   await page.goto(`${stack.page}/#${hash}`);
   await shell.state("failed");
   await expect(page.getByRole("alert")).toBeVisible();
-  await shell.picture("refused");
+  await shell.screenshot("refused");
 });

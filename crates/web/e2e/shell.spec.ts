@@ -1,4 +1,4 @@
-// The whole way: a shell in the page.
+// A shell in the page, end to end.
 import { expect, test } from "./support/test";
 
 test("opens a session, shows 42, follows a resize, and runs vi", async ({ page, shell, stack }) => {
@@ -8,7 +8,7 @@ test("opens a session, shows 42, follows a resize, and runs vi", async ({ page, 
   await shell.prompt();
   await shell.run("echo $((6*7))");
   await shell.shows(/^42$/m);
-  await shell.picture("shell");
+  await shell.screenshot("shell");
 
   await page.setViewportSize({ width: 800, height: 500 });
   const size = () =>
@@ -31,12 +31,9 @@ test("opens a session, shows 42, follows a resize, and runs vi", async ({ page, 
   await shell.prompt();
 });
 
-test("a reload resumes: the same screen, nothing typed into the shell by the terminal's answers", async ({
-  page,
-  shell,
-}) => {
+test("a reload restores the screen and repeats no terminal reports", async ({ page, shell }) => {
   await shell.open();
-  // Queries that a terminal answers: device attributes, cursor position, colours, modes.
+  // Queries to the terminal: device attributes, cursor position, colours, modes.
   await shell.run(
     String.raw`printf '\033[c\033[6n\033]11;?\033\\\033[?25$p'; sleep 0.3; read -t 0.3 -n 200 -s x; clear; echo before`,
   );
@@ -44,7 +41,7 @@ test("a reload resumes: the same screen, nothing typed into the shell by the ter
   await shell.prompt();
   const before = await shell.screen();
   const id = await page.evaluate(() => window.__shellbridge.client?.diagnostics.clientId);
-  await shell.acknowledged(); // Else the next page takes a new name, and rightly.
+  await shell.acknowledged(); // otherwise the next page takes a new client id
   await page.reload();
   await shell.connected();
   await expect.poll(() => shell.screen()).toEqual(before);
@@ -55,12 +52,12 @@ test("a reload resumes: the same screen, nothing typed into the shell by the ter
   expect(await shell.screen()).toEqual([...before.slice(0, -1), "$ echo after", "after", "$"]);
 });
 
-test("the end of the shell is said, and a new session is one key away", async ({ page, shell }) => {
+test("the page reports the shell's exit and offers a new session", async ({ page, shell }) => {
   await shell.open();
   await shell.run("exit 3");
   await expect(page.getByText("This session has ended")).toBeVisible();
   await expect(page.getByText("The shell exited with 3.")).toBeVisible();
-  await shell.picture("ended");
+  await shell.screenshot("ended");
   await page.keyboard.press("Enter");
   await shell.connected();
   await expect(page.getByText("This session has ended")).toBeHidden();
@@ -68,7 +65,7 @@ test("the end of the shell is said, and a new session is one key away", async ({
   await shell.shows(/^42$/m);
 });
 
-test("bytes of any kind go through: UTF-8, wide characters, a paste of 30 kB", async ({ page, shell }) => {
+test("carries UTF-8, wide characters and a paste of 30 kB", async ({ page, shell }) => {
   await shell.open();
   await shell.run("echo 'äöü € 漢字 😀'");
   await shell.shows("äöü € 漢字 😀");

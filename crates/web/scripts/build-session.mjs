@@ -1,4 +1,4 @@
-// Builds the session's state machine as the WebAssembly module that the tests drive. Needs Rust's wasm32 target.
+// Builds the session state machine as a WebAssembly module for the tests. Needs Rust's wasm32 target.
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -6,8 +6,8 @@ import { join } from "node:path";
 const TARGET = "wasm32-unknown-unknown";
 const root = join(import.meta.dirname, "../../..");
 const run = (program, ...args) => execFileSync(program, args, { cwd: root, stdio: "inherit" });
-const fail = (why) => {
-  console.error(`session module: ${why}`);
+const fail = (message) => {
+  console.error(`session module: ${message}`);
   process.exit(1);
 };
 
@@ -18,7 +18,7 @@ try {
   fail(`Rust's target ${TARGET} is missing; with rustup: rustup target add ${TARGET} (${error.message})`);
 }
 try {
-  // Where test/support/session.ts looks for it, whatever CARGO_TARGET_DIR says.
+  // test/support/session.ts expects the module in target/, so override CARGO_TARGET_DIR.
   run("cargo", "build", "--quiet", "-p", "shellbridge-session-wasm", "--target", TARGET, "--target-dir", "target");
 } catch (error) {
   fail(error.message);

@@ -1,8 +1,8 @@
-// The built library, as a Next.js server would load it: by its exports, without a window.
+// Checks the built library as a Next.js server loads it: through its exports, without a window.
 import { readFileSync } from "node:fs";
 
-const fail = (why) => {
-  console.error(`library: ${why}`);
+const fail = (message) => {
+  console.error(`library: ${message}`);
   process.exit(1);
 };
 

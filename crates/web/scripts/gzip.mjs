@@ -1,4 +1,4 @@
-// Puts a .gz beside each compressible file of dist/, so that the backend compresses nothing at run time.
+// Writes a .gz next to each compressible file of dist/, so that the backend need not compress at run time.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";

@@ -1,7 +1,7 @@
 //! The terminal page, built by `npm run build` into `dist/` and embedded here.
 //!
-//! A release build carries the files in itself. A debug build reads them from `dist/` at each request, so that a
-//! page built later shows without another `cargo build`.
+//! A release build contains the files. A debug build reads them from `dist/` at each request, so that a rebuilt page
+//! shows without another `cargo build`.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -12,30 +12,30 @@ use rust_embed::RustEmbed;
 #[allow_missing = true]
 struct Dist;
 
-/// One file of the page, with what an HTTP answer says of it.
+/// One file of the page, with its HTTP headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asset {
-    /// The file.
+    /// The content.
     pub bytes: Cow<'static, [u8]>,
-    /// The same, gzipped: for `Content-Encoding: gzip`. Files that do not shrink have none.
+    /// The gzipped content, for `Content-Encoding: gzip`; `None` if gzip does not make it smaller.
     pub gzip: Option<Cow<'static, [u8]>>,
     /// `Content-Type`.
     pub content_type: &'static str,
-    /// `ETag`, with its quotes: a hash of the plain file. Weak, since two encodings share it (RFC 9110, section 8.8.3).
+    /// `ETag` with its quotes: a hash of the plain file. Weak, since both encodings share it (RFC 9110, section 8.8.3).
     pub etag: String,
-    /// Whether the name changes with the content, so that a browser may keep it for ever.
+    /// Whether the name changes with the content, so that a browser may cache the file for ever.
     pub immutable: bool,
 }
 
-/// The file at `path` of the page; `""` and `"/"` mean its document. Nothing outside `dist/` can be reached.
+/// Returns the file at `path`; `""` and `"/"` name the document. Paths outside `dist/` return `None`.
 ///
-/// Until the page is built, its document is one that says how.
+/// If the page is not built, the document explains how to build it.
 pub fn asset(path: &str) -> Option<Asset> {
     let path = match path.trim_start_matches('/') {
         "" => "index.html",
         path => path,
     };
-    // Names are those that Vite gives. A debug build would ask the file system for anything else.
+    // Vite generates no such names, but a debug build would look them up in the file system.
     if path.split('/').any(|part| part.is_empty() || part.starts_with('.')) || path.contains('\\') {
         return None;
     }
@@ -70,7 +70,7 @@ fn etag(hash: &[u8]) -> String {
     etag
 }
 
-/// By extension, for what the page consists of.
+/// Content type by extension, for the kinds of files in the page.
 fn content_type(path: &str) -> &'static str {
     match path.rsplit('.').next().unwrap_or_default() {
         "html" => "text/html; charset=utf-8",
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_is_there_whether_or_not_the_page_was_built() {
+    fn the_document_exists_even_if_the_page_is_not_built() {
         let document = asset("/").expect("a document");
         assert_eq!(document.content_type, "text/html; charset=utf-8");
         assert!(!document.immutable);
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_was_not_built_says_how() {
+    fn the_placeholder_explains_how_to_build_the_page() {
         let page = not_built();
         assert!(String::from_utf8_lossy(&page.bytes).contains("make page"));
     }
 
     #[test]
-    fn nothing_outside_the_page_is_served() {
+    fn paths_outside_the_page_are_not_found() {
         for path in [
             "../Cargo.toml",
             "/../src/lib.rs",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_has_a_type_and_only_hashed_names_are_kept_for_ever() {
+    fn every_file_has_a_type_and_only_hashed_names_are_immutable() {
         for name in Dist::iter().filter(|name| !name.ends_with(".gz")) {
             let file = asset(&name).expect("listed");
             assert_ne!(file.content_type, "application/octet-stream", "{name}");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_etag_names_the_content() {
+    fn the_etag_depends_on_the_content() {
         assert_eq!(etag(&[0xab; 32]), format!("W/\"{}\"", "ab".repeat(16)));
         assert_ne!(etag(&[1; 32]), etag(&[2; 32]));
     }

@@ -1,10 +1,10 @@
 // @vitest-environment jsdom
-// Parts of the page that need no browser: the #fragment, recordings, words and numbers.
+// Parts of the page that need no browser: the #fragment, recordings, number formats.
 import { describe, expect, it } from "vitest";
 import type { TerminalClient } from "../src/client";
 import { Emitter } from "../src/client/emitter";
 import type { ClientEvents } from "../src/client/types";
-import { bytes, clock } from "../src/page/dom";
+import { formatBytes, formatDuration } from "../src/page/dom";
 import { Recorder } from "../src/page/recorder";
 import { readFragment, writeFragment } from "../src/page/session";
 
@@ -12,33 +12,33 @@ describe("the #fragment", () => {
   const one = { sessionId: "a b", token: "x.y.z", url: "wss://h/prod?x=1" };
   const two = { sessionId: "s2", token: "t+2", url: "wss://h/prod" };
 
-  it("holds sessions, tokens and addresses, and comes back as it was", () => {
+  it("round-trips sessions, tokens and URLs", () => {
     expect(readFragment(writeFragment([one, two], 1))).toEqual({ sessions: [one, two], active: 1 });
     expect(readFragment(writeFragment([one]))).toEqual({ sessions: [one], active: 0 });
   });
 
-  it("of another kind is no session", () => {
+  it("of another kind contains no session", () => {
     for (const hash of ["", "#", "#section", "#sessionId=a", "#sessionId=a&token=t"]) {
       expect(readFragment(hash).sessions).toEqual([]);
     }
   });
 });
 
-class Said extends Emitter<ClientEvents> {
-  say = this.emit.bind(this);
+class TestClient extends Emitter<ClientEvents> {
+  send = this.emit.bind(this);
 }
 
 describe("a recording", () => {
-  it("is asciicast v2: header, then output and resizes in order, characters whole", () => {
-    const client = new Said();
+  it("is asciicast v2 with output and resizes in order", () => {
+    const client = new TestClient();
     const recorder = new Recorder(client as unknown as TerminalClient);
-    client.say("size", { cols: 100, rows: 30 });
+    client.send("size", { cols: 100, rows: 30 });
     const euro = new TextEncoder().encode("€");
-    client.say("output", euro.subarray(0, 1));
-    client.say("output", euro.subarray(1));
-    client.say("size", { cols: 100, rows: 30 });
-    client.say("size", { cols: 90, rows: 20 });
-    client.say("output", new TextEncoder().encode("x\r\n"));
+    client.send("output", euro.subarray(0, 1));
+    client.send("output", euro.subarray(1));
+    client.send("size", { cols: 100, rows: 30 });
+    client.send("size", { cols: 90, rows: 20 });
+    client.send("output", new TextEncoder().encode("x\r\n"));
     const [header, ...events] = recorder
       .cast("t")
       .trim()
@@ -56,19 +56,19 @@ describe("a recording", () => {
     recorder.dispose();
   });
 
-  it("keeps a bounded amount, the newest", () => {
-    const client = new Said();
+  it("keeps a bounded amount of the newest output", () => {
+    const client = new TestClient();
     const recorder = new Recorder(client as unknown as TerminalClient);
     const chunk = new Uint8Array(1024 * 1024).fill(120);
-    for (let i = 0; i < 20; i++) client.say("output", chunk);
-    client.say("output", new TextEncoder().encode("end"));
+    for (let i = 0; i < 20; i++) client.send("output", chunk);
+    client.send("output", new TextEncoder().encode("end"));
     const cast = recorder.cast("t");
     expect(cast.length).toBeLessThan(17 * 1024 * 1024);
     expect(cast.trimEnd().endsWith('"end"]')).toBe(true);
   });
 });
 
-it("times and sizes read well", () => {
-  expect([0, 61_000, 3_661_000].map(clock)).toEqual(["0:00", "1:01", "1:01:01"]);
-  expect([12, 2048, 3 * 1024 * 1024].map(bytes)).toEqual(["12 B", "2.0 KiB", "3.0 MiB"]);
+it("formats durations and sizes", () => {
+  expect([0, 61_000, 3_661_000].map(formatDuration)).toEqual(["0:00", "1:01", "1:01:01"]);
+  expect([12, 2048, 3 * 1024 * 1024].map(formatBytes)).toEqual(["12 B", "2.0 KiB", "3.0 MiB"]);
 });

@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-// The React hooks: one connection under StrictMode, stable under re-renders, silent on a server.
+// The React hooks: one connection under StrictMode, stable across renders, safe on a server.
 import { act, StrictMode } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { renderToString } from "react-dom/server";
@@ -36,7 +36,7 @@ beforeEach(() => {
 });
 afterEach(async () => {
   await act(async () => root.unmount());
-  await vi.advanceTimersByTimeAsync(1_000); // React's own scheduler; a client's timers would set themselves anew
+  await vi.advanceTimersByTimeAsync(1_000); // for React's scheduler; a client's timers would renew themselves
   expect(vi.getTimerCount()).toBe(0);
   vi.useRealTimers();
 });
@@ -49,12 +49,12 @@ const live = () => FakeSocket.all.filter((socket) => socket.readyState < 2);
 const connect = () =>
   act(async () => {
     FakeSocket.last.open();
-    FakeSocket.last.say(attached());
+    FakeSocket.last.deliver(attached());
     await settle();
   });
 
 describe("useTerminalApiGateway", () => {
-  it("connects on mount, and closes on unmount", async () => {
+  it("connects on mount and closes on unmount", async () => {
     await show(<Probe {...BASE} />);
     expect(hook).toMatchObject({ isConnected: false, isConnecting: true, error: null });
     await connect();
@@ -63,7 +63,7 @@ describe("useTerminalApiGateway", () => {
     expect(live()).toHaveLength(0);
   });
 
-  it("has one connection under StrictMode", async () => {
+  it("opens one connection under StrictMode", async () => {
     await show(
       <StrictMode>
         <Probe {...BASE} />
@@ -75,23 +75,23 @@ describe("useTerminalApiGateway", () => {
     expect(FakeSocket.all).toHaveLength(1);
   });
 
-  it("does not reconnect when it is rendered again, with callbacks made anew each time", async () => {
+  it("keeps the connection when callbacks change on each render", async () => {
     const seen: string[] = [];
     const parent = (count: number) => <Probe {...BASE} onMessage={(frame) => seen.push(`${count}:${frame.type}`)} />;
     await show(parent(0));
     await connect();
     await show(parent(1));
-    await act(async () => FakeSocket.last.say({ type: "clear_ack", timestamp: 1 }));
+    await act(async () => FakeSocket.last.deliver({ type: "clear_ack", timestamp: 1 }));
     expect(FakeSocket.all).toHaveLength(1);
     expect(seen).toEqual(["0:attached", "1:clear_ack"]);
   });
 
-  it("does not render again for every frame", async () => {
+  it("does not render for every frame", async () => {
     await show(<Probe {...BASE} />);
     await connect();
     const before = renders;
     await act(async () => {
-      for (let i = 0; i < 50; i++) FakeSocket.last.say({ type: "clear_ack", timestamp: i });
+      for (let i = 0; i < 50; i++) FakeSocket.last.deliver({ type: "clear_ack", timestamp: i });
     });
     expect(renders).toBe(before);
   });
@@ -109,14 +109,14 @@ describe("useTerminalApiGateway", () => {
     expect(hook.error).toMatchObject({ code: "SESSION_INVALID" });
   });
 
-  it("regression_silent_backend: says that the backend does not answer, and since when, until it does", async () => {
+  it("regression_silent_backend: reports since when the backend is silent", async () => {
     await show(<Probe {...BASE} />);
     await connect();
     const dead = { type: "error", code: "BACKEND_UNAVAILABLE", message: "no", retryable: true } as const;
-    await act(async () => FakeSocket.last.say(dead));
+    await act(async () => FakeSocket.last.deliver(dead));
     expect(hook).toMatchObject({ isConnected: true, error: { code: "BACKEND_UNAVAILABLE" } });
     expect(hook.diagnostics?.unansweredSince).toBe(Date.now());
-    await act(async () => FakeSocket.last.say({ type: "pong", timestamp: 1 }));
+    await act(async () => FakeSocket.last.deliver({ type: "pong", timestamp: 1 }));
     expect(hook).toMatchObject({ isConnected: true, error: null });
     expect(hook.diagnostics?.unansweredSince).toBeUndefined();
   });
@@ -130,7 +130,7 @@ describe("useTerminalApiGateway", () => {
     expect(FakeSocket.last.sent.map(({ type }) => type)).toEqual(
       expect.arrayContaining(["input", "resize", "command"]),
     );
-    FakeSocket.last.say({ type: "command_result", id: "a", result: "", exitCode: 0, timestamp: 1, durationMs: 1 });
+    FakeSocket.last.deliver({ type: "command_result", id: "a", result: "", exitCode: 0, timestamp: 1, durationMs: 1 });
     expect((await answer).exitCode).toBe(0);
     await act(async () => hook.disconnect());
     expect(hook.state).toBe("closed");
@@ -142,14 +142,14 @@ describe("useTerminalApiGateway", () => {
     expect(hook.isConnected).toBe(true);
   });
 
-  it("keeps its functions from render to render", async () => {
+  it("returns stable functions", async () => {
     await show(<Probe {...BASE} />);
     const { executeCommand, sendInput, resizeTerminal, reconnect, disconnect } = hook;
     await connect();
     expect(hook).toMatchObject({ executeCommand, sendInput, resizeTerminal, reconnect, disconnect });
   });
 
-  it("a new session is a new connection, a new token is not", async () => {
+  it("reconnects for a new session, not for a new token", async () => {
     await show(<Probe {...BASE} />);
     await connect();
     const fresh = jwt({ sub: "u" });
@@ -170,14 +170,14 @@ describe("useTerminalApiGateway", () => {
     expect(FakeSocket.all).toHaveLength(1);
   });
 
-  it("renders on a server, where there is no window", () => {
+  it("renders on a server", () => {
     expect(renderToString(<Probe {...BASE} />)).toBe("<p>idle</p>");
     expect(FakeSocket.all).toHaveLength(0);
   });
 });
 
 describe("useTerminal", () => {
-  it("takes a plain address apart", async () => {
+  it("parses a complete URL", async () => {
     await show(<Plain />);
     expect(FakeSocket.last.url).toBe("wss://host/prod?x=1&sessionId=s9&token=abc");
   });

@@ -1,6 +1,7 @@
 // @vitest-environment jsdom
-// The pair that ships: this library and the backend's session, over a network that reorders, repeats, loses and cuts,
-// and pages that are reloaded. The screen is the output, the shell gets what was typed, each byte once.
+// The client library against the backend's session state machine, over a network that reorders, repeats and drops frames
+// and cuts connections, with page reloads. The screen must show the output, and the shell must read the input, each byte
+// once and in order.
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { decodePayload } from "../src/client/bytes";
 import { type Rig, rig } from "./support/client";
@@ -22,7 +23,7 @@ afterEach(() => {
 });
 
 interface Schedule extends Faults {
-  /** Share of steps at which the page is reloaded. */
+  /** Share of steps that reload the page. */
   reload: number;
 }
 
@@ -37,21 +38,21 @@ const SCHEDULES: [string, Schedule][] = [
   ["everything at once", { reorder: 0.3, repeat: 0.3, drop: 0.2, cutEvery: 1500, reload: 0.05 }],
 ];
 
-/** The defaults, and, for every other seed, the narrowest window. */
+/** The backend's defaults; every other seed uses the smallest window. */
 const LARGE: Settings = { outputBuffer: 1024 * 1024, outputWindow: 256 * 1024, resumeGrace: 60_000 };
 const NARROW: Settings = { ...LARGE, outputWindow: 32_768 };
-/** The least that the backend takes: a client that is a window behind, or lost, holds nothing back. */
+/** The smallest settings that the backend accepts: it does not wait for a client that is slow or gone. */
 const SMALL: Settings = { outputBuffer: 32_768, outputWindow: 32_768, resumeGrace: 0 };
 
 interface Page extends Rig {
   typed: string;
-  /** Exit codes, and whether all output was on the screen by then. */
+  /** Exit codes, each with whether the screen showed all output at that time. */
   exits: [number, boolean][];
-  /** Output frames without a new byte. */
+  /** Output frames without new bytes. */
   repeats: number;
 }
 
-/** What the shell must have read, by client: its pages' keys; of the last page of a name, perhaps not all. */
+/** Input that the shell must have read, by client id: all of `whole`, and a prefix of `rest`. */
 type Expected = Map<string, { whole: string; rest: string }>;
 
 async function run(seed: number, schedule: Schedule, settings: Settings) {
@@ -76,19 +77,19 @@ async function run(seed: number, schedule: Schedule, settings: Settings) {
   };
   const leave = ({ client, typed }: Page, complete: boolean) => {
     const { clientId } = client.diagnostics;
-    if (!clientId) return; // it never connected: what was typed is gone with it
+    if (!clientId) return; // it never connected, so its input is lost
     const whole = expected.get(clientId)?.whole ?? "";
     expected.set(clientId, complete ? { whole: whole + typed, rest: "" } : { whole, rest: typed });
   };
   if (settings === SMALL) {
-    server.print("before anybody was there\r\n".repeat(2000));
+    server.print("before the first client\r\n".repeat(2000));
     await vi.advanceTimersByTimeAsync(1000);
   }
   let page = open();
-  onTestFinished(() => page.client.close()); // also after a failure: the next test must not find its listeners
+  onTestFinished(() => page.client.close()); // also after a failure, so that its listeners do not reach the next test
   const reload = async () => {
     dispatchEvent(new Event("pagehide"));
-    leave(page, sessionStorage.length > 0); // it keeps its name if all was acknowledged
+    leave(page, sessionStorage.length > 0); // it saves its client id if all input is acknowledged
     for (const socket of FakeSocket.all) socket.vanish();
     page.client.close();
     await vi.advanceTimersByTimeAsync(0);
@@ -114,7 +115,7 @@ async function run(seed: number, schedule: Schedule, settings: Settings) {
     expect(rest.startsWith(typed.slice(whole.length))).toBe(true);
   }
 
-  // The shell's last words and its end, in the same weather. Without RESUME_GRACE, nobody is told.
+  // The end of the output and the exit, under the same faults. Without RESUME_GRACE, clients learn of neither.
   Object.assign(faults, schedule);
   server.print("bye");
   if (settings.resumeGrace > 0) {
@@ -130,7 +131,7 @@ async function run(seed: number, schedule: Schedule, settings: Settings) {
   }
   expect(page.errors.filter(({ retryable }) => !retryable)).toEqual([]);
   if (schedule === CALM) {
-    // Nothing was sent twice, and nothing asked after.
+    // A perfect network needs no repetition.
     expect(page.repeats).toBe(0);
     expect(FakeSocket.all.flatMap((socket) => socket.of("attach"))).toHaveLength(1);
     expect(page.client.diagnostics.retransmissions).toBe(0);
@@ -145,7 +146,7 @@ async function run(seed: number, schedule: Schedule, settings: Settings) {
 
 describe.each(SCHEDULES)("over %s", (_name, schedule) => {
   it.each(Array.from({ length: 12 }, (_, i) => i + 1))(
-    "nothing is lost, doubled or out of order (seed %i)",
+    "every byte arrives once and in order (seed %i)",
     async (seed) => {
       const { screen, output } = await run(seed, schedule, seed % 2 ? LARGE : NARROW);
       expect(screen.text).toBe(output);
@@ -154,12 +155,12 @@ describe.each(SCHEDULES)("over %s", (_name, schedule) => {
   );
 
   it.each(Array.from({ length: 6 }, (_, i) => i + 101))(
-    "a small buffer is made up for by snapshots (seed %i)",
+    "snapshots make up for a small buffer (seed %i)",
     async (seed) => {
       const { screen, output } = await run(seed, schedule, SMALL);
       expect(screen.resets).toBeGreaterThan(0);
       const [shown, all] = [await rows(screen.text), await rows(output)];
-      // A snapshot has 1,000 lines of scrollback at least.
+      // A snapshot contains at least 1,000 lines of scrollback.
       expect(shown.length).toBeGreaterThanOrEqual(Math.min(1000, all.length));
       expect(shown).toEqual(all.slice(-shown.length));
     },

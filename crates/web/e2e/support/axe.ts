@@ -1,4 +1,4 @@
-// What axe says of a page: its serious and critical findings.
+// Accessibility: the serious and critical findings of axe.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Page } from "@playwright/test";

@@ -1,4 +1,4 @@
-// The local stack as a process: gateway, which starts backend and function. Built before, by cargo.
+// The local stack: a gateway process, which starts the backend and the function. Needs `cargo build`.
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -39,7 +39,7 @@ export class Stack {
   page = "";
   websocket = "";
   control = "";
-  /** The last lines of its stderr. */
+  /** The last lines of the gateway's stderr. */
   readonly log: string[] = [];
 
   private constructor(
@@ -47,7 +47,7 @@ export class Stack {
     private readonly home: string,
   ) {}
 
-  /** Starts it on free ports, with a short prompt and no history in every shell. */
+  /** Starts the stack on free ports. */
   static async start(env: Record<string, string> = {}): Promise<Stack> {
     const program = (name: string) => {
       const path = join(BIN, name);
@@ -55,7 +55,7 @@ export class Stack {
         throw new Error(`${path} is missing: run \`cargo build\` first, or set SHELLBRIDGE_BIN_DIR`);
       return path;
     };
-    // A home without anybody's start-up files: what they do is not what is tested.
+    // An empty home directory, so that no start-up files change the shell.
     const home = mkdtempSync(join(tmpdir(), "shellbridge-home-"));
     const child = spawn(
       program("gateway"),
@@ -70,15 +70,15 @@ export class Stack {
       stack.log.push(line);
       if (stack.log.length > 200) stack.log.shift();
     });
-    await new Promise<void>((ready, failed) => {
-      const fail = (why: string) => failed(new Error(`${why}\n${stack.log.join("\n")}`));
+    await new Promise<void>((resolve, reject) => {
+      const fail = (why: string) => reject(new Error(`${why}\n${stack.log.join("\n")}`));
       child.once("exit", (code, signal) => fail(`the gateway ended with ${code ?? signal}`));
       createInterface({ input: child.stdout }).on("line", (line) => {
         const [word, value = ""] = line.trim().split(/\s+/);
         if (word === "page") stack.page = value.replace(/\/$/, "");
         else if (word === "websocket") stack.websocket = value;
         else if (word === "control") stack.control = value.replace(/\/$/, "");
-        else if (word === "ready") ready();
+        else if (word === "ready") resolve();
       });
     });
     return stack;
@@ -86,7 +86,7 @@ export class Stack {
 
   async faults(faults: Faults): Promise<void> {
     const response = await fetch(`${this.control}/__faults`, { method: "POST", body: JSON.stringify(faults) });
-    if (!response.ok) throw new Error(`the control port answered ${response.status}: ${await response.text()}`);
+    if (!response.ok) throw new Error(`the control port returned ${response.status}: ${await response.text()}`);
   }
 
   calm = (): Promise<void> => this.faults(CALM);
@@ -95,7 +95,7 @@ export class Stack {
     return (await fetch(`${this.control}/__state`)).json();
   }
 
-  /** A session for the page's #fragment, with a shell whose output is known. */
+  /** Creates a session with a plain bash. `hash` is the page's #fragment. */
   async session(more: { ttlSeconds?: number } = {}): Promise<{ sessionId: string; token: string; hash: string }> {
     const response = await fetch(`${this.page}/api/dev/sessions`, {
       method: "POST",
@@ -108,7 +108,7 @@ export class Stack {
     return { sessionId: sessionId as string, token: token as string, hash };
   }
 
-  /** `SIGKILL` is a crash, after which the gateway starts it again; `SIGSTOP` makes it hang until `SIGCONT`. */
+  /** SIGKILL crashes the backend, which the gateway then restarts. SIGSTOP makes it hang until SIGCONT. */
   signalBackend(signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void {
     for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
       try {
@@ -118,7 +118,7 @@ export class Stack {
           return;
         }
       } catch {
-        // Gone meanwhile.
+        // The process has exited.
       }
     }
     throw new Error("the backend's process was not found");

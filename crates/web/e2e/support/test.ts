@@ -1,11 +1,11 @@
-// What every test has: a stack, a page that must not complain, and a terminal to type into and to read.
+// Fixtures: a stack, a page without console errors, and a terminal to type into and read.
 import { mkdirSync } from "node:fs";
 import { test as base, expect, type Page } from "@playwright/test";
 import { Stack } from "./stack";
 
 export { expect };
 
-/** What the browser itself says of a cut or refused connection; no page can keep it quiet. */
+/** The browser logs broken and refused connections itself; a page cannot prevent it. */
 const BROWSER_OWN = /^WebSocket connection to |^Failed to load resource/;
 
 export class Shell {
@@ -16,13 +16,13 @@ export class Shell {
     private readonly stack: Stack,
   ) {}
 
-  /** Opens a session of a known shell, and waits for its prompt. */
+  /** Opens a session and waits for its prompt. */
   async open(more: Parameters<Stack["session"]>[0] = {}): Promise<{ sessionId: string; token: string; hash: string }> {
     const session = await this.stack.session(more);
     await this.page.goto(`${this.stack.page}/${session.hash}`);
     await this.connected();
     await expect.poll(async () => (await this.screen()).at(-1)).toMatch(/[$#]$/);
-    await this.run("PS1='$ '; clear"); // whatever the machine's own start-up files say
+    await this.run("PS1='$ '; clear"); // overrides the machine's start-up files
     await this.prompt();
     return session;
   }
@@ -35,14 +35,14 @@ export class Shell {
     await expect.poll(() => this.page.evaluate(() => window.__shellbridge?.client?.status.state)).toBe(state);
   }
 
-  /** The rows on the screen, without empty ones at the end. */
+  /** The rows of the screen, without empty ones at the end. */
   async screen(): Promise<string[]> {
     const rows = await this.page.evaluate(() => window.__shellbridge.screen());
     while (rows.length > 0 && rows.at(-1) === "") rows.pop();
     return rows;
   }
 
-  /** The last row is an empty prompt. */
+  /** Waits for an empty prompt in the last row. */
   async prompt(): Promise<void> {
     await expect.poll(async () => (await this.screen()).at(-1)).toBe("$");
   }
@@ -57,27 +57,27 @@ export class Shell {
     this.#typed += Buffer.byteLength(text);
   }
 
-  /** Types a line, and Enter. */
+  /** Types a line and Enter. */
   async run(line: string): Promise<void> {
     await this.type(line);
     await this.page.keyboard.press("Enter");
     this.#typed++;
   }
 
-  /** Everything typed so far was acknowledged. */
+  /** Waits until all typed input is acknowledged. */
   async acknowledged(): Promise<void> {
     const offset = () => this.page.evaluate(() => window.__shellbridge.client?.diagnostics.inputOffset);
     await expect.poll(offset).toBeGreaterThanOrEqual(this.#typed);
   }
 
-  /** For people to look at: test-results/NAME.png. */
-  async picture(name: string): Promise<void> {
+  /** Saves a screenshot for review: test-results/NAME.png. */
+  async screenshot(name: string): Promise<void> {
     mkdirSync("test-results", { recursive: true });
     await this.page.screenshot({ path: `test-results/${name}.png`, animations: "disabled" });
   }
 }
 
-/** The frames of a page, for the report of a test that failed. */
+/** Frames kept for the report of a failed test. */
 const FRAMES_KEPT = 400;
 
 export const test = base.extend<
@@ -85,7 +85,7 @@ export const test = base.extend<
   { stack: Stack }
 >({
   stack: [
-    // biome-ignore lint/correctness/noEmptyPattern: Playwright wants a pattern here.
+    // biome-ignore lint/correctness/noEmptyPattern: Playwright requires a pattern here.
     async ({}, use) => {
       const stack = await Stack.start();
       await use(stack);

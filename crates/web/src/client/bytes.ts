@@ -1,4 +1,4 @@
-// Terminal bytes as they travel in frames: `data` (UTF-8 text) or `b64`.
+// Frame payloads: terminal bytes as `data` (UTF-8 text) or `b64`.
 import type { Payload } from "../protocol.gen.js";
 import { INPUT_TEXT_MAX } from "./limits.js";
 
@@ -7,7 +7,7 @@ const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export const utf8 = (text: string): Uint8Array => encoder.encode(text);
 
-/** The bytes of a frame. Throws on base64 that is none. */
+/** Decodes a frame's payload. Throws on invalid base64. */
 export function decodePayload(frame: Payload): Uint8Array {
   if (frame.b64 === undefined) return encoder.encode(frame.data ?? "");
   const binary = atob(frame.b64);
@@ -16,10 +16,11 @@ export function decodePayload(frame: Payload): Uint8Array {
   return bytes;
 }
 
-/** A frame's worth as text where it is valid UTF-8 and not blown up by JSON's escapes; as base64 otherwise. */
+/** Encodes one frame's bytes: as text if they are valid UTF-8 and JSON escapes do not inflate them, else as base64. */
 export function encodePayload(bytes: Uint8Array): Payload {
   try {
     const data = strict.decode(bytes);
+    // An escape such as \u0000 takes six bytes, so shorter payloads always fit and need no measuring.
     if (bytes.length < INPUT_TEXT_MAX / 6 || encoder.encode(JSON.stringify(data)).length <= INPUT_TEXT_MAX) {
       return { data };
     }

@@ -1,22 +1,23 @@
-// `command` frames: asked again under the same id until answered, so each runs once whatever is lost.
+// `command` frames. Each is sent again under the same id until a result arrives; the server runs an id once, so losses
+// and reconnects never repeat a command.
 import type { ClientFrame, ErrorFrame, ServerFrame } from "../protocol.gen.js";
 import { TerminalError } from "./errors.js";
+import { randomId } from "./ids.js";
 import { COMMAND_GRACE, COMMAND_RETRY, COMMAND_RETRY_MAX, COMMAND_TIMEOUT } from "./limits.js";
-import { randomId } from "./lock.js";
 import { Timers } from "./timers.js";
 
 export type CommandResult = Omit<Extract<ServerFrame, { type: "command_result" }>, "type">;
 
 export interface CommandOptions {
-  /** Killed after this many milliseconds (default 25,000, at most 600,000). */
+  /** The server kills the command after this many milliseconds (default 25,000, at most 600,000). */
   timeoutMs?: number;
-  /** A repeat of the same id gives the first run's result. Random by default. */
+  /** Idempotency key: repeating an id returns the first run's result. Random by default. */
   id?: string;
 }
 
 interface Pending {
   frame: ClientFrame;
-  wait: number;
+  retryDelay: number;
   lastError?: TerminalError;
   resolve(result: CommandResult): void;
   reject(error: TerminalError): void;
@@ -26,7 +27,7 @@ export class Commands {
   #pending = new Map<string, Pending>();
   #timers = new Timers();
 
-  constructor(private readonly send: (frame: ClientFrame) => boolean) {}
+  constructor(private readonly sendFrame: (frame: ClientFrame) => boolean) {}
 
   run(command: string, options: CommandOptions = {}): Promise<CommandResult> {
     const id = options.id ?? randomId();
@@ -37,49 +38,50 @@ export class Commands {
         reject(new TerminalError("COMMAND_FAILED", `The id ${id} is in use.`, false));
         return;
       }
-      const pending: Pending = { frame, wait: COMMAND_RETRY, resolve, reject };
+      const pending: Pending = { frame, retryDelay: COMMAND_RETRY, resolve, reject };
       this.#pending.set(id, pending);
       this.#timers.set(`${id} deadline`, (timeoutMs ?? COMMAND_TIMEOUT) + COMMAND_GRACE, () =>
-        this.#fail(
+        this.#reject(
           id,
-          pending.lastError ?? new TerminalError("COMMAND_TIMEOUT", "No answer to the command came.", true),
+          pending.lastError ?? new TerminalError("COMMAND_TIMEOUT", "The command timed out without a result.", true),
         ),
       );
-      this.#ask(id, pending);
+      this.#send(id, pending);
     });
   }
 
-  /** After a reconnect: asks for everything still open. */
-  again(): void {
-    for (const [id, pending] of this.#pending) this.#ask(id, pending);
+  /** Sends every pending command again; call after a reconnect. */
+  resend(): void {
+    for (const [id, pending] of this.#pending) this.#send(id, pending);
   }
 
-  result(result: CommandResult): void {
+  handleResult(result: CommandResult): void {
     this.#take(result.id)?.resolve(result);
   }
 
-  /** True if the error is the answer to a command. */
-  error(frame: ErrorFrame): boolean {
+  /** Returns whether the error belongs to a command. */
+  handleError(frame: ErrorFrame): boolean {
     const pending = frame.ref === undefined ? undefined : this.#pending.get(frame.ref);
     if (!pending || frame.ref === undefined) return false;
     const error = new TerminalError(frame.code, frame.message, frame.retryable);
     if (frame.retryable) pending.lastError = error;
-    else this.#fail(frame.ref, error);
+    else this.#reject(frame.ref, error);
     return true;
   }
 
+  /** Rejects every pending command with `error`. */
   close(error: TerminalError): void {
-    for (const id of [...this.#pending.keys()]) this.#fail(id, error);
+    for (const id of [...this.#pending.keys()]) this.#reject(id, error);
     this.#timers.clearAll();
   }
 
-  #ask(id: string, pending: Pending): void {
-    this.send(pending.frame);
-    this.#timers.set(id, pending.wait, () => this.#ask(id, pending));
-    pending.wait = Math.min(2 * pending.wait, COMMAND_RETRY_MAX);
+  #send(id: string, pending: Pending): void {
+    this.sendFrame(pending.frame);
+    this.#timers.set(id, pending.retryDelay, () => this.#send(id, pending));
+    pending.retryDelay = Math.min(2 * pending.retryDelay, COMMAND_RETRY_MAX);
   }
 
-  #fail(id: string, error: TerminalError): void {
+  #reject(id: string, error: TerminalError): void {
     this.#take(id)?.reject(error);
   }
 

@@ -1,41 +1,40 @@
-// One WebSocket: handshake with a time limit, frames in and out as JSON, liveness. Knows nothing of streams.
+// One WebSocket: handshake timeout, JSON frames in both directions, liveness. Knows nothing of byte streams.
 import type { ClientFrame, ServerFrame } from "../protocol.gen.js";
 import { CONNECT_TIMEOUT, PING_EVERY, PING_EVERY_QUIET, PING_QUIET_AFTER, PROBE_TIMEOUT } from "./limits.js";
 import { Timers } from "./timers.js";
 
-export interface ConnectionEvents {
+interface ConnectionEvents {
   open(connection: Connection): void;
   frame(connection: Connection, frame: ServerFrame): void;
-  /** Once, unless drop() came first. `dead`: we gave it up. */
+  /** Called at most once, and never after drop(). Timeouts close with 1006 or 1008. */
   close(connection: Connection, code: number, reason: string): void;
-  /** What a ping may carry. */
+  /** Output offset that a ping acknowledges. */
   pingOffset(): number | undefined;
   roundTrip(ms: number): void;
-  /** Sizes of frames as JSON, counted up. */
+  /** Running totals of frame sizes, in characters of JSON. */
   readonly traffic: { in: number; out: number };
 }
 
-/** How often the clock is looked at: a jump means that the machine slept. */
+/** Interval of the clock check; a jump of the clock means that the machine slept. */
 const TICK = 5_000;
 
 export class Connection {
-  /** For `seq`: a counter per connection. */
+  /** Last `seq` sent; counts per connection. */
   seq = 0;
-  /** Whether the handshake succeeded, and when. */
+  /** Whether the handshake succeeded. */
   opened = false;
+  /** When the handshake succeeded, on the `performance.now()` clock. */
   openedAt = 0;
-  /** Whether `attached` came for the last `attach`. */
-  attached = false;
-  /** Size and offset of the last `attach`. */
+  /** Terminal size last sent on this connection. */
   cols = 0;
   rows = 0;
   readonly startedAt = performance.now();
-  readonly timers = new Timers();
+  readonly #timers = new Timers();
   #socket: WebSocket;
   #ping = { stamp: 0, at: 0, missed: 0 };
-  /** When a frame was last sent that was no ping. Output is acknowledged by one. */
-  #busyAt = 0;
-  #tick = 0;
+  /** When a frame other than a ping was last sent. Output counts as activity too, since acks are such frames. */
+  #activeAt = 0;
+  #tickAt = 0;
 
   /** Throws what `new WebSocket` throws. */
   constructor(
@@ -46,90 +45,90 @@ export class Connection {
   ) {
     const socket = new Socket(url, protocols);
     this.#socket = socket;
-    this.timers.set("handshake", CONNECT_TIMEOUT, () => this.#fail(1008, "no handshake"));
+    this.#timers.set("handshake", CONNECT_TIMEOUT, () => this.#closed(1008, "handshake timeout"));
     socket.onopen = () => {
-      this.timers.clear("handshake");
+      this.#timers.clear("handshake");
       this.opened = true;
       this.openedAt = this.#ping.at = performance.now();
-      this.#tick = Date.now();
-      this.#watch();
-      events.open(this); // sends, so the line counts as busy from now
+      this.#tickAt = Date.now();
+      this.#scheduleTick();
+      events.open(this);
     };
     socket.onmessage = (event: MessageEvent) => this.#message(event.data);
-    socket.onclose = (event: CloseEvent) => this.#fail(event.code, event.reason);
+    socket.onclose = (event: CloseEvent) => this.#closed(event.code, event.reason);
   }
 
-  /** False if the socket cannot take it; the protocol repeats what matters. */
+  /** Returns false if the socket is not open. Callers need not retry: the protocol repeats every frame that matters. */
   send(frame: ClientFrame): boolean {
     if (this.#socket.readyState !== 1) return false;
     const text = JSON.stringify(frame);
     this.events.traffic.out += text.length;
-    if (frame.type !== "ping") this.#busyAt = performance.now();
+    if (frame.type !== "ping") this.#activeAt = performance.now();
     this.#socket.send(text);
     return true;
   }
 
-  /** Asks for a pong, for the round trip and to see whether the line lives. */
+  /** Sends a ping; its pong measures the round trip. */
   ping(): void {
     this.#ping = { stamp: Date.now(), at: performance.now(), missed: this.#ping.missed + 1 };
     this.send({ type: "ping", timestamp: this.#ping.stamp, outputOffset: this.events.pingOffset() });
   }
 
-  /** Something looks wrong: unless anything comes within 5 s, the line is dead. */
+  /** Pings, and closes the connection unless a frame arrives within 5 s. */
   probe(): void {
-    if (!this.opened || this.timers.has("probe")) return;
+    if (!this.opened || this.#timers.has("probe")) return;
     this.ping();
-    this.timers.set("probe", PROBE_TIMEOUT, () => this.#fail(1006, "no pong"));
+    this.#timers.set("probe", PROBE_TIMEOUT, () => this.#closed(1006, "probe timeout"));
   }
 
-  /** Ends it without a word to the owner. */
+  /** Closes the socket without calling `events.close`. */
   drop(code = 1000): void {
-    this.timers.clearAll();
+    this.#timers.clearAll();
     const socket = this.#socket;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(code);
   }
 
-  #fail(code: number, reason: string): void {
+  #closed(code: number, reason: string): void {
     this.drop();
     this.events.close(this, code, reason);
   }
 
-  #watch(): void {
-    this.timers.set("tick", TICK, () => {
+  #scheduleTick(): void {
+    this.#timers.set("tick", TICK, () => {
       const now = Date.now();
-      const jumped = Math.abs(now - this.#tick - TICK) > 2 * TICK;
-      this.#tick = now;
-      this.#watch();
+      const jumped = Math.abs(now - this.#tickAt - TICK) > 2 * TICK;
+      this.#tickAt = now;
+      this.#scheduleTick();
       if (jumped) this.probe();
       else if (this.#pingDue()) {
-        if (this.#ping.missed >= 2) this.#fail(1006, "two pings without a pong");
+        if (this.#ping.missed >= 2) this.#closed(1006, "two pings without a pong");
         else this.ping();
       }
     });
   }
 
-  /** A ping is due less often where nothing happens: it is all that such an hour costs. Not when one was missed. */
+  /** An idle connection pings less often, because pings are all it costs. A missed pong restores the usual interval. */
   #pingDue(): boolean {
     const now = performance.now();
-    const quiet = !this.#ping.missed && now - this.#busyAt >= PING_QUIET_AFTER;
-    return now - this.#ping.at >= (quiet ? PING_EVERY_QUIET : PING_EVERY);
+    const idle = !this.#ping.missed && now - this.#activeAt >= PING_QUIET_AFTER;
+    return now - this.#ping.at >= (idle ? PING_EVERY_QUIET : PING_EVERY);
   }
 
   #message(data: unknown): void {
     if (typeof data !== "string") return;
     this.events.traffic.in += data.length;
-    this.timers.clear("probe");
-    this.#ping.missed = 0; // whatever came, the line lives
+    this.#timers.clear("probe");
+    this.#ping.missed = 0; // any message proves the connection alive
     let frame: ServerFrame;
     try {
       frame = JSON.parse(data);
     } catch {
-      return; // Not ours: API Gateway's own messages are JSON too, and have no type.
+      return; // Not a frame. API Gateway's messages are JSON without a `type`, which no listener matches.
     }
     if (frame.type === "pong" && frame.echo === this.#ping.stamp) {
       this.events.roundTrip(performance.now() - this.#ping.at);
-      this.#ping.stamp = 0; // a repeat measures nothing
+      this.#ping.stamp = 0; // a repeated pong would measure too much
     }
     this.events.frame(this, frame);
   }

@@ -1,4 +1,4 @@
-// What the client knows of its connection, for a panel or a report.
+// Statistics of a client's connections, for a panel or a bug report.
 import type { TerminalError } from "./errors.js";
 import type { Streams } from "./streams.js";
 import type { State } from "./types.js";
@@ -10,77 +10,79 @@ export interface RoundTrip {
 }
 
 export interface Diagnostics {
-  /** With the token masked. */
+  /** The token is masked. */
   url: string;
   sessionId: string;
-  /** The server's name for this connection. */
+  /** API Gateway's id of the connection. */
   connectionId: string | undefined;
-  /** Our name for our input stream. */
+  /** Name of this client's input stream. */
   clientId: string | undefined;
   state: string;
   readOnly: boolean;
-  /** Failed attempts since the last good connection. */
+  /** Failed attempts since the last stable connection. */
   attempts: number;
   lastError: TerminalError | undefined;
   errorCode: string | undefined;
-  /** Unix milliseconds since when the backend has answered nothing that it was asked; undefined while it answers. */
+  /** Unix milliseconds of the first request that the backend left unanswered; undefined while it answers. */
   unansweredSince: number | undefined;
-  /** Of the last handshake, in milliseconds. */
+  /** Duration of the last handshake, in milliseconds. */
   connectionTime: number | undefined;
   /** Milliseconds. */
   roundTrip: RoundTrip;
-  /** Sizes of frames as JSON. */
+  /** Frame sizes in total, in characters of JSON. */
   bytesIn: number;
   bytesOut: number;
-  /** Offsets of the two streams. */
+  /** Next output byte expected. */
   outputOffset: number;
+  /** Input bytes acknowledged. */
   inputOffset: number;
-  /** Output that was gone and came as a picture of the screen instead. */
+  /** Output bytes that the server no longer had; snapshots replaced them. */
   outputLost: number;
   reconnects: number;
   /** Input bytes sent more than once. */
   retransmissions: number;
 }
 
-/** What a client gathers of that while it runs. */
-export class Vitals {
+/** Round-trip samples kept. */
+const SAMPLES = 64;
+
+export class Stats {
   attempts = 0;
-  /** How often it was attached. */
+  /** Number of attached connections. */
   attached = 0;
-  /** Whether any handshake ever succeeded. */
+  /** Whether any handshake has succeeded. */
   accepted = false;
   connectionTime: number | undefined;
   connectionId: string | undefined;
   lastError: TerminalError | undefined;
   readonly traffic = { in: 0, out: 0 };
   #unansweredSince: number | undefined;
-  #trips: number[] = [];
+  #roundTrips: number[] = [];
 
-  /** An error, of our own or as a frame. `BACKEND_…` is what others say for a backend that does not answer. */
-  failed(error: TerminalError): void {
+  /** The codes `BACKEND_…` mean that the gateway or the function got no answer from the backend. */
+  recordError(error: TerminalError): void {
     this.lastError = error;
     if (error.code.startsWith("BACKEND_")) this.#unansweredSince ??= Date.now();
   }
 
-  answered(): void {
+  recordAnswer(): void {
     this.#unansweredSince = undefined;
   }
 
-  /** The last 64 are kept. */
-  roundTrip(ms: number): void {
-    this.#trips.push(ms);
-    if (this.#trips.length > 64) this.#trips.shift();
+  recordRoundTrip(ms: number): void {
+    this.#roundTrips.push(ms);
+    if (this.#roundTrips.length > SAMPLES) this.#roundTrips.shift();
   }
 
-  get roundTrips(): RoundTrip {
-    const sorted = [...this.#trips].sort((a, b) => a - b);
-    const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
-    return { last: this.#trips.at(-1), median: at(0.5), p95: at(0.95) };
+  get roundTrip(): RoundTrip {
+    const sorted = [...this.#roundTrips].sort((a, b) => a - b);
+    const quantile = (q: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
+    return { last: this.#roundTrips.at(-1), median: quantile(0.5), p95: quantile(0.95) };
   }
 
   diagnostics(url: string, sessionId: string, state: State, streams: Streams): Diagnostics {
     const { output, input, clientId, readOnly } = streams;
-    const { connectionId, connectionTime, attempts, lastError, traffic } = this;
+    const { connectionId, connectionTime, attempts, lastError, traffic, roundTrip } = this;
     return {
       url,
       sessionId,
@@ -93,14 +95,14 @@ export class Vitals {
       errorCode: lastError?.code,
       unansweredSince: this.#unansweredSince,
       connectionTime,
-      roundTrip: this.roundTrips,
+      roundTrip,
       bytesIn: traffic.in,
       bytesOut: traffic.out,
       outputOffset: output.next,
       inputOffset: input.acked,
       outputLost: output.lost,
       reconnects: Math.max(0, this.attached - 1),
-      retransmissions: input.repeated,
+      retransmissions: input.retransmitted,
     };
   }
 }

@@ -1,4 +1,4 @@
-// A typed event emitter; one listener's exception does not reach the others.
+// A typed event emitter. An exception in one listener does not reach the others.
 
 export class Emitter<Events extends object> {
   #listeners = new Map<keyof Events, Set<(value: never) => void>>();
@@ -19,7 +19,7 @@ export class Emitter<Events extends object> {
       try {
         (listener as (value: Events[E]) => void)(value);
       } catch (error) {
-        // Reported as uncaught, as the DOM does for its own events.
+        // Surfaces as an uncaught error, as with the DOM's events.
         queueMicrotask(() => {
           throw error;
         });

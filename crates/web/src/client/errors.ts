@@ -1,23 +1,23 @@
-// Everything that can go wrong, as one error type with a code that says what to do.
+// One error type. Its code says what happened and whether the client continues.
 import type { ErrorCode as ServerCode } from "../protocol.gen.js";
 
-/** What the client itself finds; the rest are the server's codes. */
-export type ClientCode =
-  | "CONNECTION_FAILED" // could not connect, or the connection broke; tried again
-  | "MAX_RETRIES_EXCEEDED" // gave up; starts anew when online, when visible, or by reconnect()
-  | "OFFLINE" // the browser says there is no network; goes on when it is back
-  | "MIXED_CONTENT" // ws:// from an https:// page, which browsers refuse
+/** Codes of errors that the client detects; the server's are in the wire contract. */
+type LocalErrorCode =
+  | "CONNECTION_FAILED" // could not connect, or the connection broke; retried
+  | "MAX_RETRIES_EXCEEDED" // gave up; resumes when online or visible, or by reconnect()
+  | "OFFLINE" // the browser reports no network; resumes when it returns
+  | "MIXED_CONTENT" // ws:// from an https:// page, which browsers block
   | "AWS_APP_RUNNER_ERROR" // a *.awsapprunner.com WebSocket URL
-  | "CONNECTION_TIMEOUT" // no handshake within 20 s, no pong, or close 1008
-  | "WEBSOCKET_CREATION_FAILED" // the URL is none that a WebSocket can have
+  | "CONNECTION_TIMEOUT" // no handshake within 20 s, or close 1008
+  | "WEBSOCKET_CREATION_FAILED" // not a valid WebSocket URL
   | "MISSING_AUTH" // no token
   | "ORIGIN_NOT_ALLOWED" // the page's origin is not in ALLOWED_ORIGINS
-  | "HANDSHAKE_REFUSED" // though the backend knows the session; most often the address lacks its stage; tried again
-  | "INPUT_QUEUE_FULL" // input() was refused
+  | "HANDSHAKE_REFUSED" // although the backend knows the session; usually the URL lacks its stage; retried
+  | "INPUT_QUEUE_FULL" // input() took nothing
   | "SERVER_ERROR" // close 4500 and above
   | "CLOSED"; // close() was called
 
-export type TerminalErrorCode = ClientCode | ServerCode;
+export type TerminalErrorCode = LocalErrorCode | ServerCode;
 
 export class TerminalError extends Error {
   override name = "TerminalError";
@@ -26,7 +26,7 @@ export class TerminalError extends Error {
     message: string,
     /** Whether the client, or the same request, may still succeed. */
     readonly retryable: boolean,
-    /** The WebSocket close code, if one was the cause. */
+    /** The WebSocket close code that caused the error, if one did. */
     readonly closeCode?: number,
   ) {
     super(message);
@@ -34,16 +34,16 @@ export class TerminalError extends Error {
 }
 
 /**
- * What a close code means here. `undefined`: an ordinary end, reconnect and say nothing.
+ * Maps a close code to an error. `undefined`: a routine close, to reconnect from without an error.
  *
- * | code | from | then |
+ * | code | sent by | action |
  * |---|---|---|
- * | 1000 | `DeleteConnection` at API Gateway, or a polite server | reconnect |
- * | 1001 | API Gateway after 2 h, or 10 idle minutes; a server going away | reconnect |
- * | 1006 | the line broke, or the handshake was refused | diagnose, reconnect |
- * | 1008 | timeout (transports with close codes of their own) | reconnect |
- * | 1009 | a frame over the gateway's limit | reconnect |
- * | 4000 | the session is gone | stop |
+ * | 1000 | `DeleteConnection` at API Gateway, or a server that closes normally | reconnect |
+ * | 1001 | API Gateway after 2 h or 10 idle minutes; a server that shuts down | reconnect |
+ * | 1006 | the browser: the connection broke, or the handshake was refused | diagnose, reconnect |
+ * | 1008 | timeout (transports with their own close codes) | reconnect |
+ * | 1009 | API Gateway: frame over its size limit | reconnect |
+ * | 4000 | the server: the session no longer exists | stop |
  * | 4500… | the server failed | reconnect |
  * | other | – | reconnect |
  */
@@ -59,5 +59,5 @@ export function closeError(code: number, reason: string): TerminalError | undefi
           : code >= 4500
             ? "SERVER_ERROR"
             : "CONNECTION_FAILED";
-  return new TerminalError(name, `The connection ended with ${code} ${reason}`.trim(), code !== 4000, code);
+  return new TerminalError(name, `The connection closed with ${code} ${reason}`.trim(), code !== 4000, code);
 }

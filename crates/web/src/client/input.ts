@@ -1,53 +1,53 @@
-// The sending end of the input stream: what was typed, kept until acknowledged. No timers, no I/O.
+// Send buffer of the input stream: keeps typed bytes until acknowledged. No timers, no I/O.
 // Contract: crates/protocol/README.md, section 3, "Input".
 import { INPUT_CHUNK, INPUT_QUEUE_MAX, INPUT_WINDOW } from "./limits.js";
 
 export class InputSender {
-  /** Everything before this was written to the shell. */
+  /** The shell has read everything before this offset. */
   acked = 0;
-  /** The next byte to send. Goes back to `acked` to send again. */
+  /** Offset of the next byte to send. */
   sent = 0;
   /** Bytes sent more than once. */
-  repeated = 0;
-  #highest = 0; // end of what was ever sent
-  #floor = 0; // what was acknowledged when the connection opened
-  #started = false; // whether this stream's start is settled
+  retransmitted = 0;
+  #highest = 0; // end of the bytes ever sent
+  #floor = 0; // `acked` when the connection opened
+  #started = false; // whether the stream's first offset is fixed
   #bytes = new Uint8Array(0); // from `acked` on
 
-  /** Bytes not acknowledged. */
-  get pending(): number {
+  /** Bytes not yet acknowledged, sent or not. */
+  get buffered(): number {
     return this.#bytes.length;
   }
 
-  /** Whether bytes were sent and not acknowledged. */
-  get unacknowledged(): boolean {
+  /** Whether sent bytes are unacknowledged. */
+  get inFlight(): boolean {
     return this.sent > this.acked;
   }
 
-  /** Takes bytes, or refuses all of them when they do not fit. */
+  /** Appends bytes. Returns false, and appends none, if they do not fit. */
   push(bytes: Uint8Array): boolean {
-    const all = new Uint8Array(this.pending + bytes.length);
+    const all = new Uint8Array(this.buffered + bytes.length);
     if (all.length > INPUT_QUEUE_MAX) return false;
     all.set(this.#bytes);
-    all.set(bytes, this.pending);
+    all.set(bytes, this.buffered);
     this.#bytes = all;
     return true;
   }
 
-  /** The next frame's worth, or nothing: all sent, or the window is full. */
-  take(): { offset: number; bytes: Uint8Array } | undefined {
+  /** Returns the next frame's bytes; undefined if all are sent or the window is full. */
+  nextChunk(): { offset: number; bytes: Uint8Array } | undefined {
     const offset = this.sent;
     const from = offset - this.acked;
     const bytes = this.#bytes.slice(from, Math.min(from + INPUT_CHUNK, INPUT_WINDOW));
     if (bytes.length === 0) return undefined;
     this.#started = true;
     this.sent += bytes.length;
-    this.repeated += Math.max(0, Math.min(this.sent, this.#highest) - offset);
+    this.retransmitted += Math.max(0, Math.min(this.sent, this.#highest) - offset);
     this.#highest = Math.max(this.#highest, this.sent);
     return { offset, bytes };
   }
 
-  /** Everything before `offset` was written. True if that was news. */
+  /** Acknowledges everything before `offset`. Returns false if the ack is old or invalid. */
   ack(offset: number): boolean {
     if (!(offset > this.acked) || offset > this.#highest) return false;
     this.#bytes = this.#bytes.subarray(offset - this.acked);
@@ -56,47 +56,47 @@ export class InputSender {
     return true;
   }
 
-  /** Sends again from what is acknowledged. */
-  back(): void {
+  /** Makes the next chunk start at the first unacknowledged byte. */
+  rewind(): void {
     this.sent = this.acked;
   }
 
-  /** A new connection opened: the server that remembers us expects nothing before this. */
-  mark(): void {
+  /** Call for each new connection: a server that knows this stream expects no offset below today's `acked`. */
+  beginConnection(): void {
     this.#floor = this.acked;
   }
 
   /**
-   * The server expects `offset` next (`attached.inputOffset`). False: this is not the stream that the server knows
-   * by our name, so go on under another name from 0. An offset below `acked` that the server could still have said
-   * on this connection is only late.
+   * Continues at `offset`, the server's next expected byte (`attached.inputOffset`). Returns false if earlier acks rule
+   * that out: the server has forgotten this stream, and input must continue as a new one. An offset between the floor and
+   * `acked` comes from a late frame, and is fine.
    */
   resume(offset: number): boolean {
     if (!this.#started) {
-      // A page that was reloaded: its stream goes on where the server is.
+      // A reloaded page continues the stream of the page before.
       this.acked = this.sent = this.#highest = offset;
       this.#started = true;
       return true;
     }
     if (offset < this.#floor || offset > this.#highest) return false;
     this.ack(offset);
-    this.back();
+    this.rewind();
     return true;
   }
 
-  /** Keeps what is not acknowledged, as a new stream from 0. */
-  restart(): void {
+  /** Turns the unacknowledged bytes into a new stream that starts at 0. */
+  renumber(): void {
     this.acked = this.sent = this.#highest = this.#floor = 0;
     this.#started = true;
   }
 
-  /** Forgets everything not acknowledged: a new shell must not get what was meant for the old one. */
+  /** Drops unacknowledged bytes and returns their number. A new shell must not get input meant for the old one. */
   discard(): number {
-    const { pending } = this;
+    const { buffered } = this;
     this.#bytes = new Uint8Array(0);
     this.sent = this.#highest = this.acked;
     this.#floor = 0;
     this.#started = false;
-    return pending;
+    return buffered;
   }
 }

@@ -1,4 +1,4 @@
-// Limits of the protocol (crates/protocol/README.md 1–4) and of this client. Sizes are bytes, times milliseconds.
+// Limits of the protocol (crates/protocol/README.md 1–4) and of this client. Sizes are in bytes, times in milliseconds.
 
 import { INPUT_RETRY_MS, OUTPUT_ACK_WITHIN_MS, OUTPUT_WINDOW } from "../protocol.gen.js";
 
@@ -12,52 +12,52 @@ export {
   SUBPROTOCOL,
 } from "../protocol.gen.js";
 
-/** Acknowledge this long after the first unacknowledged byte; the difference is for a late timer. */
+/** Delay of an ack after the first unacknowledged byte. The 10 ms allow for a late timer. */
 export const OUTPUT_ACK_WITHIN = OUTPUT_ACK_WITHIN_MS - 10;
-/** Two answers to repeated output are at least this far apart, so that a burst of repeats is one answer. */
+/** Minimum time between two acks of repeated output, so that a burst of repeats causes one ack. */
 export const REPEAT_ACK_SPACING = 50;
-/** Early output held while a hole is open; what comes beyond is dropped and sent again by the server. */
+/** Out-of-order output buffered behind a hole. The client drops the rest, and the server sends it again. */
 export const OUTPUT_HELD_MAX = 2 * OUTPUT_WINDOW;
-/** Largest number of snapshot parts believed (1,000 lines of scrollback are a few dozen). */
+/** Most parts accepted of a snapshot; 1,000 lines of scrollback take a few dozen. */
 export const SNAPSHOT_PARTS_MAX = 1024;
-/** A hole in the output open for this long: attach again from there. */
+/** Age at which a hole in the output makes the client attach again. */
 export const OUTPUT_HOLE_AFTER = 3_000;
 
-/** Bytes of one `input` frame: 27 kB as base64, so the frame stays under 32,768 in any encoding. */
+/** Input bytes per frame: 27 kB as base64, so the frame stays under 32,768 bytes in either encoding. */
 export const INPUT_CHUNK = 20_000;
-/** JSON of `data` longer than this goes as base64 instead (escapes can make six bytes of one). */
+/** Longest `data` as JSON; escapes can turn one byte into six. Longer payloads go as base64. */
 export const INPUT_TEXT_MAX = 30_000;
-/** First wait before unacknowledged input is sent again; doubles up to the second. */
+/** First delay before unacknowledged input is sent again; doubles up to `INPUT_RETRY_MAX`. */
 export const INPUT_RETRY = INPUT_RETRY_MS;
 export const INPUT_RETRY_MAX = 8_000;
-/** Keys within this time after a frame share the next one: every frame is billed. */
+/** Keys typed within this time of a frame share the next one, because API Gateway bills each frame. */
 export const INPUT_COALESCE = 16;
-/** Input not yet acknowledged, in all; `input()` refuses what does not fit. */
+/** Total unacknowledged input; `input()` rejects more. */
 export const INPUT_QUEUE_MAX = 1024 * 1024;
 
-/** `attach` is repeated until `attached`. */
+/** Interval at which `attach` is repeated until `attached` arrives. */
 export const ATTACH_RETRY = 2_000;
-/** `resize` and `command` are repeated, doubling, until answered. */
+/** First delay before `resize` or `command` is repeated; doubles until the frame is answered. */
 export const RESIZE_RETRY = 2_000;
 export const COMMAND_RETRY = 5_000;
 export const COMMAND_RETRY_MAX = 30_000;
-/** How much longer than its `timeoutMs` a command is waited for. */
+/** Time allowed for a command's result beyond its `timeoutMs`. */
 export const COMMAND_GRACE = 30_000;
 
-/** A handshake longer than this has failed. */
+/** Timeout of a handshake. */
 export const CONNECT_TIMEOUT = 20_000;
-/** A ping sent because something looks wrong (wake-up, network change) is answered within this, or the line is dead. */
+/** Timeout of a probe, the ping sent after a wake-up or a network change. */
 export const PROBE_TIMEOUT = 5_000;
-/** A connection this young that dies counts as a failed attempt. */
+/** Age at which a connection resets the count of failed attempts. */
 export const STABLE_AFTER = 500;
-/** API Gateway ends a connection at 2 h; we move before, up to `PLANNED_JITTER` earlier. */
+/** API Gateway closes connections after 2 h. The client moves to a new one before, up to `PLANNED_JITTER` earlier. */
 export const PLANNED_RECONNECT = 115 * 60_000;
 export const PLANNED_JITTER = 5 * 60_000;
-/** Next try when the planned connection could not be made. */
+/** Delay before a planned reconnect that failed is tried again. */
 export const PLANNED_RETRY = 30_000;
-/** A token is renewed this long before it ends. */
+/** Time before its expiry at which a token is renewed. */
 export const TOKEN_RENEW_BEFORE = 30_000;
-/** Longest wait for the diagnostics endpoint and for a new token. */
+/** Timeout of the diagnostics endpoint and of `refreshToken`. */
 export const FETCH_TIMEOUT = 8_000;
 
 export const BACKOFF_MIN = 250;

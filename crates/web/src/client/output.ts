@@ -1,29 +1,29 @@
-// The receiving end of the output stream: offsets in, ordered bytes out. No timers, no I/O.
+// Receive buffer of the output stream: reassembles frames into ordered bytes. No timers, no I/O.
 // Contract: crates/protocol/README.md, section 3, "Output".
 import { utf8 } from "./bytes.js";
 import { OUTPUT_HELD_MAX, SNAPSHOT_PARTS_MAX } from "./limits.js";
 
-/** Where output goes: a terminal. Both calls say `done` when the bytes are on the screen: that is the credit. */
+/** A terminal. It calls `done` when the bytes are on the screen; until then they hold the server back. */
 export interface OutputSink {
-  /** `end`: the stream's offset behind these bytes. */
+  /** `end`: stream offset just past these bytes. */
   write(bytes: Uint8Array, done: () => void, end: number): void;
   /** Resets the terminal to `cols`×`rows`, then writes the parts in order. */
   reset(cols: number, rows: number, parts: Uint8Array[], done: () => void): void;
 }
 
-/** A sink that tells of every byte, and hands it on if there is anybody to take it. */
-export function tee(tell: (bytes: Uint8Array) => void, sink: () => OutputSink | undefined): OutputSink {
+/** A sink that passes every byte to `listener`, and to `sink` if there is one. */
+export function tee(listener: (bytes: Uint8Array) => void, sink: () => OutputSink | undefined): OutputSink {
   return {
     write(bytes, done, end) {
-      tell(bytes);
-      const to = sink();
-      if (to) to.write(bytes, done, end);
+      listener(bytes);
+      const target = sink();
+      if (target) target.write(bytes, done, end);
       else done();
     },
     reset(cols, rows, parts, done) {
-      for (const bytes of [utf8("\x1bc"), ...parts]) tell(bytes);
-      const to = sink();
-      if (to) to.reset(cols, rows, parts, done);
+      for (const bytes of [utf8("\x1bc"), ...parts]) listener(bytes);
+      const target = sink();
+      if (target) target.reset(cols, rows, parts, done);
       else done();
     },
   };
@@ -38,24 +38,28 @@ interface Snapshot {
   missing: number;
 }
 
-/** `fresh`: bytes that were needed. `early`: held, or a snapshot's part. `repeat`: had already; acknowledge at once. */
-export type Verdict = "fresh" | "early" | "repeat" | "dropped";
+/**
+ * What became of a frame. `accepted`: its bytes are on their way to the sink. `buffered`: it waits for earlier bytes or
+ * for other parts of its snapshot. `duplicate`: received before, so the sender missed an ack. `dropped`: invalid, stale
+ * or over a limit.
+ */
+type Outcome = "accepted" | "buffered" | "duplicate" | "dropped";
 
 export class OutputReceiver {
-  /** The shell whose output this is; undefined before the first frame that names one. */
+  /** The shell that writes this output; undefined before the first frame that names one. */
   epoch: number | undefined;
-  /** The next byte needed. */
+  /** Offset of the next byte needed. */
   next = 0;
-  /** Everything before this is on the screen: what may be acknowledged. */
+  /** Everything before this offset is on the screen, and may be acknowledged. */
   consumed = 0;
-  /** Bytes that were gone and came as snapshots, in all. */
+  /** Bytes that snapshots replaced, in total. */
   lost = 0;
   #held = new Map<number, Uint8Array>();
   #heldBytes = 0;
   #snapshot: Snapshot | undefined;
-  #writing = 0; // what the sink has not confirmed
-  #resetting = false; // a snapshot is on its way to the screen; output behind it waits in #held
-  #generation = 0; // of the sink's confirmations: those of an older stream do not count
+  #writing = 0; // bytes that the sink has not confirmed
+  #resetting = false; // the sink is applying a snapshot; later output waits in #held
+  #generation = 0; // outdates the sink's confirmations of an earlier stream
 
   constructor(
     private readonly sink: () => OutputSink,
@@ -63,7 +67,7 @@ export class OutputReceiver {
     private readonly onGap: (gap: number) => void,
   ) {}
 
-  /** Whether something is missing before what has come. */
+  /** Whether bytes are missing before buffered ones. */
   get hole(): boolean {
     return !this.#resetting && (this.#held.size > 0 || this.#snapshot !== undefined);
   }
@@ -73,7 +77,7 @@ export class OutputReceiver {
     return this.#writing === 0;
   }
 
-  /** Takes up the shell `epoch`. True if it is another than before: offsets begin anew. */
+  /** Switches to the shell `epoch`. Returns true if it replaces another, so that offsets start at 0 again. */
   enter(epoch: number): boolean {
     if (this.epoch === epoch) return false;
     const changed = this.epoch !== undefined;
@@ -82,7 +86,7 @@ export class OutputReceiver {
     return changed;
   }
 
-  /** Forgets everything received, for an empty terminal that needs it all again. */
+  /** Starts over at 0, for a terminal that is empty. */
   rewind(): void {
     this.#generation++;
     this.next = this.consumed = this.#writing = this.#heldBytes = 0;
@@ -92,20 +96,20 @@ export class OutputReceiver {
     this.epoch = undefined;
   }
 
-  output(offset: number, bytes: Uint8Array): Verdict {
+  output(offset: number, bytes: Uint8Array): Outcome {
     const end = offset + bytes.length;
-    if (end <= this.next) return "repeat"; // also the empty probe at the offset where we are
+    if (end <= this.next) return "duplicate"; // an empty probe at `next` counts as one
     if (offset > this.next || this.#resetting) return this.#hold(offset, bytes);
     this.#write(bytes.subarray(this.next - offset));
     this.#release();
-    return "fresh";
+    return "accepted";
   }
 
   snapshot(
     frame: { offset: number; part: number; parts: number; cols: number; rows: number; gap: number },
     bytes: Uint8Array,
-  ): Verdict {
-    if (frame.offset <= this.next) return "repeat";
+  ): Outcome {
+    if (frame.offset <= this.next) return "duplicate";
     if (!(frame.parts > 0 && frame.parts <= SNAPSHOT_PARTS_MAX && frame.part >= 0 && frame.part < frame.parts)) {
       return "dropped";
     }
@@ -118,11 +122,11 @@ export class OutputReceiver {
     } else if (frame.offset < current.offset) {
       return "dropped";
     }
-    if (current.parts[frame.part]) return "repeat";
+    if (current.parts[frame.part]) return "duplicate";
     current.parts[frame.part] = bytes;
-    if (--current.missing > 0 || this.#resetting) return "early";
+    if (--current.missing > 0 || this.#resetting) return "buffered";
     this.#apply(current);
-    return "fresh";
+    return "accepted";
   }
 
   #apply(snapshot: Snapshot): void {
@@ -157,14 +161,14 @@ export class OutputReceiver {
     this.sink().write(bytes, done, this.next);
   }
 
-  #hold(offset: number, bytes: Uint8Array): Verdict {
-    if (bytes.length === 0) return "early"; // a probe ahead of us: what is before it was lost
+  #hold(offset: number, bytes: Uint8Array): Outcome {
+    if (bytes.length === 0) return "buffered"; // a probe ahead of `next`: bytes before it were lost
     const known = this.#held.get(offset);
-    if (known && known.length >= bytes.length) return "repeat";
+    if (known && known.length >= bytes.length) return "duplicate";
     if (this.#heldBytes + bytes.length - (known?.length ?? 0) > OUTPUT_HELD_MAX) return "dropped";
     this.#held.set(offset, bytes);
     this.#heldBytes += bytes.length - (known?.length ?? 0);
-    return "early";
+    return "buffered";
   }
 
   #release(): void {

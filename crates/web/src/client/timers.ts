@@ -1,16 +1,16 @@
-// Named timers that can all be stopped at once, so that nothing outlives close().
+// Named timers that can all be stopped at once, so that none outlives close().
 
 export class Timers {
   #running = new Map<string, ReturnType<typeof setTimeout>>();
 
-  /** Calls `then` after `ms`, in place of any timer of that name. */
-  set(name: string, ms: number, then: () => void): void {
+  /** Calls `callback` after `ms`. Replaces a running timer of that name. */
+  set(name: string, ms: number, callback: () => void): void {
     this.clear(name);
     this.#running.set(
       name,
       setTimeout(() => {
         this.#running.delete(name);
-        then();
+        callback();
       }, ms),
     );
   }

@@ -1,4 +1,4 @@
-// What a TerminalClient is made with, what it says, and when.
+// Options, status and events of a TerminalClient.
 import type { Exit, NoticeCode, ServerFrame } from "../protocol.gen.js";
 import type { TerminalError } from "./errors.js";
 
@@ -6,9 +6,9 @@ export type State =
   | "idle" // before connect()
   | "connecting"
   | "connected" // attached
-  | "reconnecting" // `retryAt` says when
-  | "offline" // waits for the network
-  | "failed" // `error` says why; reconnect() tries again
+  | "reconnecting" // `retryAt` is the time of the next attempt
+  | "offline" // waiting for the network
+  | "failed" // `error` is the reason; reconnect() tries again
   | "ended" // the shell exited
   | "closed"; // close() was called
 
@@ -24,21 +24,22 @@ export interface ClientOptions {
   /** `wss://HOST/STAGE`. */
   url: string;
   token: string | undefined;
-  /** May be left out when the token names it. */
+  /** Optional if the token names the session. */
   sessionId?: string;
+  /** Initial terminal size; default 80×24. */
   cols?: number;
   rows?: number;
-  /** `GET` here tells why a handshake was refused; `…/api/diagnostics/websocket`. */
+  /** Endpoint that explains refused handshakes: `…/api/diagnostics/websocket`. Fetched with `GET`. */
   diagnosticsUrl?: string;
-  /** Gives a new token when the old one has ended, or is about to. */
+  /** Returns a new token. Called shortly before the current one expires, and when the server rejects it as expired. */
   refreshToken?: () => Promise<string>;
-  /** In the address (default), or as a subprotocol, which keeps it out of access logs. */
+  /** Where the token travels: in the URL (default), or as a subprotocol, which keeps it out of access logs. */
   tokenIn?: "query" | "protocol";
   /** Attempts before MAX_RETRIES_EXCEEDED; default 10. */
   maxRetries?: number;
-  /** False: only `command` and the like; no terminal output comes, and no size is said. */
+  /** False: no terminal, only `command` and similar frames. Default true. */
   attach?: boolean;
-  /** For tests and other runtimes. */
+  /** Replacements for the globals, for tests and other runtimes. */
   WebSocket?: typeof WebSocket;
   fetch?: typeof fetch;
   random?: () => number;
@@ -46,15 +47,15 @@ export interface ClientOptions {
 
 export interface ClientEvents {
   status: Status;
-  /** Every frame, as it came. */
+  /** Every frame as received. */
   frame: ServerFrame;
-  /** Terminal bytes in order, nothing twice. */
+  /** Terminal output: in order, each byte once. */
   output: Uint8Array;
   /** The size in force: the smallest of all writers' terminals. */
   size: { cols: number; rows: number };
-  /** So many bytes of output were gone; a picture of the screen took their place. */
+  /** Bytes of output that the server no longer had; a snapshot of the screen replaced them. */
   gap: number;
-  /** A new shell runs; so many bytes of input, meant for the old one, were dropped. */
+  /** A new shell started. The value counts the bytes of unacknowledged input for the old shell, now discarded. */
   restart: number;
   exit: Exit;
   notice: { code: NoticeCode; message: string };

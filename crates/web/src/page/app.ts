@@ -1,13 +1,14 @@
-// The page as a whole: tabs, bars, panels, shortcuts.
-import { admit, hostOf } from "./admit";
+// The page: tabs, bars, panels, shortcuts.
+import { Banner, type BannerAction } from "./banner";
 import { commandPanel } from "./command";
+import { consent, hostOf } from "./consent";
+import { diagnosticsPanel } from "./diagnostics";
 import { download, h, iconButton } from "./dom";
 import { Drawer, type Panel } from "./drawer";
 import { Menu, type MenuSection } from "./menu";
-import { diagnosticsPanel } from "./panel";
 import { SearchBar } from "./search";
 import { ApiError, devSession, readFragment, type Session, writeFragment } from "./session";
-import { change, settings } from "./settings";
+import { settingsSections } from "./settings-menu";
 import { sharePanel } from "./share";
 import { StatusLine } from "./status";
 import { Tab } from "./tab";
@@ -21,18 +22,20 @@ export class App {
   #starting = true;
   #strip = new TabStrip({ show: (tab, stay) => this.show(tab, stay), close: (tab) => this.close(tab) });
   #panes = h("div", { class: "panes" });
-  #banner = h("div", { class: "banner", hidden: true, attrs: { role: "alert" } });
+  #banner = new Banner();
   #drawer = new Drawer(() => this.focus());
   #search = new SearchBar(() => this.#active);
   #touch = new TouchKeys(() => this.#active);
   #menu = new Menu(
-    () => this.#sections(),
+    () => this.#menuSections(),
     () => this.focus(),
   );
-  #run = iconButton("run", "Run a command", () => this.#panel(commandPanel(() => this.#active)));
-  #share = iconButton("share", "Share a read-only link", () => this.#panel(sharePanel(() => this.#active, copy)));
+  #run = iconButton("run", "Run a command", () => this.#togglePanel(commandPanel(() => this.#active)));
+  #share = iconButton("share", "Share a read-only link", () =>
+    this.#togglePanel(sharePanel(() => this.#active, copyText)),
+  );
   #status = new StatusLine({
-    diagnostics: () => this.#panel(diagnosticsPanel(() => this.#active, copy)),
+    diagnostics: () => this.#togglePanel(diagnosticsPanel(() => this.#active, copyText)),
     reconnect: () => {
       this.#active?.client.reconnect();
       this.focus();
@@ -55,7 +58,7 @@ export class App {
       this.#share,
       this.#menu.button,
     );
-    const stage = h("main", { class: "stage" }, this.#panes, this.#search.element, this.#banner, toastRegion);
+    const stage = h("main", { class: "stage" }, this.#panes, this.#search.element, this.#banner.element, toastRegion);
     root.append(
       bar,
       this.#menu.element,
@@ -64,9 +67,9 @@ export class App {
       this.#status.element,
     );
     document.addEventListener("keydown", (event) => this.#shortcut(event), true);
-    addEventListener("hashchange", () => void this.#fromAddress());
-    document.addEventListener("securitypolicyviolation", (event) => this.#forbidden(event));
-    // A phone's keyboard takes from the visual viewport, not from the page.
+    addEventListener("hashchange", () => void this.#openLink());
+    document.addEventListener("securitypolicyviolation", (event) => this.#handleViolation(event));
+    // A phone's keyboard shrinks the visual viewport, not the page.
     visualViewport?.addEventListener("resize", () => {
       document.documentElement.style.setProperty("--height", `${visualViewport?.height ?? innerHeight}px`);
     });
@@ -80,37 +83,37 @@ export class App {
     const { sessions, active } = readFragment(location.hash);
     if (sessions.length === 0) await this.add();
     else {
-      this.#draw();
-      const front = sessions[active];
-      const admitted = await admit(sessions, false);
-      for (const session of admitted) this.#open(session);
-      if (admitted.length > 0) this.show(this.tabs[front ? admitted.indexOf(front) : 0] ?? this.tabs[0]);
-      else this.#empty();
+      this.#render();
+      const selected = sessions[active];
+      const accepted = await consent(sessions, false);
+      for (const session of accepted) this.#open(session);
+      if (accepted.length > 0) this.show(this.tabs[selected ? accepted.indexOf(selected) : 0] ?? this.tabs[0]);
+      else this.#showEmpty();
     }
     this.#starting = false;
   }
 
-  /** A new session in a new tab, where the server gives them to anybody. */
+  /** Opens a new session in a new tab, if the server allows it to everyone. */
   async add(): Promise<void> {
     try {
       const session = await devSession();
       this.show(this.#open(session));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      const refused = error.status === 404 || error.status === 403 || error.status === 401;
-      const text = refused ? "This server opens sessions by link only. Open the link you were given." : error.message;
+      const linkOnly = error.status === 404 || error.status === 403 || error.status === 401;
+      const text = linkOnly ? "This server opens sessions by link only. Open the link you were given." : error.message;
       if (this.tabs.length > 0) toast(text, "bad");
-      else this.#say("No session", text, [["Try again", () => void this.start()]]);
+      else this.#banner.show("No session", text, [["Try again", () => void this.start()]]);
     }
   }
 
-  /** `stay`: the focus is to remain among the tabs. */
+  /** `stay`: keep the focus in the tab strip. */
   show(tab: Tab | undefined, stay = false): void {
     this.#active = tab;
     this.#search.close();
     for (const other of this.tabs) other.pane.hidden = other !== tab;
-    this.#draw();
-    this.#remember();
+    this.#render();
+    this.#saveFragment();
     tab?.binding.refit();
     if (tab && stay) this.#strip.focus(tab);
     else this.focus();
@@ -120,7 +123,7 @@ export class App {
     const at = this.tabs.indexOf(tab);
     this.tabs = this.tabs.filter((other) => other !== tab);
     tab.close();
-    if (this.tabs.length === 0) this.#empty();
+    if (this.tabs.length === 0) this.#showEmpty();
     else
       this.show(this.#active === tab ? (this.tabs[Math.min(at, this.tabs.length - 1)] ?? this.tabs[0]) : this.#active);
   }
@@ -131,8 +134,8 @@ export class App {
 
   #open(session: Session): Tab {
     const tab = new Tab(session, {
-      changed: () => this.#draw(),
-      session: () => this.#remember(),
+      changed: () => this.#render(),
+      session: () => this.#saveFragment(),
       typed: (text) => this.#touch.translate(text),
     });
     this.tabs.push(tab);
@@ -141,8 +144,8 @@ export class App {
     return tab;
   }
 
-  /** The address is what a reload goes by. */
-  #remember(): void {
+  /** Saves the sessions in the URL, which a reload restores. */
+  #saveFragment(): void {
     const active = this.#active ? this.tabs.indexOf(this.#active) : 0;
     history.replaceState(
       null,
@@ -154,15 +157,15 @@ export class App {
     );
   }
 
-  #empty(title = "No terminal is open", text = ""): void {
+  #showEmpty(title = "No terminal is open", text = ""): void {
     this.#active = undefined;
     history.replaceState(null, "", location.pathname + location.search);
-    this.#draw();
-    this.#say(title, text, [["New session", () => void this.add()]]);
+    this.#render();
+    this.#banner.show(title, text, [["New session", () => void this.add()]]);
   }
 
-  /** Another link came over this one: pasted by somebody, or put there by another page. */
-  async #fromAddress(): Promise<void> {
+  /** The #fragment changed: the user, or another page, opened a link in this page. */
+  async #openLink(): Promise<void> {
     const [first] = readFragment(location.hash).sessions;
     if (!first) return;
     const known = this.tabs.find(
@@ -170,24 +173,24 @@ export class App {
     );
     if (known) return this.show(known);
     const adds = this.#starting || this.tabs.length > 0;
-    if (this.tabs.length > 0) this.#remember(); // Until it is admitted, a reload is of what is here.
-    const [session] = await admit([first], adds);
+    if (this.tabs.length > 0) this.#saveFragment(); // until the user consents, a reload restores the current tabs
+    const [session] = await consent([first], adds);
     if (session) this.show(this.#open(session));
-    else if (this.tabs.length === 0) this.#empty();
+    else if (this.tabs.length === 0) this.#showEmpty();
   }
 
-  /** The server's policy names the hosts that the page may connect to, whatever its user agrees to. */
-  #forbidden({ effectiveDirective, blockedURI }: SecurityPolicyViolationEvent): void {
+  /** The server's Content-Security-Policy limits the hosts that the page can connect to, even with consent. */
+  #handleViolation({ effectiveDirective, blockedURI }: SecurityPolicyViolationEvent): void {
     if (effectiveDirective !== "connect-src") return;
     const host = hostOf(blockedURI);
     for (const tab of this.tabs.filter(({ session }) => hostOf(session.url) === host)) this.close(tab);
     const title = "This server does not allow that address";
-    const text = `Its page may not connect to ${host}. Whoever runs the server allows one address, in WS_URL.`;
+    const text = `The page may not connect to ${host}. The server’s operator sets the allowed address in WS_URL.`;
     if (this.tabs.length > 0) toast(`${title}. ${text}`, "bad");
-    else this.#empty(title, text);
+    else this.#showEmpty(title, text);
   }
 
-  #draw(): void {
+  #render(): void {
     const tab = this.#active;
     this.#strip.draw(this.tabs, tab);
     this.#status.element.hidden = !tab;
@@ -197,16 +200,16 @@ export class App {
     this.#run.hidden = this.#share.hidden = !tab || tab.client.status.readOnly;
     if (!tab) return;
     const { state, error } = tab.client.status;
-    const again: [string, () => void] = ["New session", () => void this.#replace(tab)];
-    const retry: [string, () => void] = ["Reconnect", () => tab.client.reconnect()];
+    const renew: BannerAction = ["New session", () => void this.#replace(tab)];
+    const retry: BannerAction = ["Reconnect", () => tab.client.reconnect()];
     if (state === "ended" || (tab.exit && state === "connected"))
-      this.#say("This session has ended", tab.exit ?? "", [again]);
-    else if (state !== "failed") this.#banner.hidden = true;
+      this.#banner.show("This session has ended", tab.exit ?? "", [renew]);
+    else if (state !== "failed") this.#banner.hide();
     else if (error?.code === "REPLACED") {
-      this.#say("This terminal is open in another window", "", [["Use it here", () => tab.client.reconnect()]]);
+      this.#banner.show("This terminal is open in another window", "", [["Use it here", () => tab.client.reconnect()]]);
     } else if (error?.code === "SESSION_INVALID" || error?.code === "SESSION_EXPIRED") {
-      this.#say("This session has ended", error.message, [again]);
-    } else this.#say("Not connected", error?.message ?? "", [retry]);
+      this.#banner.show("This session has ended", error.message, [renew]);
+    } else this.#banner.show("Not connected", error?.message ?? "", [retry]);
   }
 
   async #replace(tab: Tab): Promise<void> {
@@ -217,35 +220,17 @@ export class App {
     }
   }
 
-  #say(title: string, text: string, actions: [string, () => void][]): void {
-    const key = title + text;
-    if (!this.#banner.hidden && this.#banner.dataset.key === key) return;
-    this.#banner.dataset.key = key;
-    this.#banner.hidden = false;
-    this.#banner.replaceChildren(
-      h("h2", {}, title),
-      text && h("p", {}, sentence(text)),
-      h(
-        "div",
-        { class: "row" },
-        ...actions.map(([label, run]) => h("button", { type: "button", class: "button primary", onclick: run }, label)),
-      ),
-    );
-    this.#banner.querySelector("button")?.focus();
-  }
-
-  #panel(panel: Panel): void {
+  #togglePanel(panel: Panel): void {
     if (this.#drawer.title === panel.title) {
       panel.closed?.();
       this.#drawer.close();
     } else this.#drawer.open(panel);
   }
 
-  #sections(): MenuSection[] {
+  #menuSections(): MenuSection[] {
     const tab = this.#active;
-    const { theme, fontSize, screenReader, predict } = settings();
-    const none = !tab;
-    const watching = !tab || tab.client.status.readOnly;
+    const noTab = !tab;
+    const readOnly = !tab || tab.client.status.readOnly;
     return [
       {
         items: [
@@ -255,59 +240,41 @@ export class App {
             disabled: !tab?.terminal.hasSelection(),
             run: () => void this.#copy(),
           },
-          { label: "Paste", keys: "Ctrl+Shift+V", disabled: none, run: () => void this.#paste() },
-          { label: "Select all", disabled: none, run: () => tab?.terminal.selectAll() },
-          { label: "Find…", keys: "Ctrl+Shift+F", disabled: none, run: () => this.#search.open() },
+          { label: "Paste", keys: "Ctrl+Shift+V", disabled: noTab, run: () => void this.#paste() },
+          { label: "Select all", disabled: noTab, run: () => tab?.terminal.selectAll() },
+          { label: "Find…", keys: "Ctrl+Shift+F", disabled: noTab, run: () => this.#search.open() },
         ],
       },
       {
         items: [
-          { label: "Run a command…", disabled: watching, run: () => this.#panel(commandPanel(() => this.#active)) },
+          {
+            label: "Run a command…",
+            disabled: readOnly,
+            run: () => this.#togglePanel(commandPanel(() => this.#active)),
+          },
           {
             label: "Share a read-only link…",
-            disabled: watching,
-            run: () => this.#panel(sharePanel(() => this.#active, copy)),
+            disabled: readOnly,
+            run: () => this.#togglePanel(sharePanel(() => this.#active, copyText)),
           },
-          { label: "Download recording", disabled: none, run: () => this.#download() },
-          { label: "Diagnostics", disabled: none, run: () => this.#panel(diagnosticsPanel(() => this.#active, copy)) },
-          { label: "Reconnect", disabled: none, run: () => tab?.client.reconnect() },
+          { label: "Download recording", disabled: noTab, run: () => this.#download() },
+          {
+            label: "Diagnostics",
+            disabled: noTab,
+            run: () => this.#togglePanel(diagnosticsPanel(() => this.#active, copyText)),
+          },
+          { label: "Reconnect", disabled: noTab, run: () => tab?.client.reconnect() },
           { label: "New session", run: () => void this.add() },
-          { label: "Close session’s tab", disabled: none, run: () => tab && this.close(tab) },
+          { label: "Close tab", disabled: noTab, run: () => tab && this.close(tab) },
         ],
       },
-      {
-        title: "Appearance",
-        items: [
-          { label: "Same as system", checked: theme === "system", stays: true, run: () => change({ theme: "system" }) },
-          { label: "Light", checked: theme === "light", stays: true, run: () => change({ theme: "light" }) },
-          { label: "Dark", checked: theme === "dark", stays: true, run: () => change({ theme: "dark" }) },
-          { label: "Larger text", keys: `${fontSize} px`, stays: true, run: () => change({ fontSize: fontSize + 1 }) },
-          { label: "Smaller text", stays: true, run: () => change({ fontSize: fontSize - 1 }) },
-        ],
-      },
-      {
-        title: "Behaviour",
-        items: [
-          {
-            label: "Screen reader mode",
-            checked: screenReader,
-            stays: true,
-            run: () => change({ screenReader: !screenReader }),
-          },
-          {
-            label: "Predict typing on slow lines",
-            checked: predict,
-            stays: true,
-            run: () => change({ predict: !predict }),
-          },
-        ],
-      },
+      ...settingsSections(),
     ];
   }
 
   async #copy(): Promise<void> {
     const text = this.#active?.terminal.getSelection();
-    if (text && (await copy(text))) this.#active?.terminal.clearSelection();
+    if (text && (await copyText(text))) this.#active?.terminal.clearSelection();
   }
 
   async #paste(): Promise<void> {
@@ -316,7 +283,7 @@ export class App {
       const text = await navigator.clipboard.readText();
       tab?.terminal.paste(text);
     } catch {
-      toast("The browser does not let the page read the clipboard. Use its own paste.", "bad");
+      toast("The browser does not let the page read the clipboard. Use the browser’s paste.", "bad");
     }
     this.focus();
   }
@@ -343,10 +310,7 @@ export class App {
   }
 }
 
-/** The server's messages are parts of log lines. */
-const sentence = (text: string) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-
-async function copy(text: string): Promise<boolean> {
+async function copyText(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
     return true;

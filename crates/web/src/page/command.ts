@@ -1,6 +1,6 @@
-// The run-a-command view: `command` frames, apart from the shell, with what they printed.
+// The “Run a command” panel: commands beside the shell, with their output.
 import { TerminalError } from "../client";
-import { clock, h, icon } from "./dom";
+import { formatDuration, h, icon } from "./dom";
 import type { Panel } from "./drawer";
 import type { Tab } from "./tab";
 
@@ -10,7 +10,7 @@ const TIMEOUTS: [string, number][] = [
   ["10 min", 600_000],
 ];
 
-/** Kept while the page lives, so that closing the panel loses nothing. */
+/** Survives closing the panel. */
 const runs = h("div", { class: "runs", attrs: { role: "log", "aria-label": "Results" } });
 
 export function commandPanel(current: () => Tab | undefined): Panel {
@@ -47,7 +47,7 @@ export function commandPanel(current: () => Tab | undefined): Panel {
   const hint = h(
     "p",
     { class: "hint" },
-    "Runs beside the shell, in the same session. Working directory and exported variables last from one to the next.",
+    "Runs beside the shell, in the same session. Commands share the working directory and exported variables.",
   );
   return { title: "Run a command", body: h("div", { class: "body" }, form, hint, runs), focus: input };
 }
@@ -60,9 +60,9 @@ function run(tab: Tab, command: string, timeoutMs: number): HTMLElement {
   const timer = setInterval(() => {
     const spent = performance.now() - started;
     bar.value = spent;
-    verdict.textContent = `running, ${clock(spent)}`;
+    verdict.textContent = `running, ${formatDuration(spent)}`;
   }, 250);
-  const done = (tone: string, text: string, printed: string) => {
+  const finish = (tone: string, text: string, printed: string) => {
     clearInterval(timer);
     bar.remove();
     verdict.className = `verdict number ${tone}`;
@@ -72,13 +72,13 @@ function run(tab: Tab, command: string, timeoutMs: number): HTMLElement {
   };
   tab.client.command(command, { timeoutMs }).then(
     ({ result, exitCode, durationMs, signal, truncated }) =>
-      done(
+      finish(
         exitCode === 0 ? "good" : "bad",
         `${signal ?? `exit ${exitCode}`}, ${durationMs < 1000 ? `${durationMs} ms` : `${(durationMs / 1000).toFixed(1)} s`}`,
-        result + (truncated ? "\n… cut here" : ""),
+        result + (truncated ? "\n… (truncated)" : ""),
       ),
     (error: unknown) =>
-      done("bad", error instanceof TerminalError ? error.code : "failed", String((error as Error).message)),
+      finish("bad", error instanceof TerminalError ? error.code : "failed", String((error as Error).message)),
   );
   return h("article", { class: "run" }, h("header", {}, h("code", {}, command), verdict), bar, output);
 }

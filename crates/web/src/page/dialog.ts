@@ -1,7 +1,7 @@
-// A question that all else waits for. The browser keeps the focus in it, and Escape is a no.
+// A modal question. The browser keeps the focus inside, and Escape cancels.
 import { h } from "./dom";
 
-export interface Question {
+interface Question {
   title: string;
   text: string;
   details: [string, string][];
@@ -9,32 +9,36 @@ export interface Question {
   no: string;
 }
 
-let refuse = () => {};
+let cancel = () => {};
 
-/** Asks; one question at a time, and a newer one takes an older one for refused. */
+/** Resolves to the user's choice. A new question cancels the one that is open. */
 export function confirm({ title, text, details, yes, no }: Question): Promise<boolean> {
-  refuse();
+  cancel();
   return new Promise((resolve) => {
-    const done = (answer: boolean) => {
-      refuse = () => {};
+    const close = (confirmed: boolean) => {
+      cancel = () => {};
       dialog.close();
       dialog.remove();
-      resolve(answer);
+      resolve(confirmed);
     };
-    refuse = () => done(false);
-    const button = (label: string, answer: boolean) =>
-      h("button", { type: "button", class: answer ? "button" : "button primary", onclick: () => done(answer) }, label);
+    cancel = () => close(false);
+    const button = (label: string, confirms: boolean) =>
+      h(
+        "button",
+        { type: "button", class: confirms ? "button" : "button primary", onclick: () => close(confirms) },
+        label,
+      );
     const dialog = h(
       "dialog",
       {
         class: "dialog",
-        oncancel: refuse,
+        oncancel: cancel,
         attrs: { "aria-labelledby": "question", "aria-describedby": "question-text" },
       },
       h("h2", { id: "question" }, title),
       h("p", { id: "question-text" }, text),
       h("dl", { class: "facts" }, ...details.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-      // The no comes first and has the focus: what is typed just then answers nothing that matters.
+      // Cancel comes first and has the focus, so that keys typed at this moment confirm nothing.
       h("div", { class: "row" }, button(no, false), button(yes, true)),
     );
     document.body.append(dialog);

@@ -1,4 +1,4 @@
-// Small helpers to build the page's elements. Text is always text: nothing here parses HTML.
+// Helpers that build elements and format values. Text is inserted as text; nothing here parses HTML.
 
 type Child = Node | string | null | undefined | false;
 type Props<T extends HTMLElement> = Partial<Omit<T, "style" | "dataset" | "children">> & {
@@ -7,7 +7,7 @@ type Props<T extends HTMLElement> = Partial<Omit<T, "style" | "dataset" | "child
   on?: { [K in keyof HTMLElementEventMap]?: (event: HTMLElementEventMap[K]) => void };
 };
 
-/** An element with properties, attributes, listeners and children. */
+/** Creates an element with properties, attributes, listeners and children. */
 export function h<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   props: Props<HTMLElementTagNameMap[K]> = {},
@@ -40,7 +40,7 @@ const ICONS = {
   check: "M3.5 8.5l3 3 6-7",
 } as const;
 
-export type IconName = keyof typeof ICONS;
+type IconName = keyof typeof ICONS;
 
 export function icon(name: IconName): SVGSVGElement {
   const ns = "http://www.w3.org/2000/svg";
@@ -54,7 +54,7 @@ export function icon(name: IconName): SVGSVGElement {
   return svg;
 }
 
-/** A button with an icon; the label is for those who do not see it, and shows as a tooltip. */
+/** Creates a button that shows an icon. The label is its accessible name and its tooltip. */
 export function iconButton(name: IconName, label: string, onclick: () => void): HTMLButtonElement {
   return h(
     "button",
@@ -63,23 +63,23 @@ export function iconButton(name: IconName, label: string, onclick: () => void): 
   );
 }
 
-/** “3:07:09”, “7:09”. */
-export function clock(ms: number): string {
+/** Formats as “3:07:09” or “7:09”. */
+export function formatDuration(ms: number): string {
   const seconds = Math.max(0, Math.round(ms / 1000));
   const two = (n: number) => String(n).padStart(2, "0");
   const [hh, mm, ss] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
   return hh > 0 ? `${hh}:${two(mm)}:${two(ss)}` : `${mm}:${two(ss)}`;
 }
 
-export function bytes(n: number): string {
+export function formatBytes(n: number): string {
   if (n < 1024) return `${n} B`;
   if (n < 1024 * 1024) return `${(n / 1024).toFixed(1)} KiB`;
   return `${(n / 1024 / 1024).toFixed(1)} MiB`;
 }
 
-export const ms = (n: number | undefined): string => (n === undefined ? "–" : `${Math.round(n)} ms`);
+export const formatMs = (n: number | undefined): string => (n === undefined ? "–" : `${Math.round(n)} ms`);
 
-/** Offers a text as a file. */
+/** Downloads the content as a file. */
 export function download(name: string, type: string, content: BlobPart[]): void {
   const url = URL.createObjectURL(new Blob(content, { type }));
   h("a", { href: url, download: name }).click();

@@ -1,10 +1,10 @@
-// The panel at the side: one at a time, closed by Escape, giving the focus back.
+// The side panel. Shows one panel at a time; Escape closes it and returns the focus.
 import { h, iconButton } from "./dom";
 
 export interface Panel {
   title: string;
   body: HTMLElement;
-  /** What gets the focus when it opens. */
+  /** Receives the focus when the panel opens; default: the close button. */
   focus?: HTMLElement;
   closed?(): void;
 }

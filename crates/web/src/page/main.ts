@@ -1,17 +1,17 @@
-// Starts the page.
+// Entry point of the page.
 import "@xterm/xterm/css/xterm.css";
 import { App } from "./app";
 import { FONT } from "./tab";
 import { applyThemes } from "./themes";
 
 applyThemes();
-// The terminal measures its font once: it has to be there.
+// The terminal measures its font once, so the font must be loaded first. After 1.5 s, a fallback has to do.
 const fonts = Promise.all([document.fonts.load(`14px ${FONT}`), document.fonts.load(`bold 14px ${FONT}`)]);
 await Promise.race([fonts, new Promise((resolve) => setTimeout(resolve, 1500))]);
 
 const app = new App(document.getElementById("app") as HTMLElement);
 
-/** For tests and for the curious: see “Reading the screen” in README.md. */
+/** For tests and debugging: see “Reading the screen” in README.md. */
 const inspect = {
   get terminal() {
     return app.active?.terminal;
@@ -22,7 +22,7 @@ const inspect = {
   get tabs() {
     return app.tabs;
   },
-  /** The visible rows, cell by cell, without the blanks at their ends. */
+  /** The visible rows without trailing blanks. */
   screen(): string[] {
     const terminal = app.active?.terminal;
     if (!terminal) return [];

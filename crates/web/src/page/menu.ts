@@ -1,13 +1,13 @@
-// The menu: everything the page can do, by mouse, touch or keyboard (arrows, Home, End, Escape).
+// The menu. Works by mouse, touch and keyboard (arrows, Home, End, Escape).
 import { h, iconButton } from "./dom";
 
-export interface MenuItem {
+interface MenuItem {
   label: string;
   keys?: string;
-  /** For choices: whether it is the one. */
+  /** Set for items that can be checked. */
   checked?: boolean;
   disabled?: boolean;
-  /** Keeps the menu open, for things done several times. */
+  /** Keeps the menu open, for items that are used repeatedly. */
   stays?: boolean;
   run(): void;
 }

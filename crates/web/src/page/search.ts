@@ -1,10 +1,10 @@
-// The search bar (Ctrl-Shift-F): finds in screen and scrollback.
+// The search bar (Ctrl+Shift+F): searches the screen and the scrollback.
 import type { ISearchOptions } from "@xterm/addon-search";
 import { h, iconButton } from "./dom";
 import type { Tab } from "./tab";
 import { dark } from "./themes";
 
-/** Colours under text: dark enough, or light enough, to read it on. */
+/** Highlight colours that keep the text readable in either theme. */
 const options = (): ISearchOptions => ({
   decorations: dark()
     ? { matchBackground: "#4a401c", activeMatchBackground: "#7a5f12", ...RULER }
@@ -23,7 +23,7 @@ export class SearchBar {
   });
   #count = h("span", { class: "count number", attrs: { role: "status" } });
   readonly element: HTMLElement;
-  #off: { dispose(): void } | undefined;
+  #subscription: { dispose(): void } | undefined;
 
   constructor(private readonly current: () => Tab | undefined) {
     this.element = h(
@@ -50,8 +50,8 @@ export class SearchBar {
     this.element.hidden = false;
     const selected = tab.terminal.getSelection();
     if (selected && !selected.includes("\n")) this.#input.value = selected;
-    this.#off?.dispose();
-    this.#off = tab.binding.search.onDidChangeResults(({ resultIndex, resultCount }) => {
+    this.#subscription?.dispose();
+    this.#subscription = tab.binding.search.onDidChangeResults(({ resultIndex, resultCount }) => {
       this.#count.textContent = resultCount === 0 ? "none" : `${resultIndex + 1} of ${resultCount}`;
     });
     this.#input.focus();
@@ -62,8 +62,8 @@ export class SearchBar {
   close(): void {
     if (this.element.hidden) return;
     this.element.hidden = true;
-    this.#off?.dispose();
-    this.#off = undefined;
+    this.#subscription?.dispose();
+    this.#subscription = undefined;
     this.#count.textContent = "";
     this.current()?.binding.search.clearDecorations();
     this.current()?.terminal.focus();

@@ -1,5 +1,5 @@
-// Which sessions this page has, and the HTTP calls about them. Credentials live in the #fragment only: it is sent to
-// no server and stays out of logs.
+// The sessions in the page's URL, and their HTTP API. Credentials live in the #fragment only, which browsers never send
+// to a server.
 import { trust } from "./trust";
 
 export interface Session {
@@ -8,7 +8,7 @@ export interface Session {
   url: string;
 }
 
-/** `#sessionId=…&token=…&url=…`, repeated for every tab; `active` is the index of the tab in front. */
+/** Parses `#sessionId=…&token=…&url=…`, repeated per tab; `active` is the index of the selected tab. */
 export function readFragment(hash: string): { sessions: Session[]; active: number } {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const [ids, tokens, urls] = [query.getAll("sessionId"), query.getAll("token"), query.getAll("url")];
@@ -56,31 +56,35 @@ async function call<T>(method: string, path: string, token?: string, body?: unkn
   } catch {
     throw new ApiError("The server cannot be reached.", 0);
   }
-  const answer = (await response.json().catch(() => ({}))) as T & { message?: unknown; error?: unknown };
-  if (response.ok) return answer;
-  const said = [answer.message, answer.error].find((text) => typeof text === "string");
-  throw new ApiError(typeof said === "string" ? said : `The server answered ${response.status}.`, response.status);
+  const result = (await response.json().catch(() => ({}))) as T & { message?: unknown; error?: unknown };
+  if (response.ok) return result;
+  const message = [result.message, result.error].find((text) => typeof text === "string");
+  throw new ApiError(
+    typeof message === "string" ? message : `The server returned status ${response.status}.`,
+    response.status,
+  );
 }
 
-const at = ({ sessionId }: Session) => `/api/sessions/${encodeURIComponent(sessionId)}`;
+const path = ({ sessionId }: Session) => `/api/sessions/${encodeURIComponent(sessionId)}`;
 
-/** A new session, where the server gives them to anybody (DEV_SESSIONS). */
+/** Creates a session on a server that allows it to everyone (DEV_SESSIONS). */
 export async function devSession(): Promise<Session> {
-  const made = await call<{ sessionId: string; token: string | null; webSocketUrl: string | null }>(
+  const created = await call<{ sessionId: string; token: string | null; webSocketUrl: string | null }>(
     "POST",
     "/api/dev/sessions",
     undefined,
     {},
   );
-  if (!made.token || !made.webSocketUrl) throw new ApiError("The server gives no token or no WebSocket address.", 200);
-  trust(made.webSocketUrl);
-  return { sessionId: made.sessionId, token: made.token, url: made.webSocketUrl };
+  if (!created.token || !created.webSocketUrl)
+    throw new ApiError("The server issues no token or has no WebSocket URL.", 200);
+  trust(created.webSocketUrl);
+  return { sessionId: created.sessionId, token: created.token, url: created.webSocketUrl };
 }
 
 export const DIAGNOSTICS = "/api/diagnostics/websocket";
 
-/** The address that this server gives out; undefined where it has none, or does not answer. */
-export async function ownAddress(): Promise<string | undefined> {
+/** This server's WebSocket URL; undefined if it has none or cannot be reached. */
+export async function serverUrl(): Promise<string | undefined> {
   try {
     return (await call<{ webSocketUrl?: string | null }>("GET", DIAGNOSTICS)).webSocketUrl ?? undefined;
   } catch {
@@ -88,12 +92,12 @@ export async function ownAddress(): Promise<string | undefined> {
   }
 }
 
-/** Unix milliseconds of the session's end. */
+/** The session's expiry in Unix milliseconds. */
 export const expiry = async (session: Session): Promise<number | undefined> =>
-  (await call<{ expiresAt?: number }>("GET", `${at(session)}/validate`, session.token)).expiresAt;
+  (await call<{ expiresAt?: number }>("GET", `${path(session)}/validate`, session.token)).expiresAt;
 
 export const extend = (session: Session, seconds: number) =>
-  call<{ expiresAt: number; token: string | null }>("POST", `${at(session)}/extend`, session.token, { seconds });
+  call<{ expiresAt: number; token: string | null }>("POST", `${path(session)}/extend`, session.token, { seconds });
 
 export const share = (session: Session, ttlSeconds: number) =>
-  call<{ token: string; expiresAt: number }>("POST", `${at(session)}/share`, session.token, { ttlSeconds });
+  call<{ token: string; expiresAt: number }>("POST", `${path(session)}/share`, session.token, { ttlSeconds });

@@ -1,6 +1,6 @@
-// What the user chose, kept in localStorage and told to whoever listens.
+// The user's settings, kept in localStorage.
 
-export interface Settings {
+interface Settings {
   theme: "system" | "dark" | "light";
   fontSize: number;
   screenReader: boolean;
@@ -9,7 +9,7 @@ export interface Settings {
 
 const KEY = "shellbridge.settings";
 const DEFAULTS: Settings = { theme: "system", fontSize: 14, screenReader: false, predict: false };
-export const FONT_SIZES = { min: 9, max: 28 };
+const FONT_SIZES = { min: 9, max: 28 };
 
 const listeners = new Set<(settings: Settings) => void>();
 let current = load();
@@ -32,19 +32,19 @@ const clampFont = (size: number) => Math.min(FONT_SIZES.max, Math.max(FONT_SIZES
 
 export const settings = (): Readonly<Settings> => current;
 
-export function change(update: Partial<Settings>): void {
+export function updateSettings(update: Partial<Settings>): void {
   current = { ...current, ...update };
   current.fontSize = clampFont(current.fontSize);
   try {
     localStorage.setItem(KEY, JSON.stringify(current));
   } catch {
-    // Not kept, then.
+    // Storage is denied: the change lasts as long as the page.
   }
   for (const listener of listeners) listener(current);
 }
 
-/** Calls at once, and on every change. */
-export function follow(listener: (settings: Settings) => void): () => void {
+/** Calls `listener` now and on every change, until the returned function is called. */
+export function watchSettings(listener: (settings: Settings) => void): () => void {
   listeners.add(listener);
   listener(current);
   return () => listeners.delete(listener);

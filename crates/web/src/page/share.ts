@@ -1,4 +1,4 @@
-// A link that only lets watch. Its credentials are in the #fragment and nowhere else.
+// The “Share a read-only link” panel. The link carries its credentials in the #fragment only.
 import { h, icon } from "./dom";
 import type { Panel } from "./drawer";
 import { share, writeFragment } from "./session";
@@ -18,12 +18,14 @@ export function sharePanel(current: () => Tab | undefined, copy: (text: string) 
   );
   const make = h("button", { type: "submit", class: "button primary" }, icon("share"), "Make a link");
   const link = h("input", { class: "field mono", readOnly: true, attrs: { "aria-label": "Read-only link" } });
-  const again = h("button", { type: "button", class: "button" }, icon("copy"), "Copy");
-  const result = h("div", { class: "row", hidden: true }, link, again);
+  const copyButton = h("button", { type: "button", class: "button" }, icon("copy"), "Copy");
+  const result = h("div", { class: "row", hidden: true }, link, copyButton);
   const note = h("p", { class: "hint", attrs: { role: "status" } });
-  const say = async () => {
+  const copyLink = async () => {
     link.select();
-    note.textContent = (await copy(link.value)) ? "Copied. Whoever has the link can watch." : "Copy it from here.";
+    note.textContent = (await copy(link.value))
+      ? "Copied. Anyone with the link can watch."
+      : "Copy the link from the field.";
   };
   const form = h("form", { class: "share-form" }, h("label", { htmlFor: "share-time" }, "Valid for"), time, make);
   form.onsubmit = async (event) => {
@@ -36,14 +38,14 @@ export function sharePanel(current: () => Tab | undefined, copy: (text: string) 
       const { sessionId, url } = tab.session;
       link.value = `${location.origin}${location.pathname}${writeFragment([{ sessionId, token, url }])}`;
       result.hidden = false;
-      await say();
+      await copyLink();
     } catch (error) {
       note.textContent = error instanceof Error ? error.message : String(error);
     } finally {
       make.disabled = false;
     }
   };
-  again.onclick = () => void say();
-  const hint = h("p", { class: "hint" }, "Others see this terminal as you do, and cannot type. They need no account.");
+  copyButton.onclick = () => void copyLink();
+  const hint = h("p", { class: "hint" }, "Viewers see this terminal but cannot type. They need no account.");
   return { title: "Share a read-only link", body: h("div", { class: "body" }, hint, form, result, note), focus: time };
 }

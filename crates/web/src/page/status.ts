@@ -1,20 +1,20 @@
-// The line at the bottom: how the connection is, how fast, how long the session lasts.
+// The status line: state of the connection, round trip, time left in the session.
 import type { Status } from "../client";
-import { clock, h, icon, ms } from "./dom";
+import { formatDuration, formatMs, h, icon } from "./dom";
 import type { Tab } from "./tab";
 
-/** From here on the time left is a warning. */
+/** Time left, in milliseconds, below which the status line warns. */
 const WARN = 10 * 60_000;
 const URGENT = 2 * 60_000;
 
-export interface StatusActions {
+interface StatusActions {
   diagnostics(): void;
   reconnect(): void;
   extend(): void;
 }
 
-/** In words, without numbers that tick. */
-export function inWords(status: Status): string {
+/** The state in words. Contains no countdown, so that screen readers announce only changes. */
+export function stateLabel(status: Status): string {
   switch (status.state) {
     case "connected":
       return "Connected";
@@ -38,15 +38,14 @@ export class StatusLine {
   #dot = h("span", { class: "dot" });
   #text = h("span", { class: "state" });
   #wait = h("span", { class: "wait" });
-  #trip = h("span", { class: "trip number", title: "Round trip" });
-  #readOnly = h("span", { class: "badge", title: "This link only allows to watch" }, icon("eye"), "Read-only");
+  #roundTrip = h("span", { class: "trip number", title: "Round trip" });
+  #readOnly = h("span", { class: "badge", title: "This link is view-only" }, icon("eye"), "Read-only");
   #size = h("span", { class: "size number", title: "Columns × rows" });
-  #left = h("span", { class: "left number" });
+  #timeLeft = h("span", { class: "left number" });
   #extend: HTMLButtonElement;
   #retry: HTMLButtonElement;
-  #spoken = h("span", { class: "sr-only", attrs: { role: "status" } });
+  #announcement = h("span", { class: "sr-only", attrs: { role: "status" } });
   #tab: Tab | undefined;
-  #timer: ReturnType<typeof setInterval>;
   readonly element: HTMLElement;
 
   constructor(actions: StatusActions) {
@@ -58,7 +57,7 @@ export class StatusLine {
       this.#dot,
       this.#text,
       this.#wait,
-      this.#trip,
+      this.#roundTrip,
     );
     this.element = h(
       "footer",
@@ -67,31 +66,28 @@ export class StatusLine {
       this.#retry,
       this.#readOnly,
       h("span", { class: "space" }),
-      this.#left,
+      this.#timeLeft,
       this.#extend,
       this.#size,
-      this.#spoken,
+      this.#announcement,
     );
-    this.#timer = setInterval(() => this.#tick(), 1000);
+    setInterval(() => this.#tick(), 1000);
   }
 
   show(tab: Tab | undefined): void {
     this.#tab = tab;
     if (!tab) return;
     const { status } = tab.client;
-    const words = inWords(status);
+    const words = stateLabel(status);
     this.element.dataset.state = status.state;
-    if (this.#text.textContent !== words) this.#spoken.textContent = words;
+    if (this.#text.textContent !== words) this.#announcement.textContent = words;
     this.#text.textContent = words;
-    this.#trip.textContent = status.state === "connected" && tab.roundTrip !== undefined ? ms(tab.roundTrip) : "";
+    this.#roundTrip.textContent =
+      status.state === "connected" && tab.roundTrip !== undefined ? formatMs(tab.roundTrip) : "";
     this.#readOnly.hidden = !status.readOnly;
     this.#retry.hidden = status.retryAt === undefined;
     this.#size.textContent = tab.size ? `${tab.size.cols}×${tab.size.rows}` : "";
     this.#tick();
-  }
-
-  dispose(): void {
-    clearInterval(this.#timer);
   }
 
   #tick(): void {
@@ -102,11 +98,11 @@ export class StatusLine {
     this.#wait.textContent = wait > 0 ? `in ${wait} s` : "";
     const left = tab.expiresAt === undefined ? undefined : tab.expiresAt - Date.now();
     const live = left !== undefined && state !== "ended" && state !== "failed";
-    this.#left.hidden = !live;
+    this.#timeLeft.hidden = !live;
     this.#extend.hidden = !live || readOnly;
     if (left === undefined) return;
-    this.#left.textContent = left > 0 ? `${clock(left)} left` : "Time is up";
-    this.#left.title = `The session ends at ${new Date(tab.expiresAt ?? 0).toLocaleTimeString()}`;
+    this.#timeLeft.textContent = left > 0 ? `${formatDuration(left)} left` : "Time is up";
+    this.#timeLeft.title = `The session ends at ${new Date(tab.expiresAt ?? 0).toLocaleTimeString()}`;
     this.element.dataset.time = left < URGENT ? "urgent" : left < WARN ? "warn" : "";
   }
 }

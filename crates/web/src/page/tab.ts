@@ -1,31 +1,31 @@
-// One tab: a session, its client, its terminal and its recording.
+// A tab: one session with its client, terminal and recording.
 import { Terminal } from "@xterm/xterm";
 import { readToken, TerminalClient } from "../client";
 import { type Attached, attachTerminal } from "../xterm";
 import { h } from "./dom";
 import { Recorder } from "./recorder";
 import { ApiError, DIAGNOSTICS, devSession, expiry, extend, type Session } from "./session";
-import { follow, settings } from "./settings";
+import { settings, watchSettings } from "./settings";
 import { terminalTheme } from "./themes";
 import { ask, toast } from "./toast";
 
 export const FONT =
   '"JetBrains Mono", ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
-/** What “extend” asks for, in seconds. */
+/** Seconds that “Extend” adds. */
 const EXTEND_BY = 3600;
-/** Who typed so long ago is still there. */
+/** Time since the last key, in milliseconds, within which the user counts as present. */
 const ACTIVE_WITHIN = 30 * 60_000;
 
-export interface TabEvents {
-  /** Anything the status line shows changed. */
+interface TabEvents {
+  /** A value on the status line changed. */
   changed(tab: Tab): void;
-  /** The session's address or token changed. */
+  /** The session or its token changed. */
   session(tab: Tab): void;
-  /** What the user typed, as it should go out. */
+  /** Transforms typed text before it is sent. */
   typed(text: string): string;
 }
 
-/** A new token revokes the one before, which other windows may hold: they hear of it here, and nobody else does. */
+/** A new token revokes the old one. This channel passes it to windows of the same origin that hold the old one. */
 const renewals = new BroadcastChannel("shellbridge-token");
 interface Renewal {
   sessionId: string;
@@ -39,7 +39,7 @@ export class Tab {
   readonly pane = h("div", { class: "pane", id: `pane-${++panes}`, attrs: { role: "tabpanel" } });
   readonly terminal: Terminal;
   title = "";
-  /** Unix milliseconds; unknown until the server said it. */
+  /** Unix milliseconds; undefined until the server has reported it. */
   expiresAt: number | undefined;
   roundTrip: number | undefined;
   exit: string | undefined;
@@ -50,7 +50,7 @@ export class Tab {
   #off: (() => void)[] = [];
   #observer = new ResizeObserver(() => this.binding?.refit());
   #usedAt = Date.now();
-  #renewedAt = 0;
+  #replacedAt = 0;
   #size: { cols: number; rows: number } | undefined;
 
   constructor(
@@ -80,17 +80,17 @@ export class Tab {
     });
   }
 
-  /** Once the pane is in the document. */
+  /** Call once the pane is in the document. */
   open(): void {
     this.terminal.open(this.#box);
     this.terminal.textarea?.setAttribute("aria-label", "Terminal input. Ctrl+Shift+Space opens the menu.");
     this.#off.push(
-      follow((chosen) => {
+      watchSettings((settings) => {
         this.terminal.options.theme = terminalTheme();
-        this.terminal.options.fontSize = chosen.fontSize;
-        this.terminal.options.screenReaderMode = chosen.screenReader;
+        this.terminal.options.fontSize = settings.fontSize;
+        this.terminal.options.screenReaderMode = settings.screenReader;
         if (this.binding) {
-          this.binding.predict = chosen.predict;
+          this.binding.predict = settings.predict;
           this.binding.refit();
         }
       }),
@@ -117,7 +117,7 @@ export class Tab {
       sessionId,
       tokenIn: "protocol",
       diagnosticsUrl: DIAGNOSTICS,
-      refreshToken: () => this.#refresh(),
+      refreshToken: () => this.#refreshToken(),
     });
     this.client = client;
     this.recorder = new Recorder(client);
@@ -131,16 +131,16 @@ export class Tab {
     });
     const changed = () => this.events.changed(this);
     client.on("status", (status) => {
-      const came = status.state === "connected" && this.pane.dataset.state !== "connected";
+      const connected = status.state === "connected" && this.pane.dataset.state !== "connected";
       this.pane.dataset.state = status.state;
-      if (came) {
+      if (connected) {
         this.exit = undefined;
-        void this.#learnExpiry();
+        void this.#fetchExpiry();
       }
-      // A retryable SESSION_INVALID is about the connection alone: the session lives, and the client connects again.
+      // A retryable SESSION_INVALID concerns the connection only: the session continues, and the client reconnects.
       const ended = status.error?.code === "SESSION_INVALID" || status.error?.code === "SESSION_EXPIRED";
       const gone = ended && !status.error?.retryable;
-      if (gone && !status.readOnly) void this.#renewed();
+      if (gone && !status.readOnly) void this.#replaceEnded();
       changed();
     });
     client.on("roundTrip", (ms) => {
@@ -159,14 +159,11 @@ export class Tab {
       this.events.session(this);
     });
     client.on("exit", ({ exitCode, signal }) => {
-      this.exit = signal ? `The shell was ended by ${signal}.` : `The shell exited with ${exitCode}.`;
+      this.exit = signal ? `The shell was killed by ${signal}.` : `The shell exited with ${exitCode}.`;
       changed();
     });
-    client.on(
-      "gap",
-      (gap) => gap > 0 && toast(`${gap.toLocaleString()} bytes of output were too old to be sent again.`),
-    );
-    client.on("restart", () => toast("A new shell was started."));
+    client.on("gap", (gap) => gap > 0 && toast(`The server no longer had ${gap.toLocaleString()} bytes of output.`));
+    client.on("restart", () => toast("A new shell has started."));
     client.on("notice", ({ message }) => toast(message));
     client.on("error", (error) => {
       const shown = [
@@ -183,7 +180,7 @@ export class Tab {
     client.connect();
   }
 
-  /** A session in place of one that ended, in the same tab. */
+  /** Puts a new session in place of the one that ended. */
   async replace(): Promise<void> {
     const session = await devSession();
     this.client.close();
@@ -197,44 +194,44 @@ export class Tab {
     this.terminal.focus();
   }
 
-  /** The server knows this session no more: where it gives new ones to anybody, have one. */
-  async #renewed(): Promise<void> {
-    if (Date.now() - this.#renewedAt < 10_000) return; // Not one after the other.
-    this.#renewedAt = Date.now();
+  /** The session no longer exists. Opens a new one if the server allows it to everyone. */
+  async #replaceEnded(): Promise<void> {
+    if (Date.now() - this.#replacedAt < 10_000) return; // a second end so soon would repeat for ever
+    this.#replacedAt = Date.now();
     try {
       await this.replace();
       toast("The session ended. This is a new one.");
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      this.events.changed(this); // Then the banner stays.
+      this.events.changed(this); // keeps the banner
     }
   }
 
-  async #learnExpiry(): Promise<void> {
+  async #fetchExpiry(): Promise<void> {
     try {
       this.expiresAt = await expiry(this.session);
     } catch {
-      this.expiresAt = expiryOf(this.session.token); // A watcher may not ask.
+      this.expiresAt = expiryOf(this.session.token); // a read-only token has no access
     }
     this.events.changed(this);
   }
 
   /**
-   * A new token when this one ends. As long as the session: that costs nobody anything. Beyond it only while
-   * somebody is at work here, for a session that nobody uses is to end.
+   * Requests a new token when this one is about to expire. If the session ends with the token, extends the session too,
+   * but only if the user is present: an unused session should end.
    */
-  async #refresh(): Promise<string> {
+  async #refreshToken(): Promise<string> {
     const tokenEnds = expiryOf(this.session.token) ?? 0;
-    const lasts = this.expiresAt !== undefined && this.expiresAt > tokenEnds + 60_000;
-    if (!lasts && Date.now() - this.#usedAt > ACTIVE_WITHIN) throw new Error("the session was not used");
-    const { token, expiresAt } = await extend(this.session, lasts ? 0 : EXTEND_BY);
+    const outlivesToken = this.expiresAt !== undefined && this.expiresAt > tokenEnds + 60_000;
+    if (!outlivesToken && Date.now() - this.#usedAt > ACTIVE_WITHIN) throw new Error("the session is unused");
+    const { token, expiresAt } = await extend(this.session, outlivesToken ? 0 : EXTEND_BY);
     this.expiresAt = expiresAt;
     this.events.changed(this);
-    if (!token) throw new Error("the server makes no tokens");
+    if (!token) throw new Error("the server issues no tokens");
     return token;
   }
 
-  /** More time, by the user's wish. */
+  /** Extends the session at the user's request. */
   async extend(): Promise<void> {
     try {
       const { expiresAt, token } = await extend(this.session, EXTEND_BY);
@@ -248,9 +245,11 @@ export class Tab {
   }
 
   async #clipboard(text: string): Promise<void> {
-    const short = text.length > 120 ? `${text.slice(0, 120)}…` : text;
-    if (await ask("A program wants to put this on your clipboard:", short, "Allow")) {
-      await navigator.clipboard.writeText(text).catch(() => toast("The browser does not allow it.", "bad"));
+    const preview = text.length > 120 ? `${text.slice(0, 120)}…` : text;
+    if (await ask("A program wants to put this on your clipboard:", preview, "Allow")) {
+      await navigator.clipboard
+        .writeText(text)
+        .catch(() => toast("The browser does not let the page use the clipboard.", "bad"));
     }
     this.terminal.focus();
   }

@@ -1,9 +1,9 @@
-// The strip of tabs. Elements stay while their tab does, so that focus and clicks survive every change of state.
+// The tab strip. Each tab keeps its element, so that updates do not disturb focus and clicks.
 import { h, icon } from "./dom";
 import type { Tab } from "./tab";
 
-export interface StripActions {
-  /** `stay`: the focus is to remain in the strip. */
+interface StripActions {
+  /** `stay`: keep the focus in the strip. */
   show(tab: Tab, stay: boolean): void;
   close(tab: Tab): void;
 }
@@ -35,13 +35,13 @@ export class TabStrip {
     }
   }
 
-  /** To where the keyboard is. */
+  /** Moves the focus to the tab. */
   focus(tab: Tab): void {
     this.#buttons.get(tab)?.focus();
   }
 
   #add(tab: Tab): HTMLElement {
-    // Not a button of its own: a tab's children are its face. By keyboard it is the Delete key, or the menu.
+    // Not a button: ARIA makes the children of a tab presentational. Keyboard users press Delete or use the menu.
     const close = h("span", { class: "close", title: "Close", attrs: { "aria-hidden": "true" } }, icon("close"));
     close.onclick = (event) => {
       event.stopPropagation();
@@ -80,5 +80,5 @@ export class TabStrip {
   }
 }
 
-/** What the shell calls itself, else a number. */
+/** The title that the shell has set, else a number. */
 export const tabName = (tab: Tab, index: number): string => tab.title || `Terminal ${index + 1}`;

@@ -1,6 +1,6 @@
-// Colours of the terminal, dark and light; the page's own are in style.css under the same names.
+// The terminal's colours, dark and light. style/theme.css has the page's.
 import type { ITheme } from "@xterm/xterm";
-import { change, follow, settings } from "./settings";
+import { settings, updateSettings, watchSettings } from "./settings";
 
 const DARK: ITheme = {
   background: "#0f1216",
@@ -62,7 +62,7 @@ const LIGHT: ITheme = {
 
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Whether it is dark, by choice or by the system's. */
+/** Whether the theme in use is dark. */
 export const dark = (): boolean => {
   const { theme } = settings();
   return theme === "system" ? prefersDark.matches : theme === "dark";
@@ -70,11 +70,11 @@ export const dark = (): boolean => {
 
 export const terminalTheme = (): ITheme => (dark() ? DARK : LIGHT);
 
-/** Keeps the page in the chosen theme; “system” follows the system. */
+/** Applies the chosen theme, now and on every change; “system” follows the system. */
 export function applyThemes(): void {
   const apply = () => {
     document.documentElement.dataset.theme = dark() ? "dark" : "light";
   };
-  follow(apply);
-  prefersDark.addEventListener("change", () => change({}));
+  watchSettings(apply);
+  prefersDark.addEventListener("change", () => updateSettings({}));
 }

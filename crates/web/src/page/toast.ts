@@ -1,10 +1,10 @@
-// Short messages above the status line, and questions that want a yes. Announced to screen readers.
+// Short messages above the status line, and questions. Screen readers announce them.
 import { h } from "./dom";
 
 const region = h("div", { class: "toasts", attrs: { role: "status", "aria-live": "polite" } });
 export const toastRegion = region;
 
-/** Says something for a few seconds. The same text twice shows once. */
+/** Shows a message for a few seconds. Replaces an equal message. */
 export function toast(text: string, tone: "plain" | "bad" = "plain"): void {
   for (const old of region.querySelectorAll(".toast:not(.question)")) if (old.textContent === text) old.remove();
   const element = h("div", { class: `toast ${tone}` }, text);
@@ -13,12 +13,12 @@ export function toast(text: string, tone: "plain" | "bad" = "plain"): void {
   setTimeout(() => element.remove(), 6_000);
 }
 
-/** Asks; resolves to false when it is closed, or not answered within half a minute. */
+/** Resolves to the user's choice; to false after 30 s. A new question hides the one before. */
 export function ask(text: string, detail: string, yes: string): Promise<boolean> {
   return new Promise((resolve) => {
-    const done = (answer: boolean) => {
+    const finish = (accepted: boolean) => {
       element.remove();
-      resolve(answer);
+      resolve(accepted);
     };
     const element = h(
       "div",
@@ -28,12 +28,12 @@ export function ask(text: string, detail: string, yes: string): Promise<boolean>
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: () => done(true) }, yes),
-        h("button", { type: "button", class: "button", onclick: () => done(false) }, "No"),
+        h("button", { type: "button", class: "button primary", onclick: () => finish(true) }, yes),
+        h("button", { type: "button", class: "button", onclick: () => finish(false) }, "No"),
       ),
     );
     for (const old of region.querySelectorAll(".question")) old.remove();
     region.append(element);
-    setTimeout(() => done(false), 30_000);
+    setTimeout(() => finish(false), 30_000);
   });
 }

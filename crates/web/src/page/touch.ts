@@ -1,4 +1,4 @@
-// The row of keys that phones' keyboards lack: Esc, Tab, Ctrl, Alt, arrows and a few characters.
+// On-screen keys that phone keyboards lack: Esc, Tab, Ctrl, Alt, arrows and a few characters.
 import { h } from "./dom";
 import type { Tab } from "./tab";
 
@@ -25,18 +25,19 @@ export class TouchKeys {
   constructor(private readonly current: () => Tab | undefined) {
     for (const [face, text, label = face] of KEYS) {
       const button = h("button", { type: "button", tabIndex: -1, attrs: { "aria-label": label } }, face);
-      // Not click: that would take the focus, and with it the phone's keyboard.
+      // A click would move the focus, which closes the phone's keyboard.
       button.onpointerdown = (event) => {
         event.preventDefault();
         this.#press(face, text);
       };
-      button.onclick = (event) => event.detail === 0 && this.#press(face, text); // by a screen reader
+      // Screen readers click without a pointer event.
+      button.onclick = (event) => event.detail === 0 && this.#press(face, text);
       this.#buttons.set(face, button);
       this.element.append(button);
     }
   }
 
-  /** What the user typed, changed by a held Ctrl or Alt. */
+  /** Applies a held Ctrl or Alt to the typed text, and releases it. */
   translate(text: string): string {
     const { ctrl, alt } = this.#held;
     if ((!ctrl && !alt) || [...text].length !== 1) return text;

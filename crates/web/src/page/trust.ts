@@ -1,8 +1,8 @@
-// Which WebSocket addresses the page connects to unasked: the server's own, and those that the user agreed to. Kept for
-// this tab, so that a reload asks nothing again, even while the server is away.
+// WebSocket URLs that need no consent: the server's own, and those that the user has accepted. Kept in sessionStorage,
+// so that a reload does not ask again, even while the server is unreachable.
 const KEY = "shellbridge.trusted";
 
-const trusted = new Set<string>(read());
+const trusted = new Set<string>(load());
 
 export const isTrusted = (url: string): boolean => trusted.has(url);
 
@@ -11,11 +11,11 @@ export function trust(url: string): void {
   try {
     sessionStorage.setItem(KEY, JSON.stringify([...trusted]));
   } catch {
-    // Then a reload asks again.
+    // Storage is denied: a reload asks again.
   }
 }
 
-function read(): string[] {
+function load(): string[] {
   try {
     return JSON.parse(sessionStorage.getItem(KEY) ?? "[]");
   } catch {

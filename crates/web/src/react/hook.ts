@@ -1,5 +1,5 @@
-// One client for one session, as a React hook. Nothing of the browser is touched at import or while rendering on a
-// server; StrictMode's mount, unmount, mount leaves one connection; callbacks may change at every render.
+// React hooks: one client per session. Importing and server rendering use no browser API; StrictMode's double mount
+// opens one connection; callbacks may change on every render.
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import {
   type ClientOptions,
@@ -15,16 +15,16 @@ import {
 
 export interface UseTerminalOptions
   extends Pick<ClientOptions, "diagnosticsUrl" | "tokenIn" | "maxRetries" | "attach" | "WebSocket" | "fetch"> {
-  /** `wss://HOST/STAGE`. Without it, and without a token, nothing is connected. */
+  /** `wss://HOST/STAGE`. The hook connects once it has a URL and a token, or a URL and `refreshToken`. */
   url: string | undefined;
   token: string | undefined;
-  /** May be left out when the token names it. */
+  /** Optional if the token names the session. */
   sessionId?: string | undefined;
   refreshToken?: ClientOptions["refreshToken"];
-  /** Every frame of the server. */
+  /** Called with every frame from the server. */
   onMessage?: (frame: ServerFrame) => void;
   onConnect?: () => void;
-  /** Connected no more: for now (`reconnecting`, `offline`) or for good. */
+  /** Called when the connection is lost, whether temporarily (`reconnecting`, `offline`) or for good. */
   onDisconnect?: (status: Status) => void;
   onError?: (error: TerminalError) => void;
 }
@@ -33,13 +33,16 @@ export interface TerminalHook {
   isConnected: boolean;
   isConnecting: boolean;
   state: State;
-  /** What stopped it, or holds it up. Once connected: what may pass, until the backend answers something; else null. */
+  /**
+   * The error that stopped the client or delays it; null if there is none. While connected, the last retryable error,
+   * until the backend answers a frame.
+   */
   error: TerminalError | null;
-  /** As of this render; `client.diagnostics` is of now. */
+  /** Snapshot at this render; `client.diagnostics` is always current. */
   diagnostics: Diagnostics | null;
   executeCommand(command: string, options?: CommandOptions): Promise<CommandResult>;
   resizeTerminal(cols: number, rows: number): void;
-  /** False if it was not taken. */
+  /** Returns false if the client took nothing. */
   sendInput(data: string | Uint8Array): boolean;
   reconnect(): void;
   disconnect(): void;
@@ -48,9 +51,9 @@ export interface TerminalHook {
 }
 
 const IDLE: Status = { state: "idle", readOnly: false };
-const nothing = () => () => {};
+const subscribeToNothing = () => () => {};
 
-/** A terminal behind Amazon API Gateway, by session and token. */
+/** Connects to a session behind Amazon API Gateway. */
 export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook {
   const { url, token, sessionId, tokenIn, maxRetries, attach, diagnosticsUrl } = options;
   const latest = useRef(options);
@@ -61,10 +64,10 @@ export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook
   const tokenRef = useRef(token);
 
   const ready = Boolean(url && (token || latest.current.refreshToken));
-  // The token is not among the dependencies: a new one of the same session is for the next connection.
+  // `token` is not a dependency: a new token for the same session applies to the next connection.
   useEffect(() => {
     if (!ready || !url) return;
-    const made = new TerminalClient({
+    const created = new TerminalClient({
       url,
       token: tokenRef.current,
       sessionId,
@@ -77,21 +80,21 @@ export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook
       refreshToken: latest.current.refreshToken && (() => (latest.current.refreshToken as () => Promise<string>)()),
     });
     let connected = false;
-    made.on("frame", (frame) => latest.current.onMessage?.(frame));
-    made.on("error", (error) => latest.current.onError?.(error));
-    made.on("status", (status) => {
-      const now = status.state === "connected";
-      if (now === connected) return;
-      connected = now;
-      if (now) latest.current.onConnect?.();
+    created.on("frame", (frame) => latest.current.onMessage?.(frame));
+    created.on("error", (error) => latest.current.onError?.(error));
+    created.on("status", (status) => {
+      const isConnected = status.state === "connected";
+      if (isConnected === connected) return;
+      connected = isConnected;
+      if (isConnected) latest.current.onConnect?.();
       else latest.current.onDisconnect?.(status);
     });
-    setClient(made);
-    // After this tick: StrictMode's first mount is over by then, and a terminal can be attached before.
-    const timer = setTimeout(() => made.connect());
+    setClient(created);
+    // Deferred, so that StrictMode's first mount is over and effects can attach a terminal before output arrives.
+    const timer = setTimeout(() => created.connect());
     return () => {
       clearTimeout(timer);
-      made.close();
+      created.close();
       setClient(null);
     };
   }, [ready, url, sessionId, tokenIn, maxRetries, attach, diagnosticsUrl]);
@@ -101,7 +104,10 @@ export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook
     if (client && token && token !== client.token) client.setToken(token);
   }, [client, token]);
 
-  const subscribe = useMemo(() => (client ? (changed: () => void) => client.on("status", changed) : nothing), [client]);
+  const subscribe = useMemo(
+    () => (client ? (changed: () => void) => client.on("status", changed) : subscribeToNothing),
+    [client],
+  );
   const status = useSyncExternalStore(
     subscribe,
     () => client?.status ?? IDLE,
@@ -112,7 +118,7 @@ export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook
     (command: string, commandOptions?: CommandOptions) =>
       client
         ? client.command(command, commandOptions)
-        : Promise.reject(new TerminalError("CLOSED", "There is no terminal.", false)),
+        : Promise.reject(new TerminalError("CLOSED", "There is no client yet.", false)),
     [client],
   );
   const resizeTerminal = useCallback((cols: number, rows: number) => client?.resize(cols, rows), [client]);
@@ -139,16 +145,16 @@ export function useTerminalApiGateway(options: UseTerminalOptions): TerminalHook
   };
 }
 
-/** The same for a whole address, `wss://HOST/STAGE?sessionId=…&token=…`. */
+/** Like `useTerminalApiGateway`, for a complete URL: `wss://HOST/STAGE?sessionId=…&token=…`. */
 export function useTerminal(
   address: string | undefined,
   options: Omit<UseTerminalOptions, "url" | "token" | "sessionId"> = {},
 ): TerminalHook {
-  const parts = useMemo(() => split(address), [address]);
+  const parts = useMemo(() => parseAddress(address), [address]);
   return useTerminalApiGateway({ ...options, ...parts });
 }
 
-function split(address: string | undefined): Pick<UseTerminalOptions, "url" | "token" | "sessionId"> {
+function parseAddress(address: string | undefined): Pick<UseTerminalOptions, "url" | "token" | "sessionId"> {
   if (!address) return { url: undefined, token: undefined };
   const at = address.indexOf("?");
   if (at < 0) return { url: address, token: undefined };

@@ -1,2 +1,2 @@
-// @shellbridge/client/react: React hooks over the core client.
+// @shellbridge/client/react: React hooks for the core client.
 export { type TerminalHook, type UseTerminalOptions, useTerminal, useTerminalApiGateway } from "./hook.js";

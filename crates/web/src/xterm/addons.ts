@@ -1,4 +1,4 @@
-// The xterm.js addons of a good terminal: fit, links, Unicode 11 widths, WebGL where it works, search, clipboard.
+// Loads the xterm.js addons: fit, links, Unicode 11 widths, WebGL where it helps, search, clipboard.
 import { ClipboardAddon, type IClipboardProvider } from "@xterm/addon-clipboard";
 import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
@@ -9,30 +9,30 @@ import type { Terminal } from "@xterm/xterm";
 
 export interface AddonOptions {
   /**
-   * A program in the shell wants to put this on the clipboard (OSC 52): ask the user. Without it, nothing is put
-   * there. Programs never get to read the clipboard.
+   * Called when a program in the shell writes to the clipboard (OSC 52); should ask the user. Without it, such writes
+   * are ignored. Programs can never read the clipboard.
    */
   allowClipboard?: (text: string) => unknown;
-  /** Default true; false keeps to the DOM renderer. */
+  /** Whether to use WebGL if the browser accelerates it; default true. */
   webgl?: boolean;
-  /** Default: opens a new tab without opener. */
+  /** Default: opens the link in a new tab, without an opener. */
   openLink?: (event: MouseEvent, uri: string) => void;
 }
 
 export interface Addons {
   fit: FitAddon;
   search: SearchAddon;
-  /** Which renderer is at work. */
+  /** The renderer in use. */
   readonly renderer: "webgl" | "dom";
 }
 
 export function loadAddons(terminal: Terminal, options: AddonOptions): Addons & { dispose(): void } {
-  terminal.options.allowProposedApi = true; // Unicode versions and decorations are “proposed” in xterm's words.
+  terminal.options.allowProposedApi = true; // covers Unicode versions and decorations
   const fit = new FitAddon();
   const search = new SearchAddon();
   const unicode = new Unicode11Addon();
   const links = new WebLinksAddon(options.openLink);
-  // Nothing here returns a promise: xterm's parser would wait for it, and the screen would stand still meanwhile.
+  // The provider returns no promises: xterm's parser would await them and block the screen.
   const provider: IClipboardProvider = {
     readText: () => "",
     writeText: (_selection, text) => {
@@ -58,7 +58,7 @@ export function loadAddons(terminal: Terminal, options: AddonOptions): Addons & 
   };
 }
 
-/** WebGL, until the browser takes the context away; then xterm falls back to its DOM renderer. */
+/** Loads WebGL. If the browser takes the context away, xterm falls back to its DOM renderer. */
 function loadWebgl(terminal: Terminal, lost: () => void): WebglAddon | undefined {
   if (!supportsWebgl2()) return undefined;
   try {
@@ -74,13 +74,13 @@ function loadWebgl(terminal: Terminal, lost: () => void): WebglAddon | undefined
   }
 }
 
-/** WebGL in software is slower than the DOM renderer, so it does not count. */
+/** Whether WebGL 2 runs on hardware; in software it is slower than the DOM renderer. */
 function supportsWebgl2(): boolean {
   try {
     const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
     if (!gl) return false;
-    const about = gl.getExtension("WEBGL_debug_renderer_info");
-    const renderer = String(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    const info = gl.getExtension("WEBGL_debug_renderer_info");
+    const renderer = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
     gl.getExtension("WEBGL_lose_context")?.loseContext();
     return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
   } catch {

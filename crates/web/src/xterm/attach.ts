@@ -1,4 +1,4 @@
-// Joins a TerminalClient and an xterm.js terminal: output with flow control, input, size.
+// Binds a TerminalClient to an xterm.js terminal: output with flow control, input, size.
 import type { Terminal } from "@xterm/xterm";
 import type { TerminalClient } from "../client/index.js";
 import { type AddonOptions, type Addons, loadAddons } from "./addons.js";
@@ -6,37 +6,40 @@ import { Predictor } from "./predict.js";
 import { ReplayMute } from "./replay.js";
 
 export interface AttachOptions extends AddonOptions {
-  /** Lines kept above the screen; default 10,000. */
+  /** Lines of scrollback; default 10,000. */
   scrollback?: number;
-  /** Shows typed characters before the shell does, when the line is slow; default false. */
+  /** Predicts the echo of typed characters on slow connections; default false. */
   predict?: boolean;
-  /** Changes what the user types before it goes out, such as a Ctrl key on the screen. */
+  /** Transforms typed text before it is sent, for instance by an on-screen Ctrl key. */
   typed?: (text: string) => string;
 }
 
 export interface Attached extends Addons {
-  /** Call when the terminal's box changed: fits the terminal, and tells the server (debounced). */
+  /** Call when the terminal's element changes size. Fits the terminal and, debounced, tells the server. */
   refit(): void;
-  /** Whether output of before this page is coming in again. */
+  /** Whether the server is replaying output from before this page. */
   readonly replaying: boolean;
   predict: boolean;
   dispose(): void;
 }
 
-/** A drag of the window's edge is one resize. */
+/** Time without a change, in milliseconds, before a resize is sent. */
 const RESIZE_DEBOUNCE = 80;
-/** How long after our own resize the server's word on the size is waited for. */
+/** Time, in milliseconds, to wait for the size in force after a local resize. */
 const SIZE_SETTLE = 150;
-/** A hidden tab's timers are slowed to one a minute, and with them xterm's writes. So much is acknowledged ahead. */
+/**
+ * Bytes acknowledged before xterm has parsed them, in a hidden tab. Browsers throttle a hidden tab's timers to one a
+ * minute, and xterm's writes with them, which would stop the shell.
+ */
 const HIDDEN_CREDIT = 4 * 1024 * 1024;
 
-/** What a new shell needs of the old one's terminal: modes off, and its screen moved up into the scrollback. */
-const fresh = (rows: number) =>
+/** Prepares the terminal for a new shell: resets the modes and moves the old screen into the scrollback. */
+const resetForNewShell = (rows: number) =>
   `\x1b[?1049l\x1b[!p\x1b[?1;9;1000;1002;1003;1004;1005;1006;1015;2004l\x1b[0m\x1b[?25h\x1b[${rows};1H${"\r\n".repeat(rows)}\x1b[H`;
 
 /**
- * The terminal must be open. Attach before `client.connect()`; later works too, and fetches the output again.
- * `dispose()` takes everything off, and leaves client and terminal alive.
+ * Binds an open terminal to a client. Call it before `client.connect()`; a later call requests all output again.
+ * `dispose()` undoes the binding and leaves the client and the terminal alive.
  */
 export function attachTerminal(client: TerminalClient, terminal: Terminal, options: AttachOptions = {}): Attached {
   terminal.options.scrollback = options.scrollback ?? 10_000;
@@ -47,42 +50,42 @@ export function attachTerminal(client: TerminalClient, terminal: Terminal, optio
   const replay = new ReplayMute(client, terminal);
   const predictor = new Predictor(client, terminal);
   predictor.enabled = options.predict ?? false;
-  let unparsed = 0; // acknowledged ahead of the screen, in a hidden tab
+  let unparsed = 0; // bytes acknowledged before they were parsed
   let inForce: { cols: number; rows: number } | undefined;
-  let resizing: ReturnType<typeof setTimeout> | undefined;
-  let settling: ReturnType<typeof setTimeout> | undefined;
-  let picturing = false;
+  let resizeTimer: ReturnType<typeof setTimeout> | undefined;
+  let applyTimer: ReturnType<typeof setTimeout> | undefined;
+  let restoring = false;
 
-  const settle = () => {
-    clearTimeout(settling);
-    settling = setTimeout(() => {
-      if (!inForce || picturing) return;
+  const applySizeInForce = () => {
+    clearTimeout(applyTimer);
+    applyTimer = setTimeout(() => {
+      if (!inForce || restoring) return;
       if (inForce.cols !== terminal.cols || inForce.rows !== terminal.rows) terminal.resize(inForce.cols, inForce.rows);
     }, SIZE_SETTLE);
   };
 
   const refit = (): void => {
-    clearTimeout(resizing);
+    clearTimeout(resizeTimer);
     const size = addons.fit.proposeDimensions();
-    if (!size || !(size.cols > 1 && size.rows > 1)) return; // not laid out, or hidden
+    if (!size || !(size.cols > 1 && size.rows > 1)) return; // no layout yet, or hidden
     const { cols, rows } = size;
     if (!inForce) {
-      // Nothing was said yet: the first `attach` will carry it.
+      // Not attached yet: `attach` will carry the size.
       terminal.resize(cols, rows);
       client.resize(cols, rows);
       return;
     }
-    resizing = setTimeout(() => {
-      // Another, smaller window may hold the size down: then the server's word comes first.
-      const free = inForce?.cols === terminal.cols && inForce.rows === terminal.rows;
-      if (free && !client.status.readOnly && !picturing) terminal.resize(cols, rows);
+    resizeTimer = setTimeout(() => {
+      // While a smaller window limits the size, only the server can change it.
+      const unlimited = inForce?.cols === terminal.cols && inForce.rows === terminal.rows;
+      if (unlimited && !client.status.readOnly && !restoring) terminal.resize(cols, rows);
       client.resize(cols, rows);
-      settle();
+      applySizeInForce();
     }, RESIZE_DEBOUNCE);
   };
 
   const write = (bytes: Uint8Array, done: () => void, end: number): void => {
-    const muted = replay.old(bytes.length, end);
+    const muted = replay.countOld(bytes.length, end);
     if (muted > 0) terminal.write(bytes.subarray(0, muted), () => replay.parsed(end - bytes.length + muted));
     if (muted === bytes.length) return terminal.write("", done);
     writeLive(bytes.subarray(muted), done, end);
@@ -102,30 +105,30 @@ export function attachTerminal(client: TerminalClient, terminal: Terminal, optio
   client.sink = {
     write,
     reset(cols, rows, parts, done) {
-      replay.pictured();
-      picturing = true;
-      // Whatever is still being parsed belongs to the old screen: first let it through.
+      replay.handleSnapshot();
+      restoring = true;
+      // Output that is still being parsed belongs to the old screen, so wait for it.
       terminal.write("", () => {
         terminal.reset();
         terminal.resize(cols, rows);
         for (const part of parts) terminal.write(part);
         terminal.write("", () => {
-          picturing = false;
-          settle();
+          restoring = false;
+          applySizeInForce();
           done();
         });
       });
     },
   };
 
-  const off = [
+  const unsubscribe = [
     client.on("size", (size) => {
       inForce = size;
-      settle();
+      applySizeInForce();
     }),
     client.on("restart", () => {
       predictor.clear();
-      terminal.write(fresh(terminal.rows));
+      terminal.write(resetForNewShell(terminal.rows));
     }),
   ];
   const data = terminal.onData((typed) => {
@@ -158,9 +161,9 @@ export function attachTerminal(client: TerminalClient, terminal: Terminal, optio
     },
     dispose() {
       client.sink = undefined;
-      clearTimeout(resizing);
-      clearTimeout(settling);
-      for (const stop of off) stop();
+      clearTimeout(resizeTimer);
+      clearTimeout(applyTimer);
+      for (const off of unsubscribe) off();
       data.dispose();
       binary.dispose();
       replay.dispose();

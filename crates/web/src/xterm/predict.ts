@@ -1,15 +1,15 @@
-// Predicted echo: shows what was typed, underlined, before the shell does. Off unless asked for.
+// Predicted echo: shows typed characters, underlined, before the shell echoes them. Off by default.
 //
-// Nothing is written to the terminal: predictions are an overlay, gone as soon as the truth is there, and never
-// older than one round trip. As in mosh (Winstein & Balakrishnan, USENIX ATC 2012) a line's first characters are
-// only guessed at in secret, until one of them was echoed: a password prompt echoes none, so nothing ever shows.
+// Predictions are an overlay and never reach the terminal's buffer. They disappear when the echo arrives, and after one
+// round trip at the latest. As in mosh (Winstein & Balakrishnan, USENIX ATC 2012), they stay hidden until the shell has
+// echoed one of the line's characters: a password prompt echoes none, so a password is never shown.
 import type { Terminal } from "@xterm/xterm";
 import type { TerminalClient } from "../client/index.js";
 
-/** Below this round trip, in milliseconds, the shell's own echo is soon enough. */
+/** Shortest round trip, in milliseconds, at which prediction helps. */
 const SLOW = 60;
 
-interface Guess {
+interface Prediction {
   char: string;
   /** Absolute line in the buffer, and column. */
   line: number;
@@ -19,21 +19,21 @@ interface Guess {
 
 export class Predictor {
   enabled = false;
-  #guesses: Guess[] = [];
-  #echoes = false; // whether the shell echoed something since the last key that was no character
+  #predictions: Prediction[] = [];
+  #echoing = false; // whether the shell has echoed a character since the last control key
   #roundTrip = 0;
   #overlay: HTMLElement | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #off: (() => void)[];
+  #unsubscribe: (() => void)[];
 
   constructor(
     client: TerminalClient,
     private readonly terminal: Terminal,
   ) {
-    const parsed = terminal.onWriteParsed(() => this.#compare());
+    const parsed = terminal.onWriteParsed(() => this.#verify());
     const scrolled = terminal.onScroll(() => this.#draw());
     const resized = terminal.onResize(() => this.clear());
-    this.#off = [
+    this.#unsubscribe = [
       client.on("roundTrip", (ms) => {
         this.#roundTrip = ms;
       }),
@@ -43,52 +43,52 @@ export class Predictor {
     ];
   }
 
-  /** What the user typed, as it goes out. */
+  /** Call with each text that is sent. */
   typed(text: string): void {
     const buffer = this.terminal.buffer.active;
     if (!this.enabled || this.#roundTrip < SLOW || buffer.type === "alternate") return this.clear();
     if (!/^[\x20-\x7e]$/.test(text)) {
-      // Enter, arrows, Tab, a paste: what they do is the shell's business.
-      this.#echoes = false;
+      // The effect of Enter, arrows, Tab or a paste cannot be predicted.
+      this.#echoing = false;
       return this.clear();
     }
-    const last = this.#guesses.at(-1);
+    const last = this.#predictions.at(-1);
     const line = last ? last.line : buffer.baseY + buffer.cursorY;
     const column = last ? last.column + 1 : buffer.cursorX;
-    if (column >= this.terminal.cols - 1) return this.clear(); // how it wraps is the shell's business
-    this.#guesses.push({ char: text, line, column, at: performance.now() });
+    if (column >= this.terminal.cols - 1) return this.clear(); // nor can line wrapping
+    this.#predictions.push({ char: text, line, column, at: performance.now() });
     this.#draw();
   }
 
   clear(): void {
-    this.#guesses = [];
+    this.#predictions = [];
     this.#draw();
   }
 
   dispose(): void {
-    for (const off of this.#off) off();
+    for (const off of this.#unsubscribe) off();
     clearTimeout(this.#timer);
     this.#overlay?.remove();
   }
 
-  /** The screen changed: guesses that came true go, and one that did not takes all with it. */
-  #compare(): void {
+  /** After a change of the screen: removes confirmed predictions, and all of them if one was wrong. */
+  #verify(): void {
     const buffer = this.terminal.buffer.active;
     if (buffer.type === "alternate") return this.clear();
-    while (this.#guesses.length > 0) {
-      const guess = this.#guesses[0] as Guess;
+    while (this.#predictions.length > 0) {
+      const prediction = this.#predictions[0] as Prediction;
       const cursor = { line: buffer.baseY + buffer.cursorY, column: buffer.cursorX };
-      if (cursor.line !== guess.line || cursor.column <= guess.column) {
-        if (cursor.line !== guess.line || cursor.column < guess.column) this.clear();
+      if (cursor.line !== prediction.line || cursor.column <= prediction.column) {
+        if (cursor.line !== prediction.line || cursor.column < prediction.column) this.clear();
         break;
       }
-      if (buffer.getLine(guess.line)?.getCell(guess.column)?.getChars() !== guess.char) {
-        this.#echoes = false;
+      if (buffer.getLine(prediction.line)?.getCell(prediction.column)?.getChars() !== prediction.char) {
+        this.#echoing = false;
         this.clear();
         break;
       }
-      this.#echoes = true;
-      this.#guesses.shift();
+      this.#echoing = true;
+      this.#predictions.shift();
     }
     this.#draw();
   }
@@ -97,19 +97,19 @@ export class Predictor {
     clearTimeout(this.#timer);
     const screen = this.terminal.element?.querySelector<HTMLElement>(".xterm-screen");
     const buffer = this.terminal.buffer.active;
-    const oldest = this.#guesses[0];
+    const oldest = this.#predictions[0];
     if (oldest) {
-      // Wrong for at most one round trip, and a little for the server's own time.
+      // A wrong prediction lasts one round trip, with an allowance for the server's processing.
       const left = oldest.at + 1.25 * this.#roundTrip + 50 - performance.now();
       this.#timer = setTimeout(
         () => {
-          this.#echoes = false;
+          this.#echoing = false;
           this.clear();
         },
         Math.max(0, left),
       );
     }
-    if (!screen || !this.#echoes || !oldest) {
+    if (!screen || !this.#echoing || !oldest) {
       this.#overlay?.replaceChildren();
       return;
     }
@@ -125,10 +125,10 @@ export class Predictor {
     const width = screen.clientWidth / cols;
     const height = screen.clientHeight / rows;
     overlay.replaceChildren(
-      ...this.#guesses.map((guess) => {
+      ...this.#predictions.map((prediction) => {
         const cell = document.createElement("span");
-        cell.textContent = guess.char;
-        cell.style.cssText = `position:absolute;left:${guess.column * width}px;top:${(guess.line - buffer.viewportY) * height}px;width:${width}px;height:${height}px;line-height:${height}px;text-decoration:underline;background:${theme?.background ?? "none"}`;
+        cell.textContent = prediction.char;
+        cell.style.cssText = `position:absolute;left:${prediction.column * width}px;top:${(prediction.line - buffer.viewportY) * height}px;width:${width}px;height:${height}px;line-height:${height}px;text-decoration:underline;background:${theme?.background ?? "none"}`;
         return cell;
       }),
     );

@@ -1,42 +1,43 @@
-// Keeps a terminal from answering old questions. After a reload the session's output comes again, and with it every
-// query that programs once sent (device attributes, cursor position, colours). They were answered then; a second
-// answer would be typed into the shell.
+// Mutes the terminal's reports while the server replays old output. After a reload the replay contains every query that
+// programs once sent (device attributes, cursor position, colours). The terminal reported then; a second report would
+// be typed into the shell.
 //
-// What this tab saw before the reload is known to the byte: its offset is kept in sessionStorage. In a tab that comes
-// to an older shell, what comes in one go at the start counts as old.
+// A tab that reloads knows the exact end of the old output: it keeps the offset in sessionStorage. A tab that joins an
+// older shell takes everything up to the first pause for old.
 import type { IDisposable, Terminal } from "@xterm/xterm";
 import type { TerminalClient } from "../client/index.js";
-import { OUTPUT_BUFFER_MAX } from "./limits.js";
 
-/** A shell this young, and not seen before, may still wait for its answers. */
+/** Most output that the server replays, in bytes: OUTPUT_BUFFER, 1 MiB by default. */
+const OUTPUT_BUFFER_MAX = 1024 * 1024;
+/** Age, in milliseconds, below which a shell may still wait for reports when a new tab joins it. */
 const YOUNG = 5_000;
-/** Without a known end, the replay is over when nothing came for so long. */
-const QUIET = 200;
+/** Pause, in milliseconds, that ends a replay of unknown length. */
+const PAUSE = 200;
 
 export class ReplayMute {
-  /** Whether old output is coming in. */
+  /** Whether old output is being replayed. */
   active = false;
-  #seen = false;
+  #begun = false;
   #serverClock: number | undefined;
   #epoch = 0;
-  #until: number | undefined; // where old output ends, if that is known
-  #parsed = 0;
-  #quiet: ReturnType<typeof setTimeout> | undefined;
+  #oldEnd: number | undefined; // end offset of the old output, if known
+  #parsed = 0; // offset of the output parsed so far
+  #pauseTimer: ReturnType<typeof setTimeout> | undefined;
   #handlers: IDisposable[] = [];
-  #off: () => void;
+  #unsubscribe: () => void;
 
   constructor(
     private readonly client: TerminalClient,
     terminal: Terminal,
   ) {
-    this.#off = client.on("frame", (frame) => {
+    this.#unsubscribe = client.on("frame", (frame) => {
       if (frame.type === "connected") this.#serverClock = frame.timestamp;
-      if (frame.type !== "attached" && frame.type !== "output") return; // either may be first
+      if (frame.type !== "attached" && frame.type !== "output") return; // either may come first
       this.#epoch = frame.epoch;
-      if (!this.#seen) this.#begin(frame.epoch, frame.type === "attached" && frame.gap !== undefined);
-      this.#seen = true; // Later ones go on where this terminal is.
+      if (!this.#begun) this.#begin(frame.epoch, frame.type === "attached" && frame.gap !== undefined);
+      this.#begun = true; // later frames continue where this terminal is
     });
-    addEventListener("pagehide", this.#remember);
+    addEventListener("pagehide", this.#save);
     const mute = () => this.active;
     const { parser } = terminal;
     for (const id of [
@@ -53,35 +54,35 @@ export class ReplayMute {
     ]) {
       this.#handlers.push(parser.registerCsiHandler(id, mute));
     }
-    const question = (data: string) => this.active && data.includes("?");
-    for (const osc of [4, 10, 11, 12, 52]) this.#handlers.push(parser.registerOscHandler(osc, question));
+    const query = (data: string) => this.active && data.includes("?");
+    for (const osc of [4, 10, 11, 12, 52]) this.#handlers.push(parser.registerOscHandler(osc, query));
     this.#handlers.push(parser.registerDcsHandler({ intermediates: "$", final: "q" }, mute));
   }
 
-  /** How many of these bytes, which end at `end`, are old. */
-  old(length: number, end: number): number {
+  /** Counts the old bytes at the start of a chunk that ends at offset `end`. */
+  countOld(length: number, end: number): number {
     if (!this.active) return 0;
-    const until = this.#until ?? OUTPUT_BUFFER_MAX;
-    return Math.max(0, Math.min(length, length - (end - until)));
+    const oldEnd = this.#oldEnd ?? OUTPUT_BUFFER_MAX;
+    return Math.max(0, Math.min(length, length - (end - oldEnd)));
   }
 
-  /** Everything before `offset` went through the parser. */
+  /** The terminal has parsed everything before `offset`. */
   parsed(offset: number): void {
     this.#parsed = offset;
     if (!this.active) return;
-    if (this.#until === undefined) this.#wait();
-    else if (offset >= this.#until) this.#end();
+    if (this.#oldEnd === undefined) this.#awaitPause();
+    else if (offset >= this.#oldEnd) this.#end();
   }
 
-  /** A picture of the screen has no questions, and what follows it was seen by nobody. */
-  pictured(): void {
-    if (this.#until === undefined) this.#end();
+  /** A snapshot contains no queries, and the output after it is new to every tab. */
+  handleSnapshot(): void {
+    if (this.#oldEnd === undefined) this.#end();
   }
 
   dispose(): void {
-    this.#off();
+    this.#unsubscribe();
     this.#end();
-    removeEventListener("pagehide", this.#remember);
+    removeEventListener("pagehide", this.#save);
     for (const handler of this.#handlers) handler.dispose();
   }
 
@@ -89,35 +90,35 @@ export class ReplayMute {
     return `shellbridge.seen.${this.client.sessionId}`;
   }
 
-  #remember = (): void => {
+  #save = (): void => {
     try {
       sessionStorage.setItem(this.#key, `${this.#epoch}:${this.#parsed}`);
     } catch {
-      // Then the rule for tabs that come later holds.
+      // Storage is denied: the next page applies the rule for tabs that join.
     }
   };
 
   #begin(epoch: number, gap: boolean): void {
-    let stored: string | null = null;
+    let saved: string | null = null;
     try {
-      stored = sessionStorage.getItem(this.#key);
+      saved = sessionStorage.getItem(this.#key);
     } catch {
-      // As above.
+      // Storage is denied.
     }
-    const [knownEpoch, offset] = (stored ?? "").split(":").map(Number);
-    if (knownEpoch === epoch) this.#until = offset;
+    const [savedEpoch, offset] = (saved ?? "").split(":").map(Number);
+    if (savedEpoch === epoch) this.#oldEnd = offset;
     else if (gap || (this.#serverClock ?? Date.now()) - epoch < YOUNG) return;
-    this.active = this.#until !== 0;
-    if (this.#until === undefined) this.#wait();
+    this.active = this.#oldEnd !== 0;
+    if (this.#oldEnd === undefined) this.#awaitPause();
   }
 
-  #wait(): void {
-    clearTimeout(this.#quiet);
-    this.#quiet = setTimeout(() => this.#end(), QUIET);
+  #awaitPause(): void {
+    clearTimeout(this.#pauseTimer);
+    this.#pauseTimer = setTimeout(() => this.#end(), PAUSE);
   }
 
   #end(): void {
-    clearTimeout(this.#quiet);
+    clearTimeout(this.#pauseTimer);
     this.active = false;
   }
 }

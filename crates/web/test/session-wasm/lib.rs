@@ -1,7 +1,7 @@
-//! Drives a [`Session`] for the browser library's tests: takes one event as JSON, answers with all that follows from it.
+//! Drives a [`Session`] for the browser library's tests: takes an event as JSON and returns the actions that follow.
 //!
 //! The module holds one session. JavaScript writes an [`Event`] into the module's memory at [`buffer`], calls [`handle`],
-//! and reads the [`Step`] there. A panic leaves its message in the same place, and ends the use of the module.
+//! and reads the [`Step`] there. After a panic, the buffer holds its message, and the module is unusable.
 
 mod messages;
 
@@ -18,14 +18,14 @@ use shellbridge_session::{
     ConnectionInfo, Effect, Limits, OutletLimits, PushKind, Reply, Request, Sent, Session, Settings,
 };
 
-use crate::messages::{Action, Event, Peer, Step, What, Write};
+use crate::messages::{Action, Event, EventKind, Peer, Step, Write};
 
-/// Longer than any test.
+/// Life of the session and its tokens; longer than any test.
 const LIFE: Duration = Duration::from_hours(24);
 
 struct Driver {
     session: Session,
-    /// Pushes whose outcome has not been reported.
+    /// Pushes with an outstanding outcome.
     pushes: HashMap<u64, (ConnectionId, PushKind)>,
     count: u64,
 }
@@ -38,11 +38,13 @@ impl Driver {
         Self { session, pushes: HashMap::new(), count: 0 }
     }
 
-    fn handle(&mut self, what: What, now: Duration, actions: &mut Vec<Action>) {
-        match what {
-            What::Start { .. } => panic!("the session has started"),
-            What::Connect(peer) => self.session.handle_connect(peer.info(), now).expect("few connections"),
-            What::Frame { peer, text } => {
+    fn handle(&mut self, kind: EventKind, now: Duration, actions: &mut Vec<Action>) {
+        match kind {
+            EventKind::Start { .. } => panic!("the session has started"),
+            EventKind::Connect(peer) => {
+                self.session.handle_connect(peer.info(), now).expect("few connections")
+            }
+            EventKind::Frame { peer, text } => {
                 assert!(text.len() <= MAX_FRAME, "a frame of {} bytes", text.len());
                 let frame = ClientFrame::parse(text.as_bytes()).expect("clients send valid frames");
                 let to = peer.id.clone();
@@ -51,23 +53,23 @@ impl Driver {
                     actions.push(Action::Push { to, text: utf8(&frame.to_json()), push: None });
                 }
             }
-            What::Gone { id } => self.session.handle_gone(&id, now),
-            What::Pushed { push, delivered } => {
+            EventKind::Gone { id } => self.session.handle_gone(&id, now),
+            EventKind::Pushed { push, delivered } => {
                 let (id, kind) = self.pushes.remove(&push).expect("each push is reported once");
                 let sent = if delivered { Sent::Delivered } else { Sent::Gone };
                 self.session.handle_pushed(&id, kind, sent, now);
             }
-            What::Checked { id, exists } => self.session.handle_checked(&id, exists, now),
-            What::Output { bytes } => {
+            EventKind::Checked { id, exists } => self.session.handle_checked(&id, exists, now),
+            EventKind::Output { bytes } => {
                 let bytes = bytes.decode().expect("a payload");
                 assert!(bytes.len() <= self.session.read_allowance(now), "more than may be read");
                 self.session.handle_output(&bytes);
             }
-            What::Written { client_id, count } => self.session.handle_written(&client_id, count, now),
-            What::Exit { exit_code } => {
+            EventKind::Written { client_id, count } => self.session.handle_written(&client_id, count, now),
+            EventKind::Exit { exit_code } => {
                 self.session.handle_exit(Exit { exit_code, signal: None }, now);
             }
-            What::Timeout => self.session.handle_timeout(now),
+            EventKind::Timeout => self.session.handle_timeout(now),
         }
     }
 
@@ -108,13 +110,13 @@ impl Peer {
             token_id: None,
             connected_at: self.connected_at,
             token_lasts: LIFE,
-            // As `@connections` has them.
+            // The limits of `@connections`.
             limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
         }
     }
 }
 
-/// The answer to a frame; an error names the frame, as the backend's bridge does it.
+/// The answer to a frame. As in the backend's bridge, an error refers to the frame.
 fn answer(reply: Reply, text: &str) -> Option<ServerFrame> {
     match reply {
         Reply::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
@@ -129,15 +131,15 @@ fn answer(reply: Reply, text: &str) -> Option<ServerFrame> {
 }
 
 fn step(event: &[u8]) -> Step {
-    let Event { now, what } = serde_json::from_slice(event).expect("an event");
+    let Event { now, kind } = serde_json::from_slice(event).expect("an event");
     let now = Duration::from_millis(now);
     let mut actions = Vec::new();
     DRIVER.with_borrow_mut(|driver| {
-        if let What::Start { started, output_buffer, output_window, resume_grace } = what {
+        if let EventKind::Start { started, output_buffer, output_window, resume_grace } = kind {
             let resume_grace = Duration::from_millis(resume_grace);
             *driver = Some(Driver::start(started, Limits { output_buffer, output_window, resume_grace }));
         } else {
-            driver.as_mut().expect("a start").handle(what, now, &mut actions);
+            driver.as_mut().expect("a start").handle(kind, now, &mut actions);
         }
         let driver = driver.as_mut().expect("a start");
         driver.perform(now, &mut actions);
@@ -152,7 +154,7 @@ fn step(event: &[u8]) -> Step {
     })
 }
 
-/// Rounded up: a timer that fires too early would fire again and again.
+/// Rounds up, because a timer that fires early would fire again at once, repeatedly.
 fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).expect("within the session's life")
 }
@@ -166,7 +168,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes the buffer `length` bytes long. Returns where it is, until the next call of any function.
+/// Resizes the buffer to `length` bytes. Returns its address, which is valid until the next call.
 #[expect(unsafe_code, reason = "the export's name; unique in the module")]
 #[unsafe(no_mangle)]
 pub extern "C" fn buffer(length: usize) -> *mut u8 {
@@ -176,17 +178,17 @@ pub extern "C" fn buffer(length: usize) -> *mut u8 {
     })
 }
 
-/// How long the buffer is.
+/// Length of the buffer in bytes.
 #[expect(unsafe_code, reason = "the export's name; unique in the module")]
 #[unsafe(no_mangle)]
 pub extern "C" fn length() -> usize {
     BUFFER.with_borrow(Vec::len)
 }
 
-/// Takes the event in the buffer, and leaves the step there.
+/// Handles the event in the buffer and replaces it with the step.
 ///
 /// # Panics
-/// When a party breaks the contract, which fails the test.
+/// If the client or the session breaks the contract; this fails the test.
 #[expect(unsafe_code, reason = "the export's name; unique in the module")]
 #[unsafe(no_mangle)]
 pub extern "C" fn handle() {

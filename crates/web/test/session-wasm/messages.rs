@@ -1,20 +1,20 @@
-//! What JavaScript and the module tell each other, as JSON. `test/support/session.ts` has the same types.
+//! JSON messages between JavaScript and the module. `test/support/session.ts` has the same types.
 
 use serde::{Deserialize, Serialize};
 use shellbridge_protocol::{ids::ConnectionId, payload::Payload};
 
-/// Something that happened, `now` ms after the session's start.
+/// An event, `now` ms after the session's start.
 #[derive(Deserialize)]
 pub(crate) struct Event {
     pub(crate) now: u64,
     #[serde(flatten)]
-    pub(crate) what: What,
+    pub(crate) kind: EventKind,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
-pub(crate) enum What {
-    /// The first event: makes the session. `started` is Unix ms; the rest are the backend's settings, in bytes and ms.
+pub(crate) enum EventKind {
+    /// The first event: creates the session. `started` is Unix ms; the rest are the backend's settings, in bytes and ms.
     Start {
         started: u64,
         output_buffer: usize,
@@ -46,14 +46,14 @@ pub(crate) enum What {
         client_id: String,
         count: usize,
     },
-    /// The shell ended.
+    /// The shell exited.
     Exit {
         exit_code: i32,
     },
     Timeout,
 }
 
-/// A connection and the Unix ms at which it was made.
+/// A connection and when it opened, in Unix ms.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Peer {
@@ -61,22 +61,22 @@ pub(crate) struct Peer {
     pub(crate) connected_at: i64,
 }
 
-/// What the driver must do after an event, and what the session waits for.
+/// The driver's next actions, and what the session waits for.
 #[derive(Serialize)]
 pub(crate) struct Step {
     pub(crate) actions: Vec<Action>,
-    /// Input that the shell may read.
+    /// Input for the shell.
     pub(crate) write: Option<Write>,
-    /// Bytes that may be read from the shell.
+    /// Bytes that the driver may read from the shell.
     pub(crate) allowance: usize,
-    /// When [`What::Timeout`] is due, ms after the start.
+    /// When [`EventKind::Timeout`] is due, ms after the start.
     pub(crate) timeout: Option<u64>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Action {
-    /// Sends a frame. With a number, [`What::Pushed`] must follow; without, it is the answer to a frame.
+    /// Sends a frame. With a number, [`EventKind::Pushed`] must follow; without one, it answers a frame.
     Push {
         to: ConnectionId,
         text: String,

@@ -1,12 +1,12 @@
-// A client on a scripted socket, with a terminal that keeps what it is given.
-import { vi } from "vitest";
+// A client on a scripted socket, with a terminal that keeps its output.
+import { afterEach, beforeEach, expect, vi } from "vitest";
 import { type ClientOptions, TerminalClient, type TerminalError } from "../../src/client";
-import type { ServerFrame } from "../../src/protocol.gen";
+import type { ErrorCode, ServerFrame } from "../../src/protocol.gen";
 import { FakeSocket } from "./socket";
 
 export const EPOCH = 1_700_000_000_000;
 
-/** `{exp, sessionId}` as a JWT that nobody verifies. */
+/** An unsigned JWT with these claims. */
 export function jwt(claims: object): string {
   return `h.${btoa(JSON.stringify(claims)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "")}.s`;
 }
@@ -14,7 +14,7 @@ export function jwt(claims: object): string {
 export class Screen {
   text = "";
   resets = 0;
-  /** Confirmations not given yet, while `slow`. */
+  /** Confirmations held back while `slow`. */
   waiting: (() => void)[] = [];
   slow = false;
   #decoder = new TextDecoder();
@@ -46,6 +46,23 @@ export interface Rig {
   socket(): FakeSocket;
 }
 
+const clients: TerminalClient[] = [];
+
+/** Sets up fake timers and sockets for each test of a file. Afterwards closes its clients, which must leave no timer. */
+export function setUpFakeSockets(): void {
+  beforeEach(() => {
+    vi.useFakeTimers();
+    FakeSocket.reset();
+    sessionStorage.clear();
+    clients.length = 0;
+  });
+  afterEach(() => {
+    for (const client of clients) client.close();
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  });
+}
+
 export function rig(options: Partial<ClientOptions> = {}): Rig {
   const client = new TerminalClient({
     url: "wss://host/prod",
@@ -55,6 +72,7 @@ export function rig(options: Partial<ClientOptions> = {}): Rig {
     random: () => 0.5,
     ...options,
   });
+  clients.push(client);
   const screen = new Screen();
   const errors: TerminalError[] = [];
   const states: string[] = [];
@@ -64,7 +82,7 @@ export function rig(options: Partial<ClientOptions> = {}): Rig {
   return { client, screen, errors, states, socket: () => FakeSocket.last };
 }
 
-/** Lets what was awaited happen. */
+/** Runs the timers that are due, and every microtask. */
 export const settle = () => vi.advanceTimersByTimeAsync(0);
 
 export const attached = (more: Partial<Extract<ServerFrame, { type: "attached" }>> = {}): ServerFrame => ({
@@ -86,19 +104,33 @@ export const output = (offset: number, data: string, inputOffset?: number): Serv
   ...(inputOffset !== undefined && { inputOffset }),
 });
 
-/** Up to `attached`. */
-export async function connected(options: Partial<ClientOptions> = {}): Promise<Rig> {
-  const made = rig(options);
-  made.client.connect();
-  await settle();
-  made.socket().open();
-  made.socket().say(attached());
-  return made;
+export const errorFrame = (
+  code: ErrorCode,
+  more: Partial<Extract<ServerFrame, { type: "error" }>> = {},
+): ServerFrame => ({ type: "error", code, message: `about ${code}`, retryable: false, ...more });
+
+/** Makes the sockets created so far answer pings. */
+export function answerPings(setup: Rig): Rig {
+  for (const socket of FakeSocket.all) {
+    socket.onSend = (frame) =>
+      frame.type === "ping" && socket.deliver({ type: "pong", timestamp: 1, echo: frame.timestamp });
+  }
+  return setup;
 }
 
-/** After a cut: the next socket, open and attached. */
+/** A client that is attached. */
+export async function connected(options: Partial<ClientOptions> = {}): Promise<Rig> {
+  const setup = rig(options);
+  setup.client.connect();
+  await settle();
+  setup.socket().open();
+  setup.socket().deliver(attached());
+  return setup;
+}
+
+/** Lets the client reconnect after a cut, and attaches the new connection. */
 export async function reconnected({ socket }: Rig, more: Parameters<typeof attached>[0] = {}): Promise<void> {
   await vi.advanceTimersByTimeAsync(30_000);
   socket().open();
-  socket().say(attached(more));
+  socket().deliver(attached(more));
 }

@@ -1,6 +1,6 @@
-// jsdom has no Web Locks.
+// Web Locks, which jsdom lacks.
 
-/** Web Locks as far as they are used: exclusive, `ifAvailable`, freed when the callback's promise settles. */
+/** The part in use: exclusive, `ifAvailable`, released when the callback's promise settles. */
 export class Locks {
   held = new Set<string>();
   async request(name: string, _options: object, then: (lock: object | null) => unknown): Promise<void> {

@@ -1,22 +1,23 @@
-// A session with a shell, behind a network that reorders, repeats, loses and cuts. All of it runs on the test's clock.
+// A session and its shell behind a network that reorders, repeats and drops frames and cuts connections. Everything runs
+// on the test's clock.
 import type { Payload } from "../../src/protocol.gen";
 import { type Event, type Peer, Session, type Settings, type Step } from "./session";
 import type { FakeSocket } from "./socket";
 
 export interface Faults {
-  /** Share of frames that are delayed far enough to be overtaken. */
+  /** Share of frames that are delayed so long that later ones overtake them. */
   reorder: number;
   repeat: number;
   /**
-   * Share of frames to the server, and of its news of lost connections, that get lost. Pushes that fail are sent again by
-   * the contract, and lost ones are with a connection.
+   * Share of frames to the server, and of its disconnect events, that are lost. Pushes are not dropped: a push that fails
+   * is sent again, and one that is lost is lost with its connection.
    */
   drop: number;
-  /** A connection lives at most so long, in milliseconds; 0: for ever. */
+  /** Average life of a connection, in milliseconds; 0: unlimited. */
   cutEvery: number;
 }
 
-/** mulberry32: small, and the same everywhere. */
+/** mulberry32, a small pseudo-random generator. */
 export function seeded(seed: number): () => number {
   let a = seed >>> 0;
   return () => {
@@ -27,13 +28,13 @@ export function seeded(seed: number): () => number {
   };
 }
 
-/** From the end of a connection or session to the closing of sockets: pushes that are under way come first. */
+/** Delay, in milliseconds, before sockets close, so that pushes in flight arrive first. */
 const FAREWELL = 500;
 
 const bytesOf = ({ data, b64 }: Payload) => (b64 === undefined ? Buffer.from(data ?? "") : Buffer.from(b64, "base64"));
 
 export class Server {
-  /** Why the session is over. */
+  /** Why the session ended, if it did. */
   over: string | undefined;
   #session = new Session();
   #started = Date.now();
@@ -56,7 +57,7 @@ export class Server {
     this.#handle({ type: "start", started: this.#started, ...settings });
   }
 
-  /** The shell prints, as far and as fast as it is read. */
+  /** The shell prints; the session reads at its own pace. */
   print(text: string): void {
     const bytes = Buffer.from(text);
     this.#printed.push(bytes);
@@ -64,35 +65,35 @@ export class Server {
     this.#wakeShell();
   }
 
-  /** The shell ends once all it printed is read. */
+  /** The shell exits once its output has been read. */
   exit(exitCode: number): void {
     this.#exitCode = exitCode;
     this.#wakeShell();
   }
 
-  /** All that the shell printed. */
+  /** All output of the shell. */
   get output(): string {
     return Buffer.concat(this.#printed).toString();
   }
 
-  /** What the shell read of a client's input. */
+  /** The input of a client that the shell has read. */
   typed(clientId: string): string {
     return Buffer.concat(this.#typed.get(clientId) ?? []).toString();
   }
 
-  /** Clients of which the shell read anything. */
+  /** Clients whose input the shell has read. */
   get typists(): string[] {
     return [...this.#typed.keys()];
   }
 
-  /** Answers the handshake of a new socket. */
+  /** Accepts a new socket. */
   accept = (socket: FakeSocket): void => {
     this.#after(5 + 20 * this.random(), () => {
       if (socket.readyState !== 0) return;
       const peer: Peer = { id: `c${String(++this.#connections).padStart(4, "0")}`, connectedAt: Date.now() };
       this.#sockets.set(peer.id, socket);
       this.#handle({ type: "connect", ...peer });
-      // A frame may arrive when its connection is gone: each is an invocation of its own.
+      // A frame may arrive after its connection has closed: each frame is a separate Lambda invocation.
       socket.onSend = (_, text) => this.#carry(true, () => this.#handle({ type: "frame", peer, text }));
       socket.onClientClose = () => this.#gone(peer.id);
       socket.open();
@@ -115,7 +116,7 @@ export class Server {
     this.#timers.add(timer);
   }
 
-  /** Through the network; `droppable` only where the contract allows it. */
+  /** Sends through the network. `droppable` only where the contract allows a loss. */
   #carry(droppable: boolean, then: () => void): void {
     const { reorder, repeat, drop } = this.faults;
     if (droppable && this.random() < drop) return;
@@ -164,11 +165,11 @@ export class Server {
     this.#wakeShell();
   }
 
-  /** Counts as delivered once it is handed over; it may still be lost with its connection. */
+  /** A push counts as delivered once API Gateway has it, even if the connection then breaks. */
   #push(to: string, text: string, push: number | null): void {
     this.#after(1, () => {
       const socket = this.#sockets.get(to);
-      if (socket) this.#carry(false, () => socket.sayText(text));
+      if (socket) this.#carry(false, () => socket.deliverText(text));
       if (push !== null) this.#handle({ type: "pushed", push, delivered: socket !== undefined });
     });
   }
@@ -179,7 +180,7 @@ export class Server {
     if (reads || prints) this.#shell ??= setTimeout(() => this.#runShell(), 1);
   }
 
-  /** The shell reads some of what there is, and some of what it printed is read, cut anywhere. */
+  /** The shell reads some input, and the session reads some output, each cut at a random byte. */
   #runShell(): void {
     this.#shell = undefined;
     const some = (most: number) => 1 + Math.floor(this.random() * most);

@@ -1,10 +1,10 @@
-// The session's state machine that the backend ships, as a WebAssembly module: crates/web/test/session-wasm. One instance
-// is one session. `npm test` builds it.
+// The backend's session state machine as a WebAssembly module, crates/web/test/session-wasm. One instance per session.
+// `npm test` builds it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Payload } from "../../src/protocol.gen";
 
-/** A connection, and the Unix ms at which it was made. */
+/** A connection and when it opened, in Unix ms. */
 export interface Peer {
   id: string;
   connectedAt: number;
@@ -17,7 +17,7 @@ export interface Settings {
   resumeGrace: number;
 }
 
-/** What happened. */
+/** An event that the session handles. */
 export type Event =
   | ({ type: "start"; started: number } & Settings)
   | ({ type: "connect" } & Peer)
@@ -30,8 +30,8 @@ export type Event =
   | { type: "exit"; exitCode: number }
   | { type: "timeout" };
 
-/** What the session wants done. A push with a number is to be reported; one without answers a frame. */
-export type Action =
+/** An action for the driver. A push with a number needs a `pushed` event; one without answers a frame. */
+type Action =
   | { type: "push"; to: string; text: string; push: number | null }
   | { type: "close"; id: string; last: string | null }
   | { type: "check"; id: string }
@@ -39,9 +39,9 @@ export type Action =
 
 export interface Step {
   actions: Action[];
-  /** Input that the shell may read. */
+  /** Input for the shell. */
   write: { clientId: string; bytes: Payload } | null;
-  /** Bytes that may be read from the shell. */
+  /** Bytes that the driver may read from the shell. */
   allowance: number;
   /** When `timeout` is due, ms after the start. */
   timeout: number | null;
@@ -61,7 +61,7 @@ function load(): WebAssembly.Module {
   try {
     return new WebAssembly.Module(readFileSync(file));
   } catch (cause) {
-    throw new Error("the session's module is missing: npm run build:session", { cause });
+    throw new Error("the session module is missing; run `npm run build:session`", { cause });
   }
 }
 
@@ -73,19 +73,19 @@ export class Session {
     this.#exports = new WebAssembly.Instance(compiled).exports as unknown as Exports;
   }
 
-  /** Hands in what happened at `now`, in ms after the start. Throws what the module panics with. */
+  /** Handles an event at `now`, in ms after the start. Throws the message of a panic. */
   handle(now: number, event: Event): Step {
     const bytes = Buffer.from(JSON.stringify({ now, ...event }));
     this.#buffer(bytes.length).set(bytes);
-    let failed = false;
+    let panicked = false;
     try {
       this.#exports.handle();
     } catch {
-      failed = true;
+      panicked = true;
     }
-    const answer = Buffer.from(this.#buffer(this.#exports.length())).toString();
-    if (failed) throw new Error(answer);
-    return JSON.parse(answer);
+    const text = Buffer.from(this.#buffer(this.#exports.length())).toString();
+    if (panicked) throw new Error(text);
+    return JSON.parse(text);
   }
 
   #buffer(length: number): Uint8Array {

@@ -1,14 +1,14 @@
-// A scripted WebSocket: the test opens, answers and closes it.
+// A scripted WebSocket: the test opens it, delivers messages and closes it.
 import type { ClientFrame, ServerFrame } from "../../src/protocol.gen";
 
 export class FakeSocket {
   static all: FakeSocket[] = [];
   static get last(): FakeSocket {
     const socket = FakeSocket.all.at(-1);
-    if (!socket) throw new Error("no socket was made");
+    if (!socket) throw new Error("no socket was created");
     return socket;
   }
-  /** Called for every new socket; a server takes it from there. */
+  /** Called with every new socket, for a scripted server. */
   static onCreate: ((socket: FakeSocket) => void) | undefined;
   static reset(): void {
     FakeSocket.all = [];
@@ -53,16 +53,16 @@ export class FakeSocket {
     this.readyState = 1;
     this.onopen?.();
   }
-  say(frame: ServerFrame): void {
-    this.sayText(JSON.stringify(frame));
+  deliver(frame: ServerFrame): void {
+    this.deliverText(JSON.stringify(frame));
   }
-  sayText(data: string): void {
+  deliverText(data: string): void {
     if (this.readyState === 1) this.onmessage?.({ data });
   }
-  raw(data: unknown): void {
+  deliverRaw(data: unknown): void {
     this.onmessage?.({ data });
   }
-  /** The page is gone: no handler of its runs any more. */
+  /** Closes without calling handlers, as when the page is unloaded. */
   vanish(): void {
     this.onopen = this.onmessage = this.onclose = null;
     this.close();

@@ -1,36 +1,42 @@
-// The diagnostics panel, and the report made of it.
-import { bytes, clock, h, icon, ms } from "./dom";
+// The diagnostics panel and its report.
+import { formatBytes, formatDuration, formatMs, h, icon } from "./dom";
 import type { Panel } from "./drawer";
-import { inWords } from "./status";
+import { stateLabel } from "./status";
 import type { Tab } from "./tab";
 
-/** Names and values, in the order shown. The token is masked. */
-export function facts(tab: Tab): [string, string][] {
+/** Names and values in display order. The token is masked. */
+function rows(tab: Tab): [string, string][] {
   const d = tab.client.diagnostics;
   return [
-    ["State", inWords(tab.client.status)],
+    ["State", stateLabel(tab.client.status)],
     ["Last error", d.lastError ? `${d.lastError.code}: ${d.lastError.message}` : "none"],
-    ["Backend", d.unansweredSince ? `silent for ${clock(Date.now() - d.unansweredSince)}` : "no frame unanswered"],
+    [
+      "Backend",
+      d.unansweredSince ? `silent for ${formatDuration(Date.now() - d.unansweredSince)}` : "no unanswered frames",
+    ],
     ["Address", d.url],
     ["Session", d.sessionId],
     ["Connection", d.connectionId ?? "–"],
     ["Client", d.clientId ?? "–"],
-    ["Handshake", ms(d.connectionTime)],
-    ["Round trip", `last ${ms(d.roundTrip.last)}, median ${ms(d.roundTrip.median)}, p95 ${ms(d.roundTrip.p95)}`],
+    ["Handshake", formatMs(d.connectionTime)],
+    [
+      "Round trip",
+      `last ${formatMs(d.roundTrip.last)}, median ${formatMs(d.roundTrip.median)}, p95 ${formatMs(d.roundTrip.p95)}`,
+    ],
     ["Failed attempts", String(d.attempts)],
     ["Reconnects", String(d.reconnects)],
-    ["Received", `${bytes(d.bytesIn)}, output to byte ${d.outputOffset.toLocaleString("en")}`],
-    ["Sent", `${bytes(d.bytesOut)}, input to byte ${d.inputOffset.toLocaleString("en")}`],
-    ["Sent again", bytes(d.retransmissions)],
-    ["Output lost", d.outputLost > 0 ? `${bytes(d.outputLost)} (replaced by a picture of the screen)` : "none"],
+    ["Received", `${formatBytes(d.bytesIn)}, output to byte ${d.outputOffset.toLocaleString("en")}`],
+    ["Sent", `${formatBytes(d.bytesOut)}, input to byte ${d.inputOffset.toLocaleString("en")}`],
+    ["Sent again", formatBytes(d.retransmissions)],
+    ["Output lost", d.outputLost > 0 ? `${formatBytes(d.outputLost)} (replaced by a snapshot of the screen)` : "none"],
     ["Terminal", `${tab.terminal.cols}×${tab.terminal.rows}, ${tab.binding.renderer} renderer`],
   ];
 }
 
-export const report = (tab: Tab): string =>
+const report = (tab: Tab): string =>
   [
     `Shellbridge, ${new Date().toISOString()}`,
-    ...facts(tab).map(([name, value]) => `${name}: ${value}`),
+    ...rows(tab).map(([name, value]) => `${name}: ${value}`),
     `Browser: ${navigator.userAgent}`,
     `Page: ${location.origin}${location.pathname}, online ${navigator.onLine}`,
   ].join("\n");
@@ -42,7 +48,7 @@ export function diagnosticsPanel(current: () => Tab | undefined, copy: (text: st
   const ping = h("button", { type: "button", class: "button" }, icon("pulse"), "Ping");
   const refresh = () => {
     const tab = current();
-    for (const [name, value] of tab ? facts(tab) : []) {
+    for (const [name, value] of tab ? rows(tab) : []) {
       let cell = values.get(name);
       if (!cell) {
         cell = h("dd");
