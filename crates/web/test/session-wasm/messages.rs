@@ -1,7 +1,11 @@
 //! What JavaScript and the module tell each other, as JSON. `test/support/session.ts` has the same types.
 
 use serde::{Deserialize, Serialize};
-use shellbridge_protocol::{ids::ConnectionId, payload::Payload};
+use shellbridge_protocol::{
+    ids::{ClientId, ConnectionId},
+    payload::Payload,
+    times::UnixMs,
+};
 
 /// Something that happened, `now` ms after the session's start.
 #[derive(Deserialize)]
@@ -14,9 +18,9 @@ pub(crate) struct Event {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum What {
-    /// The first event: makes the session. `started` is Unix ms; the rest are the backend's settings, in bytes and ms.
+    /// The first event: makes the session. The rest are the backend's settings, in bytes and ms.
     Start {
-        started: u64,
+        started: UnixMs,
         output_buffer: usize,
         output_window: u64,
         resume_grace: u64,
@@ -43,7 +47,7 @@ pub(crate) enum What {
     },
     /// The shell read `count` bytes of this client's input.
     Written {
-        client_id: String,
+        client_id: ClientId,
         count: usize,
     },
     /// The shell ended.
@@ -53,12 +57,12 @@ pub(crate) enum What {
     Timeout,
 }
 
-/// A connection and the Unix ms at which it was made.
+/// A connection and when it was made.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Peer {
     pub(crate) id: ConnectionId,
-    pub(crate) connected_at: i64,
+    pub(crate) connected_at: UnixMs,
 }
 
 /// What the driver must do after an event, and what the session waits for.
@@ -97,6 +101,6 @@ pub(crate) enum Action {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Write {
-    pub(crate) client_id: String,
+    pub(crate) client_id: ClientId,
     pub(crate) bytes: Payload,
 }
