@@ -9,7 +9,9 @@ use serde::Serialize;
 use shellbridge_outbound::{Jwks, jwks::FETCH_WITHIN};
 use shellbridge_protocol::{
     access::{ClaimRules, Denied, Grant, JwksRefused, KeyError, TokenKeys},
+    ids::{SessionId, UserId},
     secret,
+    times::UnixSecs,
 };
 
 use crate::{clock::unix_secs, config::Config};
@@ -55,23 +57,22 @@ pub(crate) enum Refused {
 
 /// A token to be minted.
 pub(crate) struct Mint<'a> {
-    pub(crate) user: &'a str,
-    pub(crate) session: &'a str,
+    pub(crate) user: &'a UserId,
+    pub(crate) session: &'a SessionId,
     pub(crate) read_only: bool,
     /// `shellbridgeId`, by which the session recognises it (`sessions/tokens.rs`).
     pub(crate) id: &'a str,
-    /// Unix seconds.
-    pub(crate) expires_at: i64,
+    pub(crate) expires_at: UnixSecs,
 }
 
 /// The claims of a minted token.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Minted<'a> {
-    sub: &'a str,
-    session_id: &'a str,
-    exp: i64,
-    iat: i64,
+    sub: &'a UserId,
+    session_id: &'a SessionId,
+    exp: UnixSecs,
+    iat: UnixSecs,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     read_only: bool,
     shellbridge_id: &'a str,
@@ -110,11 +111,10 @@ impl Access {
         // instead: the set need not be reachable at start-up.
         if let (Keys::Set(keys), Some((algorithm, _))) = (&access.keys, &access.mint) {
             let now = unix_secs();
-            let token = access.sign(
-                &Header::new(*algorithm),
-                &Mint { user: "user", session: "session", read_only: false, id: "id", expires_at: now + 60 },
-            );
-            let token = token.ok_or(AccessError::PrivateKey)?;
+            let (user, session) = (&"user".into(), &"session".into());
+            let expires_at = now.saturating_add(60);
+            let mint = Mint { user, session, read_only: false, id: "id", expires_at };
+            let token = access.sign(&Header::new(*algorithm), &mint).ok_or(AccessError::PrivateKey)?;
             keys.authorize(&token, Some("session"), &access.rules, now)
                 .map_err(|_| AccessError::PrivateKey)?;
         }

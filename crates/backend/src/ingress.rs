@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use shellbridge_protocol::{
     ErrorCode,
-    access::{good_until_ms, may_open},
+    access::{good_until, may_open},
     bridge::Envelope,
     frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
-    ids::{ConnectionId, UserId},
+    ids::{ConnectionId, SessionId, UserId},
     json::RawJson,
     limits::MAX_FRAME,
+    times::{UnixMs, UnixSecs},
 };
 use shellbridge_session::{ConnectionInfo, OutletLimits, Reply};
 
@@ -22,8 +23,8 @@ use crate::{
     sessions::{Stale, Status, Unreachable, Use, outlet::Route},
 };
 
-/// Clocks of a transport and of this process may differ by this much, in ms.
-const CLOCK_SKEW_MS: i64 = 60_000;
+/// Clocks of a transport and of this process may differ by this much.
+const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 /// The way from transports to sessions.
 pub(crate) struct Ingress {
@@ -33,16 +34,16 @@ pub(crate) struct Ingress {
 
 /// A client's connection, as its transport has proven it.
 pub(crate) struct Identity {
-    pub(crate) session: String,
+    pub(crate) session: SessionId,
     pub(crate) connection: ConnectionId,
     pub(crate) user: UserId,
     pub(crate) read_only: bool,
     /// The token's `shellbridgeId`.
     pub(crate) token_id: Option<String>,
-    /// The token's `exp`, Unix seconds.
-    pub(crate) token_expires_at: i64,
-    /// When the connection was made, Unix ms.
-    pub(crate) connected_at: i64,
+    /// The token's `exp`.
+    pub(crate) token_expires_at: UnixSecs,
+    /// When the connection was made.
+    pub(crate) connected_at: UnixMs,
 }
 
 /// A frame as its transport received it.
@@ -100,7 +101,7 @@ impl Ingress {
     ///
     /// # Errors
     /// When it is above one of their rates.
-    pub(crate) fn count(&self, connection: &str, user: &str) -> Result<(), TooMany> {
+    pub(crate) fn count(&self, connection: &ConnectionId, user: &UserId) -> Result<(), TooMany> {
         self.rates.check(connection, user).inspect_err(|whose| metrics::rate_limited(*whose))
     }
 
@@ -151,7 +152,7 @@ impl Ingress {
     }
 
     /// A connection is gone.
-    pub(crate) async fn disconnect(&self, session: &str, connection: ConnectionId) {
+    pub(crate) async fn disconnect(&self, session: &SessionId, connection: ConnectionId) {
         if let Some(session) = self.directory.find(session) {
             // A session that has ended needs no news of its connections.
             let _ = session.disconnect(connection).await;
@@ -163,21 +164,18 @@ impl Identity {
     /// Whether a connection that its transport vouches for may belong to this session: made for it by its owner, or
     /// for watching, and not for an earlier session of the same id.
     fn may_join(&self, session: &Status) -> bool {
-        let created_at = i64::try_from(session.created_at).unwrap_or(i64::MAX);
         (self.user == session.owner || self.read_only)
-            && self.connected_at >= created_at.saturating_sub(CLOCK_SKEW_MS)
+            && self.connected_at >= session.created_at.saturating_sub(CLOCK_SKEW)
     }
 
     fn info(self, limits: OutletLimits) -> ConnectionInfo {
-        let now = i64::try_from(unix_ms()).unwrap_or(i64::MAX);
-        let left = good_until_ms(self.token_expires_at).saturating_sub(now);
         ConnectionInfo {
             id: self.connection,
             read_only: self.read_only,
             user: self.user,
             token_id: self.token_id.map(Into::into),
             connected_at: self.connected_at,
-            token_lasts: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
+            token_lasts: good_until(self.token_expires_at).saturating_since(unix_ms()),
             limits,
         }
     }

@@ -11,6 +11,7 @@ use governor::{
     middleware::NoOpMiddleware,
     state::keyed::HashMapStateStore,
 };
+use shellbridge_protocol::ids::{ConnectionId, UserId};
 
 /// Connections, and likewise users, tracked at once: far more than a process can serve. Each takes 16 bytes.
 const MAX_KEYS: usize = 100_000;
@@ -68,7 +69,7 @@ impl<C: Clock + Clone> RateLimits<C> {
     }
 
     /// Counts a frame and checks it against both limits.
-    pub(crate) fn check(&self, connection: &str, user: &str) -> Result<(), TooMany> {
+    pub(crate) fn check(&self, connection: &ConnectionId, user: &UserId) -> Result<(), TooMany> {
         self.connections.check(self.hasher.hash_one(connection), TooMany::Connection)?;
         self.users.check(self.hasher.hash_one(user), TooMany::User)
     }
@@ -110,36 +111,37 @@ mod tests {
     fn a_connection_is_limited_and_recovers() {
         let (limits, clock) = limits(100);
         for _ in 0..10 {
-            assert_eq!(limits.check("c", "u"), Ok(()));
+            assert_eq!(limits.check(&"c".into(), &"u".into()), Ok(()));
         }
-        assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
-        assert_eq!(limits.check("another", "u"), Ok(()), "other connections are unaffected");
+        assert_eq!(limits.check(&"c".into(), &"u".into()), Err(TooMany::Connection));
+        assert_eq!(limits.check(&"another".into(), &"u".into()), Ok(()), "other connections are unaffected");
         clock.advance(Duration::from_millis(100));
-        assert_eq!(limits.check("c", "u"), Ok(()));
-        assert_eq!(limits.check("c", "u"), Err(TooMany::Connection));
+        assert_eq!(limits.check(&"c".into(), &"u".into()), Ok(()));
+        assert_eq!(limits.check(&"c".into(), &"u".into()), Err(TooMany::Connection));
     }
 
     #[test]
     fn connections_of_a_user_share_one_limit() {
         let (limits, _) = limits(100);
-        let sent = (0..50).filter(|n| limits.check(&format!("c{}", n % 5), "u").is_ok()).count();
+        let sent =
+            (0..50).filter(|n| limits.check(&format!("c{}", n % 5).into(), &"u".into()).is_ok()).count();
         assert_eq!(sent, 25);
-        assert_eq!(limits.check("fresh", "u"), Err(TooMany::User));
-        assert_eq!(limits.check("fresh", "somebody else"), Ok(()));
+        assert_eq!(limits.check(&"fresh".into(), &"u".into()), Err(TooMany::User));
+        assert_eq!(limits.check(&"fresh".into(), &"somebody else".into()), Ok(()));
     }
 
     #[test]
     fn tracked_keys_are_bounded_and_silent_ones_are_forgotten() {
         let (limits, clock) = limits(3);
         for name in ["a", "b", "c"] {
-            assert_eq!(limits.check(name, name), Ok(()));
+            assert_eq!(limits.check(&name.into(), &name.into()), Ok(()));
         }
-        assert_eq!(limits.check("d", "d"), Err(TooMany::Others));
+        assert_eq!(limits.check(&"d".into(), &"d".into()), Err(TooMany::Others));
         limits.forget_silent();
         assert_eq!(limits.connections.limiter.len(), 3, "active a moment ago");
         clock.advance(Duration::from_secs(2));
         limits.forget_silent();
         assert_eq!((limits.connections.limiter.len(), limits.users.limiter.len()), (0, 0));
-        assert_eq!(limits.check("d", "d"), Ok(()));
+        assert_eq!(limits.check(&"d".into(), &"d".into()), Ok(()));
     }
 }

@@ -8,6 +8,7 @@ use shellbridge_protocol::{
     client::{Client, Event},
     frame::ServerFrame,
     payload::Payload,
+    times::Epoch,
 };
 use tokio::time::timeout;
 
@@ -174,7 +175,7 @@ impl Terminal {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Output {
-    epoch: u64,
+    epoch: Epoch,
     offset: u64,
     #[serde(default)]
     data: Option<String>,

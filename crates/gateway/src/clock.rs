@@ -1,7 +1,8 @@
 //! Wall-clock time in the forms that events, `@connections` and log streams use.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use shellbridge_protocol::times::UnixMs;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 /// `29/Nov/2023:08:04:01 +0000`, the `requestTime` of events.
@@ -13,29 +14,28 @@ const ISO_8601: &[BorrowedFormatItem<'_>] =
 /// `2026/11/29`, the first part of a log stream's name.
 const DATE: &[BorrowedFormatItem<'_>] = format_description!("[year]/[month]/[day]");
 
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// The time of day.
+pub fn unix_ms() -> UnixMs {
+    UnixMs::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The `requestTime` of events.
-pub fn request_time(ms: u64) -> String {
-    format(ms, REQUEST_TIME)
+pub fn request_time(at: UnixMs) -> String {
+    format(at, REQUEST_TIME)
 }
 
 /// The times of `GetConnection`.
-pub fn iso_8601(ms: u64) -> String {
-    format(ms, ISO_8601)
+pub fn iso_8601(at: UnixMs) -> String {
+    format(at, ISO_8601)
 }
 
 /// The date in the names of log streams.
-pub fn date(ms: u64) -> String {
-    format(ms, DATE)
+pub fn date(at: UnixMs) -> String {
+    format(at, DATE)
 }
 
-fn format(ms: u64, form: &[BorrowedFormatItem<'_>]) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+fn format(at: UnixMs, form: &[BorrowedFormatItem<'_>]) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000)
         .ok()
         .and_then(|at| at.format(&form).ok())
         .unwrap_or_default()
@@ -43,10 +43,12 @@ fn format(ms: u64, form: &[BorrowedFormatItem<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::UnixMs;
+
     #[test]
     fn times_read_as_in_the_captures() {
-        assert_eq!(super::request_time(1_701_245_041_798), "29/Nov/2023:08:04:01 +0000");
-        assert_eq!(super::iso_8601(1_738_547_193_523), "2025-02-03T01:46:33.523Z");
-        assert_eq!(super::date(1_701_245_041_798), "2023/11/29");
+        assert_eq!(super::request_time(UnixMs(1_701_245_041_798)), "29/Nov/2023:08:04:01 +0000");
+        assert_eq!(super::iso_8601(UnixMs(1_738_547_193_523)), "2025-02-03T01:46:33.523Z");
+        assert_eq!(super::date(UnixMs(1_701_245_041_798)), "2023/11/29");
     }
 }

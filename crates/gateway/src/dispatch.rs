@@ -64,11 +64,11 @@ impl Gateway {
         let request_id = id::random_id();
         let pending = if self.rates.allow_request() { Pending::new(&self.pending, text.len()) } else { None };
         let Some(pending) = pending else {
-            self.notify(connection, reply::too_many_requests(connection.id.as_str(), &request_id));
+            self.notify(connection, reply::too_many_requests(&connection.id, &request_id));
             return;
         };
         let Some(route) = self.routes.select(&text) else {
-            self.notify(connection, reply::forbidden(connection.id.as_str(), &request_id));
+            self.notify(connection, reply::forbidden(&connection.id, &request_id));
             return;
         };
         let event =
@@ -146,7 +146,7 @@ impl Gateway {
             },
         };
         warn!(connection_id = %connection.id, request_id = delivery.request_id, route = &*delivery.route, failure, "invocation failed");
-        self.notify(connection, reply::internal_server_error(connection.id.as_str(), &delivery.request_id));
+        self.notify(connection, reply::internal_server_error(&connection.id, &delivery.request_id));
     }
 
     /// Sends a client a message of the gateway itself. Lost if the connection is full or gone.

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use shellbridge_protocol::{ids::ConnectionId, times::UnixMs};
 
 use crate::clock;
 
@@ -36,9 +37,9 @@ pub struct Origin<'a> {
     /// The client.
     pub peer: &'a Peer,
     /// The connection's id.
-    pub connection_id: &'a str,
-    /// Start of the handshake, Unix milliseconds.
-    pub connected_at: u64,
+    pub connection_id: &'a ConnectionId,
+    /// Start of the handshake.
+    pub connected_at: UnixMs,
 }
 
 /// Headers or query parameters in their original order and case.
@@ -124,12 +125,12 @@ struct RequestContext<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     disconnect_reason: Option<&'a str>,
     stage: &'a str,
-    connected_at: u64,
-    request_time_epoch: u64,
+    connected_at: UnixMs,
+    request_time_epoch: UnixMs,
     identity: Identity<'a>,
     request_id: &'a str,
     domain_name: &'a str,
-    connection_id: &'a str,
+    connection_id: &'a ConnectionId,
     api_id: &'a str,
 }
 
@@ -149,7 +150,7 @@ fn context<'a>(
     message_id: Option<&'a str>,
     disconnect: Option<(u16, &'a str)>,
 ) -> RequestContext<'a> {
-    let now = clock::now_ms();
+    let now = clock::unix_ms();
     RequestContext {
         route_key,
         message_id,

@@ -1,7 +1,5 @@
 //! Ids: API Gateway's (11 random bytes in padded base64url: 16 characters, the last `=`), Lambda's and X-Ray's.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use rand::RngExt as _;
 use uuid::{Builder, Uuid};
@@ -26,41 +24,13 @@ pub fn random_uuid() -> Uuid {
 /// The root of a new X-Ray trace: `Root=1-TIME-RANDOM`.
 pub fn trace_root() -> String {
     let random = rand::rng().random::<u128>() >> 32;
-    format!("Root=1-{:08x}-{random:024x}", clock::now_ms() / 1000)
+    format!("Root=1-{:08x}-{random:024x}", clock::unix_ms().secs().0)
 }
 
-/// A connection's id. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ConnectionId(Arc<str>);
-
-impl ConnectionId {
-    /// A new random id.
-    pub fn random() -> Self {
-        Self(random_id().into())
-    }
-
-    /// The id as in events, and in URLs once decoded.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether a text has the form of an id. If not, `@connections` responds with 400; for an unknown id, with 410
-    /// (localstack#4694).
-    pub fn is_well_formed(text: &str) -> bool {
-        text.len() == CHARACTERS && URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl Borrow<str> for ConnectionId {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
+/// Whether a text has the form of an id. If not, `@connections` responds with 400; for an unknown id, with 410
+/// (localstack#4694).
+pub fn is_well_formed(text: &str) -> bool {
+    text.len() == CHARACTERS && URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)
 }
 
 #[cfg(test)]
@@ -70,15 +40,15 @@ mod tests {
     #[test]
     fn ids_have_the_form_of_the_captures() {
         for _ in 0..100 {
-            let id = ConnectionId::random();
-            assert!(ConnectionId::is_well_formed(id.as_str()), "{id}");
-            assert!(id.as_str().ends_with('='));
+            let id = random_id();
+            assert!(is_well_formed(&id), "{id}");
+            assert!(id.ends_with('='));
         }
-        assert!(ConnectionId::is_well_formed("PJqB0fHsqRcCHlw="));
+        assert!(is_well_formed("PJqB0fHsqRcCHlw="));
         for bad in
             ["", "nope", "PJqB0fHsqRcCHlw", "PJqB0fHsqRcCHl!=", "PJqB0fHsqRcCHlwA", "PJqB0fHsqRcCHlw=="]
         {
-            assert!(!ConnectionId::is_well_formed(bad), "{bad}");
+            assert!(!is_well_formed(bad), "{bad}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     faults::PushFailure,
     gateway::Gateway,
     http1::response,
-    id::{self, ConnectionId},
+    id,
     reply::http_error,
     ws::{Connection, End, SendError},
 };
@@ -78,7 +78,7 @@ async fn call(
     if !gateway.rates.allow_request() {
         return Err(Failure::LimitExceeded);
     }
-    if !ConnectionId::is_well_formed(id) {
+    if !id::is_well_formed(id) {
         return Err(Failure::InvalidConnectionId);
     }
     match *request.method() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shellbridge_protocol::ids::ConnectionId;
 
 /// A function's response to an event: `{statusCode, headers?, body?}`.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,21 +56,21 @@ impl Reply {
 }
 
 /// The frame for a message without a route. Spacing as captured (simple-websockets-chat-app#24).
-pub fn forbidden(connection_id: &str, request_id: &str) -> String {
+pub fn forbidden(connection_id: &ConnectionId, request_id: &str) -> String {
     error_frame("Forbidden", connection_id, request_id)
 }
 
 /// The frame for an integration that failed, timed out or was throttled, on one-way routes too.
-pub fn internal_server_error(connection_id: &str, request_id: &str) -> String {
+pub fn internal_server_error(connection_id: &ConnectionId, request_id: &str) -> String {
     error_frame("Internal server error", connection_id, request_id)
 }
 
 /// The frame for a message over the account's rate. The text is unconfirmed.
-pub fn too_many_requests(connection_id: &str, request_id: &str) -> String {
+pub fn too_many_requests(connection_id: &ConnectionId, request_id: &str) -> String {
     error_frame("Too Many Requests", connection_id, request_id)
 }
 
-fn error_frame(message: &str, connection_id: &str, request_id: &str) -> String {
+fn error_frame(message: &str, connection_id: &ConnectionId, request_id: &str) -> String {
     format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":"{request_id}"}}"#)
 }
 
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn error_frames_are_json() {
-        let frame: Value = serde_json::from_str(&forbidden("c=", "r=")).unwrap();
+        let frame: Value = serde_json::from_str(&forbidden(&"c=".into(), "r=")).unwrap();
         assert_eq!(frame, json!({"message": "Forbidden", "connectionId": "c=", "requestId": "r="}));
     }
 }

@@ -10,6 +10,7 @@ use shellbridge_protocol::{
     access::{ClaimRules, Denied, Grant, TokenKeys},
     limits::SUBPROTOCOL,
     origin::AllowedOrigins,
+    times::UnixSecs,
 };
 use tokio::time::timeout;
 
@@ -92,11 +93,11 @@ impl Auth {
         Ok(Self { keys: keys(config, aws, secrets)?, rules: config.claim_rules(), origins, within })
     }
 
-    /// Verifies the handshake's token, then its origin. `now` is in Unix seconds.
+    /// Verifies the handshake's token, then its origin.
     pub(crate) async fn admit(
         &self,
         event: &Event,
-        now: i64,
+        now: UnixSecs,
         deadline: Deadline,
     ) -> Result<Grant, AuthError> {
         let session = event.query_string_parameters.first("sessionId");
@@ -107,7 +108,7 @@ impl Auth {
         if self.allows_origin(headers(event)) { Ok(grant) } else { Err(AuthError::Origin) }
     }
 
-    async fn verify(&self, token: &str, session: Option<&str>, now: i64) -> Result<Grant, AuthError> {
+    async fn verify(&self, token: &str, session: Option<&str>, now: UnixSecs) -> Result<Grant, AuthError> {
         let authorize = |keys: &TokenKeys| keys.authorize(token, session, &self.rules, now);
         let verdict = match &self.keys {
             Keys::Secret(secret) => match authorize(&*secret.get().await.ok_or(AuthError::NoKeys)?) {

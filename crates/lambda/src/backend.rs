@@ -24,7 +24,7 @@ use crate::{
     aws::Aws,
     breaker::Breaker,
     config::{Config, ConfigError, Limits},
-    deadline::now_ms,
+    deadline::unix_ms,
     event::Invocation,
     metrics::InvocationStats,
     secrets::{DistinctSecrets, Secret, SecretKind},
@@ -188,7 +188,7 @@ impl Backend {
     ) -> Result<BackendResponse, AttemptError> {
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
-            .sign(path, &invocation.connection_id, &body, now_ms() / 1_000, jti)
+            .sign(path, &invocation.connection_id, &body, unix_ms().secs(), jti)
             .map_err(|_| AttemptError::Permanent(BackendError::Unauthorized))?;
         let unusable = || AttemptError::Permanent(BackendError::Unavailable("no_http_client"));
         let mut request = Request::new(SdkBody::from(body));

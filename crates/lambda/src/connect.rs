@@ -12,7 +12,7 @@ use crate::{
     auth::subprotocol,
     backend::BackendResponse,
     connections::{PutOutcome, Record},
-    deadline::now_ms,
+    deadline::unix_ms,
     event::{Headers, Invocation},
     metrics::InvocationStats,
 };
@@ -45,7 +45,7 @@ impl App {
         invocation: &Invocation,
         stats: &mut InvocationStats,
     ) -> Result<(), Rejection> {
-        let grant = self.auth.admit(event, now_ms() / 1_000, invocation.deadline).await;
+        let grant = self.auth.admit(event, unix_ms().secs(), invocation.deadline).await;
         let grant = grant.map_err(|error| (error.status(), error.code(), error.cause()))?;
         stats.set_session(&grant.session_id);
         let request = ConnectRequest {

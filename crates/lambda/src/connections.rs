@@ -9,6 +9,10 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue},
 };
 use parking_lot::Mutex;
+use shellbridge_protocol::{
+    ids::{ConnectionId, SessionId, UserId},
+    times::{UnixMs, UnixSecs},
+};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout},
@@ -28,15 +32,13 @@ const ITEM_TTL: i64 = 2 * 3600 + 600;
 /// A connection, as authorized by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) connection_id: String,
-    pub(crate) session_id: String,
-    pub(crate) user_id: String,
+    pub(crate) connection_id: ConnectionId,
+    pub(crate) session_id: SessionId,
+    pub(crate) user_id: UserId,
     pub(crate) username: Option<String>,
     pub(crate) read_only: bool,
-    /// Unix ms.
-    pub(crate) connected_at: i64,
-    /// Unix seconds.
-    pub(crate) token_expires_at: i64,
+    pub(crate) connected_at: UnixMs,
+    pub(crate) token_expires_at: UnixSecs,
     pub(crate) callback_url: String,
     /// The token's `shellbridgeId`, for the backend.
     pub(crate) token_id: Option<String>,
@@ -103,7 +105,11 @@ impl ConnectionTable {
     }
 
     /// The record of a connection, from the cache or by a consistent read.
-    pub(crate) async fn get(&self, id: &str, deadline: Deadline) -> Result<Option<Arc<Record>>, StoreError> {
+    pub(crate) async fn get(
+        &self,
+        id: &ConnectionId,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Record>>, StoreError> {
         let cached = self.cache.lock().get(id);
         if cached.is_some() {
             return Ok(cached);
@@ -116,14 +122,14 @@ impl ConnectionTable {
     }
 
     /// Deletes and returns the record of a connection.
-    pub(crate) async fn delete(&self, id: &str, deadline: Deadline) -> Option<Arc<Record>> {
+    pub(crate) async fn delete(&self, id: &ConnectionId, deadline: Deadline) -> Option<Arc<Record>> {
         let cached = self.cache.lock().remove(id);
         let delete = self
             .client()
             .await
             .delete_item()
             .table_name(&self.table)
-            .key(KEY, AttributeValue::S(id.to_owned()))
+            .key(KEY, AttributeValue::S(id.to_string()))
             .return_values(ReturnValue::AllOld);
         match timeout(self.left(deadline), Box::pin(delete.send())).await {
             Ok(Ok(deleted)) => {
@@ -141,13 +147,13 @@ impl ConnectionTable {
         }
     }
 
-    async fn read(&self, id: &str, deadline: Deadline) -> Result<Option<Record>, StoreError> {
+    async fn read(&self, id: &ConnectionId, deadline: Deadline) -> Result<Option<Record>, StoreError> {
         let get = self
             .client()
             .await
             .get_item()
             .table_name(&self.table)
-            .key(KEY, AttributeValue::S(id.to_owned()))
+            .key(KEY, AttributeValue::S(id.to_string()))
             .consistent_read(true);
         match timeout(self.left(deadline), Box::pin(get.send())).await.map_err(|_| late("GetItem"))? {
             Ok(got) => Ok(got.item.as_ref().and_then(Record::from_item)),
@@ -188,17 +194,17 @@ impl Record {
 
     fn to_item(&self) -> HashMap<String, AttributeValue> {
         let text = |text: &str| AttributeValue::S(text.to_owned());
-        let number = |number: i64| AttributeValue::N(number.to_string());
+        let number = |number: &dyn ToString| AttributeValue::N(number.to_string());
         // In seconds: DynamoDB would read milliseconds as a distant date and never delete the item.
-        let expires_at = self.connected_at / 1_000 + ITEM_TTL;
+        let expires_at = self.connected_at.secs().saturating_add(ITEM_TTL);
         let mut item = HashMap::from([
             (KEY.to_owned(), text(&self.connection_id)),
             ("sessionId".to_owned(), text(&self.session_id)),
             ("userId".to_owned(), text(&self.user_id)),
             ("readOnly".to_owned(), AttributeValue::Bool(self.read_only)),
-            ("connectedAt".to_owned(), number(self.connected_at)),
-            ("tokenExpiresAt".to_owned(), number(self.token_expires_at)),
-            ("expiresAt".to_owned(), number(expires_at)),
+            ("connectedAt".to_owned(), number(&self.connected_at)),
+            ("tokenExpiresAt".to_owned(), number(&self.token_expires_at)),
+            ("expiresAt".to_owned(), number(&expires_at)),
             ("callbackUrl".to_owned(), text(&self.callback_url)),
         ]);
         for (name, value) in [("username", &self.username), ("tokenId", &self.token_id)] {
@@ -212,15 +218,15 @@ impl Record {
     /// `None` for an item that another program wrote.
     fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Self> {
         let text = |name: &str| item.get(name)?.as_s().ok().cloned();
-        let number = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
+        let number = |name: &str| item.get(name)?.as_n().ok();
         Some(Self {
-            connection_id: text(KEY)?,
-            session_id: text("sessionId")?,
-            user_id: text("userId")?,
+            connection_id: text(KEY)?.into(),
+            session_id: text("sessionId")?.into(),
+            user_id: text("userId")?.into(),
             username: text("username"),
             read_only: *item.get("readOnly")?.as_bool().ok()?,
-            connected_at: number("connectedAt")?,
-            token_expires_at: number("tokenExpiresAt")?,
+            connected_at: UnixMs(number("connectedAt")?.parse().ok()?),
+            token_expires_at: UnixSecs(number("tokenExpiresAt")?.parse().ok()?),
             callback_url: text("callbackUrl")?,
             token_id: text("tokenId"),
         })
@@ -233,10 +239,10 @@ const CACHE_CAPACITY: usize = 1_024;
 const CACHE_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
-struct Cache(HashMap<String, (Instant, Arc<Record>)>);
+struct Cache(HashMap<ConnectionId, (Instant, Arc<Record>)>);
 
 impl Cache {
-    fn get(&self, id: &str) -> Option<Arc<Record>> {
+    fn get(&self, id: &ConnectionId) -> Option<Arc<Record>> {
         self.0.get(id).filter(|(read, _)| read.elapsed() < CACHE_FOR).map(|(_, record)| record.clone())
     }
 
@@ -251,7 +257,7 @@ impl Cache {
         self.0.insert(record.connection_id.clone(), (Instant::now(), record));
     }
 
-    fn remove(&mut self, id: &str) -> Option<Arc<Record>> {
+    fn remove(&mut self, id: &ConnectionId) -> Option<Arc<Record>> {
         self.0.remove(id).map(|(_, record)| record)
     }
 }
@@ -262,13 +268,13 @@ mod tests {
 
     fn record(id: &str) -> Arc<Record> {
         Arc::new(Record {
-            connection_id: id.to_owned(),
+            connection_id: id.into(),
             session_id: "s".into(),
             user_id: "u".into(),
             username: None,
             read_only: false,
-            connected_at: 1_701_245_041_796,
-            token_expires_at: 1_701_248_641,
+            connected_at: UnixMs(1_701_245_041_796),
+            token_expires_at: UnixSecs(1_701_248_641),
             callback_url: "https://x".into(),
             token_id: None,
         })
@@ -296,9 +302,9 @@ mod tests {
         let mut cache = Cache::default();
         cache.insert(record("c"));
         tokio::time::advance(CACHE_FOR / 2).await;
-        assert!(cache.get("c").is_some());
+        assert!(cache.get(&"c".into()).is_some());
         tokio::time::advance(CACHE_FOR / 2).await;
-        assert!(cache.get("c").is_none());
+        assert!(cache.get(&"c".into()).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -309,6 +315,6 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(cache.0.len(), CACHE_CAPACITY);
-        assert!(cache.get("0").is_none() && cache.get("1").is_some());
+        assert!(cache.get(&"0".into()).is_none() && cache.get(&"1".into()).is_some());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use shellbridge_protocol::times::UnixMs;
 use tokio::time::Instant;
 
 /// Time reserved after the last wait, to log and to answer the runtime.
@@ -9,19 +10,16 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// Used when the context has no deadline: API Gateway's limit. The Lambda service always sends a deadline.
 const DEFAULT: Duration = Duration::from_secs(29);
 /// Deadlines before this time, in 2001, are ignored: `cargo lambda watch` (1.9) sends a duration instead.
-const NO_TIME: u64 = 1_000_000_000_000;
+const EARLIEST: UnixMs = UnixMs(1_000_000_000_000);
 
 /// The deadline of an invocation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// Takes the context's deadline, Unix milliseconds.
-    pub(crate) fn new(deadline_ms: u64) -> Self {
-        let left = match deadline_ms {
-            ..NO_TIME => DEFAULT,
-            ms => Duration::from_millis(ms).saturating_sub(since_epoch()),
-        };
+    /// Takes the context's deadline.
+    pub(crate) fn new(deadline: UnixMs) -> Self {
+        let left = if deadline < EARLIEST { DEFAULT } else { deadline.saturating_since(unix_ms()) };
         Self(Instant::now() + left.saturating_sub(MARGIN))
     }
 
@@ -31,13 +29,9 @@ impl Deadline {
     }
 }
 
-/// Unix milliseconds.
-pub(crate) fn now_ms() -> i64 {
-    i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+/// The time of day.
+pub(crate) fn unix_ms() -> UnixMs {
+    UnixMs::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -46,8 +40,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_before_the_invocation_does() {
-        let in_5_s = u64::try_from(since_epoch().as_millis()).unwrap() + 5_000;
-        let deadline = Deadline::new(in_5_s);
+        let deadline = Deadline::new(unix_ms().saturating_add(Duration::from_secs(5)));
         assert_eq!(deadline.budget(Duration::from_secs(1), Duration::ZERO), Duration::from_secs(1));
         let all = deadline.budget(Duration::from_mins(1), Duration::ZERO);
         assert!((Duration::from_millis(4_700)..=Duration::from_millis(4_800)).contains(&all), "{all:?}");
@@ -62,7 +55,7 @@ mod tests {
     async fn an_implausible_deadline_is_replaced_by_the_default() {
         for none in [0, 600_000] {
             assert_eq!(
-                Deadline::new(none).budget(Duration::from_mins(1), Duration::ZERO),
+                Deadline::new(UnixMs(none)).budget(Duration::from_mins(1), Duration::ZERO),
                 DEFAULT.saturating_sub(MARGIN)
             );
         }

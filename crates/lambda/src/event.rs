@@ -4,7 +4,7 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use lambda_runtime::Context;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shellbridge_protocol::{ErrorCode, callback::callback_url};
+use shellbridge_protocol::{ErrorCode, callback::callback_url, ids::ConnectionId, times::UnixMs};
 
 use crate::{config::Config, deadline::Deadline};
 
@@ -53,9 +53,8 @@ pub(crate) fn read(payload: &RawValue) -> Result<(Route, Event), MalformedEvent>
 /// The fields of an event that every route needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Invocation {
-    pub(crate) connection_id: String,
-    /// Unix ms.
-    pub(crate) connected_at: i64,
+    pub(crate) connection_id: ConnectionId,
+    pub(crate) connected_at: UnixMs,
     /// The Lambda service's id of the invocation, which both programs log.
     pub(crate) request_id: String,
     /// `X-Amzn-Trace-Id`.
@@ -80,12 +79,12 @@ impl Invocation {
         };
         let callback_url = config.callback_endpoint.clone().or_else(computed);
         Ok(Self {
-            connection_id,
-            connected_at: from.connected_at,
+            connection_id: connection_id.into(),
+            connected_at: UnixMs(from.connected_at.try_into().unwrap_or_default()),
             request_id: context.request_id.clone(),
             trace_id: context.xray_trace_id.clone(),
             callback_url: callback_url.ok_or(MalformedEvent("event_without_domain"))?,
-            deadline: Deadline::new(context.deadline),
+            deadline: Deadline::new(UnixMs(context.deadline)),
         })
     }
 }

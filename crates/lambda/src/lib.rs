@@ -87,7 +87,7 @@ impl App {
                 let span = tracing::error_span!(
                     "invocation",
                     request_id = invocation.request_id,
-                    connection_id = invocation.connection_id,
+                    connection_id = invocation.connection_id.as_str(),
                     session_id = tracing::field::Empty,
                 );
                 let handled = self.route(route, &payload, &invocation, &mut stats);

@@ -4,16 +4,17 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use shellbridge_protocol::{
     ErrorCode,
-    access::good_until_ms,
+    access::good_until,
     bridge::{BridgeContext, Envelope, MESSAGE_PATH},
     frame::{ErrorFrame, FrameHead},
+    times::UnixMs,
 };
 
 use crate::{
     App,
     backend::{BackendError, BackendResponse},
     connections::Record,
-    deadline::now_ms,
+    deadline::unix_ms,
     event::Invocation,
     metrics::InvocationStats,
     reply::Posted,
@@ -81,8 +82,8 @@ impl App {
             Err(_) => return Err(unavailable("record_unreadable")),
         };
         stats.set_session(&record.session_id);
-        let now = now_ms();
-        if now >= good_until_ms(record.token_expires_at) {
+        let now = unix_ms();
+        if now >= good_until(record.token_expires_at) {
             let error = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
             return Err(FrameError { error, outcome: "token_expired", closes: true });
         }
@@ -115,7 +116,7 @@ fn reference(frame: Option<&str>) -> Option<String> {
     FrameHead::read(frame?.as_bytes()).ok()?.reference()
 }
 
-fn envelope(record: &Record, event: &Event, invocation: &Invocation, now: i64) -> Envelope {
+fn envelope(record: &Record, event: &Event, invocation: &Invocation, now: UnixMs) -> Envelope {
     let from = &event.request_context;
     let message_id = from.message_id.clone().or_else(|| from.request_id.clone());
     Envelope {

@@ -9,10 +9,11 @@ use std::{io::Write, mem, time::Duration};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
+use shellbridge_protocol::ids::{ConnectionId, SessionId};
 use tokio::time::Instant;
 
 use crate::{
-    deadline::now_ms,
+    deadline::unix_ms,
     event::{Invocation, Route},
 };
 
@@ -22,9 +23,9 @@ pub(crate) struct InvocationStats {
     started: Instant,
     request_id: String,
     route: Option<Route>,
-    connection_id: Option<String>,
+    connection_id: Option<ConnectionId>,
     /// Set once the token or the record is read.
-    session_id: Option<String>,
+    session_id: Option<SessionId>,
     /// `ok`, or the cause of a failure.
     pub(crate) outcome: &'static str,
     /// Size of the client's frame.
@@ -62,9 +63,9 @@ impl InvocationStats {
     }
 
     /// Sets the session, here and in the invocation's log span.
-    pub(crate) fn set_session(&mut self, session_id: &str) {
-        tracing::Span::current().record("session_id", session_id);
-        self.session_id = Some(session_id.to_owned());
+    pub(crate) fn set_session(&mut self, session_id: &SessionId) {
+        tracing::Span::current().record("session_id", session_id.as_str());
+        self.session_id = Some(session_id.clone());
     }
 }
 
@@ -159,7 +160,7 @@ impl Metrics {
               "Metrics": [{ "Name": "Invocations", "Unit": "Count" }] },
         ]);
         if let Some(line) = line.as_object_mut() {
-            let aws = json!({ "Timestamp": now_ms(), "CloudWatchMetrics": directives });
+            let aws = json!({ "Timestamp": unix_ms(), "CloudWatchMetrics": directives });
             line.insert("_aws".to_owned(), aws);
         }
         line

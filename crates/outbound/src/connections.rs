@@ -26,6 +26,7 @@ use http::{
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use shellbridge_protocol::ids::ConnectionId;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{Http, Retry, SignError, Signer};
@@ -129,7 +130,7 @@ impl Connections {
     ///
     /// # Errors
     /// See [`ConnectionError`].
-    pub async fn post(&self, id: &str, frame: Bytes) -> Result<(), ConnectionError> {
+    pub async fn post(&self, id: &ConnectionId, frame: Bytes) -> Result<(), ConnectionError> {
         let mut request = self.api.request(id, frame)?;
         let used = self.signer.sign(&mut request, SystemTime::now()).await?;
         let sent = self.http.send(request).await;
@@ -153,7 +154,7 @@ impl Connections {
     /// The last attempt's error.
     pub async fn deliver(
         &self,
-        id: &str,
+        id: &ConnectionId,
         frame: Bytes,
         patience: Patience,
         mut on_retry: impl FnMut(&ConnectionError),
@@ -176,8 +177,8 @@ impl Connections {
     ///
     /// # Errors
     /// The connection may still be open.
-    pub async fn close(&self, id: &str) -> Result<(), ConnectionError> {
-        let delete = Box::pin(self.sdk.delete_connection().connection_id(id).send());
+    pub async fn close(&self, id: &ConnectionId) -> Result<(), ConnectionError> {
+        let delete = Box::pin(self.sdk.delete_connection().connection_id(id.as_str()).send());
         match timeout(self.attempt, delete).await.map_err(|_| ConnectionError::Timeout)? {
             Ok(_) => Ok(()),
             Err(error) => match ConnectionError::from_sdk(error) {
@@ -188,8 +189,8 @@ impl Connections {
     }
 
     /// Whether a connection exists; `true` if the lookup fails.
-    pub async fn exists(&self, id: &str) -> bool {
-        let get = Box::pin(self.sdk.get_connection().connection_id(id).send());
+    pub async fn exists(&self, id: &ConnectionId) -> bool {
+        let get = Box::pin(self.sdk.get_connection().connection_id(id.as_str()).send());
         let Ok(Err(error)) = timeout(self.attempt, get).await else { return true };
         !matches!(ConnectionError::from_sdk(error), ConnectionError::Gone)
     }
@@ -275,7 +276,7 @@ impl Api {
     }
 
     /// An unsigned post.
-    fn request(&self, id: &str, frame: Bytes) -> Result<Request<SdkBody>, ConnectionError> {
+    fn request(&self, id: &ConnectionId, frame: Bytes) -> Result<Request<SdkBody>, ConnectionError> {
         let uri = Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
 use parking_lot::Mutex;
-use shellbridge_protocol::access::{JwksPolicy, JwksRefused, KeyError, MAX_JWKS, TokenKeys};
+use shellbridge_protocol::{
+    access::{JwksPolicy, JwksRefused, KeyError, MAX_JWKS, TokenKeys},
+    times::UnixSecs,
+};
 use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 use url::Url;
 
@@ -72,8 +75,8 @@ impl Jwks {
     }
 
     /// The keys. Fetches them if they are missing or stale, or if a token names a key that they lack (`unknown_kid`).
-    /// `None` if they are missing and the fetch fails. `now` is Unix seconds.
-    pub async fn keys(&self, unknown_kid: bool, now: i64) -> Option<TokenKeys> {
+    /// `None` if they are missing and the fetch fails.
+    pub async fn keys(&self, unknown_kid: bool, now: UnixSecs) -> Option<TokenKeys> {
         // A token whose key is cached does not wait for a fetch that another token caused.
         if unknown_kid || self.is_stale(now) {
             self.refresh(unknown_kid, now).await;
@@ -82,7 +85,7 @@ impl Jwks {
     }
 
     /// The `kid` of a key, which may be absent. The outer `None` means that the set lacks the key.
-    pub async fn kid_of(&self, key: &AlgorithmParameters, now: i64) -> Option<Option<String>> {
+    pub async fn kid_of(&self, key: &AlgorithmParameters, now: UnixSecs) -> Option<Option<String>> {
         if self.is_stale(now) {
             self.refresh(false, now).await;
         }
@@ -91,12 +94,12 @@ impl Jwks {
         Some(jwk.common.key_id.clone())
     }
 
-    fn is_stale(&self, now: i64) -> bool {
+    fn is_stale(&self, now: UnixSecs) -> bool {
         let cache = self.cache.lock();
         cache.policy.keys(now).is_none() || cache.policy.is_due(false, now)
     }
 
-    async fn refresh(&self, unknown_kid: bool, now: i64) {
+    async fn refresh(&self, unknown_kid: bool, now: UnixSecs) {
         let _guard = self.fetching.lock().await;
         if !self.cache.lock().policy.wants_fetch(unknown_kid, now) {
             return;
@@ -107,7 +110,7 @@ impl Jwks {
         }
     }
 
-    fn accept(&self, set: &[u8], now: i64) -> Result<(), FetchError> {
+    fn accept(&self, set: &[u8], now: UnixSecs) -> Result<(), FetchError> {
         let mut cache = self.cache.lock();
         cache.policy.accept(set, now)?;
         cache.set = serde_json::from_slice(set).ok();

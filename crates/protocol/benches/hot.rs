@@ -12,6 +12,7 @@ use shellbridge_protocol::{
     limits::{MAX_FRAME, OUTPUT_BUFFER, OUTPUT_WINDOW},
     payload::Payload,
     stream::{OutputLog, Reassembler, SendWindow},
+    times::{Epoch, UnixMs, UnixSecs},
 };
 
 #[global_allocator]
@@ -76,12 +77,12 @@ fn envelope() -> Envelope {
         connection_id: "L0SM9cOFvHcCIhw=".into(),
         session_id: "3f2b8c1e-6f0a-4d7e-9a53-2f1d0c9b8a76".into(),
         user_id: "ann".into(),
-        timestamp: 1_760_000_000_000,
+        timestamp: UnixMs(1_760_000_000_000),
         bridge: BridgeContext {
             message_id: "L0SNBcw5vHcCIhw=".into(),
-            connected_at: 1_760_000_000_000,
+            connected_at: UnixMs(1_760_000_000_000),
             callback_url: "https://abcdef1234.execute-api.us-east-1.amazonaws.com/prod".into(),
-            token_expires_at: 1_760_003_600,
+            token_expires_at: UnixSecs(1_760_003_600),
             username: Some("Ann".into()),
             read_only: false,
             token_id: None,
@@ -102,7 +103,7 @@ fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
     bencher.counter(BytesCount::new(bytes.len())).bench(|| {
         let cut = Payload::fit(black_box(&bytes), MAX_FRAME - 256);
         let payload = Payload::new(bytes.get(..cut).unwrap());
-        let frame = ServerFrame::Output { epoch: 1, offset: 1, payload, input_offset: None };
+        let frame = ServerFrame::Output { epoch: Epoch(1), offset: 1, payload, input_offset: None };
         serde_json::to_vec(&frame).unwrap()
     });
 }
@@ -111,7 +112,7 @@ fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
 #[divan::bench]
 fn encode_echo() -> Vec<u8> {
     let payload = Payload::new(black_box(b"l"));
-    let frame = ServerFrame::Output { epoch: 1, offset: 123_456, payload, input_offset: Some(1_500) };
+    let frame = ServerFrame::Output { epoch: Epoch(1), offset: 123_456, payload, input_offset: Some(1_500) };
     serde_json::to_vec(&frame).unwrap()
 }
 
@@ -140,20 +141,22 @@ fn sign_request(bencher: Bencher<'_, '_>) {
 fn verify_request(bencher: Bencher<'_, '_>) {
     let (keys, body) = (keys(), envelope().wrap(Frame::Key.json()).unwrap());
     let token = sign_with(&keys, &body);
-    bencher.bench(|| keys.verify(black_box(&token), MESSAGE_PATH, "c", &body, 1_000).unwrap());
+    bencher
+        .bench(|| keys.verify(black_box(&token), MESSAGE_PATH, &"c".into(), &body, UnixSecs(1_000)).unwrap());
 }
 
 /// A minute of a busy backend is remembered.
 #[divan::bench]
 fn remember_request(bencher: Bencher<'_, '_>) {
+    let ann = "ann".into();
     let mut cache = ReplayCache::new(ReplayCache::CAPACITY);
     for id in 0..60_000 {
-        cache.check(&id.to_string(), "ann", 60, 0);
+        cache.check(&id.to_string(), &ann, UnixSecs(60), UnixSecs(0));
     }
     let mut next = 60_000_u64;
     bencher.bench_local(|| {
         next += 1;
-        cache.check(&next.to_string(), "ann", 60, 0)
+        cache.check(&next.to_string(), &ann, UnixSecs(60), UnixSecs(0))
     });
 }
 
@@ -162,7 +165,7 @@ fn keys() -> BridgeKeys {
 }
 
 fn sign_with(keys: &BridgeKeys, body: &[u8]) -> String {
-    keys.sign(MESSAGE_PATH, "c", body, 1_000, "0123456789abcdef".into()).unwrap()
+    keys.sign(MESSAGE_PATH, &"c".into(), body, UnixSecs(1_000), "0123456789abcdef".into()).unwrap()
 }
 
 /// Typing: one byte, in order, taken at once.

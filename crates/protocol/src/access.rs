@@ -11,8 +11,10 @@ pub use jwks::{JwksPolicy, JwksRefused, MAX_JWKS};
 
 use crate::{
     ErrorCode,
+    ids::{SessionId, UserId},
     limits::TOKEN_LEEWAY,
     secret::{self, Unfit},
+    times::{UnixMs, UnixSecs},
 };
 
 mod jwks;
@@ -63,38 +65,38 @@ pub struct ClaimRules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The session asked for.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// `sub`, or `userId`.
-    pub user_id: String,
+    pub user_id: UserId,
     /// `username`.
     pub username: Option<String>,
     /// Whether it only allows to watch.
     pub read_only: bool,
     /// Whether the token itself names the session; a read-only token of another user opens it only then.
     pub names_session: bool,
-    /// `exp`, Unix seconds.
-    pub expires_at: i64,
+    /// `exp`.
+    pub expires_at: UnixSecs,
     /// `shellbridgeId`: which token of which session this is, if a backend of ours minted it. Opaque here.
     pub token_id: Option<String>,
 }
 
 impl Grant {
     /// Whether it opens a session of `owner`.
-    pub fn opens(&self, owner: &str) -> bool {
+    pub fn opens(&self, owner: &UserId) -> bool {
         may_open(&self.user_id, self.read_only, self.names_session, owner)
     }
 }
 
 /// The rule of [`Grant::opens`], for a connection that was verified before.
-pub fn may_open(user_id: &str, read_only: bool, names_session: bool, owner: &str) -> bool {
+pub fn may_open(user_id: &UserId, read_only: bool, names_session: bool, owner: &UserId) -> bool {
     user_id == owner || (read_only && names_session)
 }
 
-/// When a token whose `exp` is `expires_at` (Unix seconds) stops being good, leeway included, in Unix ms. Whoever
-/// judges a token's time asks this, so that a handshake let in at the last moment is not cut by the next check.
-pub const fn good_until_ms(expires_at: i64) -> i64 {
-    // The second itself still counts: `exp` has no fractions.
-    expires_at.saturating_add(TOKEN_LEEWAY + 1).saturating_mul(1_000)
+/// When a token whose `exp` is `expires_at` stops being valid, leeway included. Every check of a token's expiry uses this,
+/// so that a handshake accepted at the last moment is not cut by the next check.
+pub const fn good_until(expires_at: UnixSecs) -> UnixMs {
+    // `exp` has no fraction, so its whole second is valid.
+    expires_at.saturating_add(TOKEN_LEEWAY + 1).ms()
 }
 
 /// Why a token does not open a session.
@@ -219,21 +221,22 @@ impl TokenKeys {
 
     /// Verifies a token and says what it allows for `session`, the one the request names.
     ///
-    /// `now` is Unix seconds; the time claims have a leeway of 30 s.
+    /// The time claims have a leeway of 30 s.
     pub fn authorize(
         &self,
         token: &str,
         session: Option<&str>,
         rules: &ClaimRules,
-        now: i64,
+        now: UnixSecs,
     ) -> Result<Grant, Denied> {
         let claims = self.verified(token)?;
-        #[allow(
+        #[expect(
             clippy::cast_possible_truncation,
             reason = "`as` saturates, and years beyond i64 do not matter"
         )]
-        let (expires_at, not_before) = (claims.exp as i64, claims.nbf.map(|nbf| nbf as i64));
-        if now.saturating_mul(1_000) >= good_until_ms(expires_at) {
+        let secs = |number: f64| UnixSecs(number as i64);
+        let (expires_at, not_before) = (secs(claims.exp), claims.nbf.map(secs));
+        if now.ms() >= good_until(expires_at) {
             return Err(Denied::Expired);
         }
         if not_before.is_some_and(|nbf| nbf.saturating_sub(TOKEN_LEEWAY) > now) {
@@ -251,12 +254,12 @@ impl TokenKeys {
             return Err(Denied::Elsewhere);
         }
         let user_id =
-            claims.sub.or(claims.user_id).filter(|user| !user.is_empty()).ok_or(Denied::Malformed)?;
+            claims.sub.or(claims.user_id).filter(|user| !user.is_empty()).ok_or(Denied::Malformed)?.into();
         let names_session = claims.session_id.is_some();
-        let session_id = match (session, claims.session_id) {
+        let session_id: SessionId = match (session, claims.session_id) {
             (Some(asked), Some(named)) if asked != named => return Err(Denied::OtherSession),
-            (Some(session), _) => session.to_owned(),
-            (None, Some(named)) => named,
+            (Some(session), _) => session.into(),
+            (None, Some(named)) => named.into(),
             (None, None) => return Err(Denied::NoSession),
         };
         if session_id.is_empty() || session_id.len() > MAX_SESSION_ID {

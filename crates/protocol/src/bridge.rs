@@ -11,7 +11,14 @@ use serde_json::value::RawValue;
 pub use replay::{Replay, ReplayCache};
 pub use token::{BridgeKeys, BridgeToken, KeyError, TokenRefused};
 
-use crate::{ErrorCode, frame::ErrorFrame, json::RawJson, limits};
+use crate::{
+    ErrorCode,
+    frame::ErrorFrame,
+    ids::{ConnectionId, SessionId, UserId},
+    json::RawJson,
+    limits,
+    times::{UnixMs, UnixSecs},
+};
 
 /// Path of [`ConnectRequest`].
 pub const CONNECT_PATH: &str = "/api/ws/connect";
@@ -29,11 +36,11 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 #[serde(rename_all = "camelCase")]
 pub struct ConnectRequest {
     /// API Gateway's id.
-    pub connection_id: String,
+    pub connection_id: ConnectionId,
     /// The session asked for.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// The token's `sub`.
-    pub user_id: String,
+    pub user_id: UserId,
     /// The token's `username`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
@@ -42,10 +49,10 @@ pub struct ConnectRequest {
     /// Whether the token names the session. A read-only token of another user opens it only then.
     #[serde(default)]
     pub names_session: bool,
-    /// When the connection was made, Unix ms.
-    pub connected_at: i64,
-    /// The token's `exp`, Unix seconds.
-    pub token_expires_at: i64,
+    /// When the connection was made.
+    pub connected_at: UnixMs,
+    /// The token's `exp`.
+    pub token_expires_at: UnixSecs,
     /// Where to post frames to it.
     pub callback_url: String,
     /// The token's `shellbridgeId`, if it has one: with it the backend refuses tokens that were revoked, or that were
@@ -63,11 +70,11 @@ pub struct ConnectRequest {
 #[serde(rename_all = "camelCase")]
 pub struct DisconnectRequest {
     /// API Gateway's id.
-    pub connection_id: String,
+    pub connection_id: ConnectionId,
     /// Its session.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// Its user.
-    pub user_id: String,
+    pub user_id: UserId,
     /// The WebSocket close code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<i64>,
@@ -82,12 +89,12 @@ pub struct DisconnectRequest {
 pub struct BridgeContext {
     /// API Gateway's id of the message.
     pub message_id: String,
-    /// When the connection was made, Unix ms.
-    pub connected_at: i64,
+    /// When the connection was made.
+    pub connected_at: UnixMs,
     /// Where to post frames to it.
     pub callback_url: String,
-    /// The token's `exp`, Unix seconds.
-    pub token_expires_at: i64,
+    /// The token's `exp`.
+    pub token_expires_at: UnixSecs,
     /// The token's `username`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
@@ -106,13 +113,13 @@ pub struct BridgeContext {
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
     /// API Gateway's id of the connection.
-    pub connection_id: String,
+    pub connection_id: ConnectionId,
     /// From the Lambda's record, never from the frame.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// From the Lambda's record, never from the frame.
-    pub user_id: String,
-    /// When the Lambda took the frame, Unix ms.
-    pub timestamp: i64,
+    pub user_id: UserId,
+    /// When the Lambda received the frame.
+    pub timestamp: UnixMs,
     /// The rest.
     pub bridge: BridgeContext,
 }
@@ -176,12 +183,12 @@ mod tests {
             connection_id: "c=".into(),
             session_id: "s".into(),
             user_id: "u".into(),
-            timestamp: 5,
+            timestamp: UnixMs(5),
             bridge: BridgeContext {
                 message_id: "m=".into(),
-                connected_at: 1,
+                connected_at: UnixMs(1),
                 callback_url: "https://x".into(),
-                token_expires_at: 2,
+                token_expires_at: UnixSecs(2),
                 username: None,
                 read_only: false,
                 token_id: None,

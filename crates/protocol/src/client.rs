@@ -9,9 +9,11 @@ use std::{
 use crate::{
     ErrorCode,
     frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
+    ids::ClientId,
     limits::{INPUT_RETRY, INPUT_WINDOW, OUTPUT_ACK_EVERY, OUTPUT_ACK_WITHIN, OUTPUT_WINDOW},
     payload::Payload,
     stream::{Arrival, Reassembler},
+    times::Epoch,
 };
 
 /// Wait before `attach` is repeated, until `attached` arrives.
@@ -29,10 +31,10 @@ const HELD: usize = OUTPUT_WINDOW * 2;
 /// One client over all of its connections.
 #[derive(Debug)]
 pub struct Client {
-    id: String,
+    id: ClientId,
     cols: u16,
     rows: u16,
-    epoch: Option<u64>,
+    epoch: Option<Epoch>,
     link: Link,
     /// Counter of this connection's distinct `attach` requests.
     seq: u64,
@@ -114,7 +116,7 @@ pub enum Event {
 
 impl Client {
     /// A disconnected client at offset 0. `id`: 16–64 of `[A-Za-z0-9_-]`.
-    pub fn new(id: impl Into<String>, cols: u16, rows: u16) -> Self {
+    pub fn new(id: impl Into<ClientId>, cols: u16, rows: u16) -> Self {
         Self {
             id: id.into(),
             cols,
@@ -146,7 +148,7 @@ impl Client {
     }
 
     /// Attaches under a new id, whose input stream starts at 0, and resends unacknowledged input there.
-    pub fn rename(&mut self, id: impl Into<String>, now: Duration) {
+    pub fn rename(&mut self, id: impl Into<ClientId>, now: Duration) {
         self.id = id.into();
         (self.acked_input, self.sent_input, self.retry) = (0, 0, None);
         self.attach(now);
@@ -295,14 +297,14 @@ impl Client {
         self.seq += 1;
     }
 
-    fn is_current(&mut self, epoch: u64) -> bool {
+    fn is_current(&mut self, epoch: Epoch) -> bool {
         // Output may arrive before `attached`; it names the shell then.
         *self.epoch.get_or_insert(epoch) == epoch && self.link != Link::Replaced
     }
 
     fn attached(
         &mut self,
-        epoch: u64,
+        epoch: Epoch,
         input_offset: u64,
         output_offset: u64,
         gap: Option<u64>,
@@ -448,7 +450,7 @@ mod tests {
     fn attached(epoch: u64, input_offset: u64) -> ServerFrame {
         let (cols, rows) = (80, 24);
         ServerFrame::Attached {
-            epoch,
+            epoch: Epoch(epoch),
             output_offset: 0,
             input_offset,
             cols,
@@ -471,7 +473,8 @@ mod tests {
         attach(&mut client, 1, 0);
         client.write(b"abc");
         assert!(matches!(client.poll(NOW), Some(ClientFrame::Input { offset: 0, .. })));
-        let ack = ServerFrame::InputAck { epoch: 1, client_id: "client-0123456789".into(), input_offset: 2 };
+        let ack =
+            ServerFrame::InputAck { epoch: Epoch(1), client_id: "client-0123456789".into(), input_offset: 2 };
         client.receive(ack, NOW);
         client.disconnected();
         assert_eq!(attach(&mut client, 1, 0), Event::Forgotten);
@@ -489,8 +492,12 @@ mod tests {
         let mut client = Client::new("client-0123456789", 80, 24);
         client.connected(NOW);
         client.poll(NOW);
-        let early =
-            ServerFrame::Output { epoch: 1, offset: 0, payload: Payload::new(b"old"), input_offset: None };
+        let early = ServerFrame::Output {
+            epoch: Epoch(1),
+            offset: 0,
+            payload: Payload::new(b"old"),
+            input_offset: None,
+        };
         client.receive(early, NOW);
         assert_eq!(client.take_output(), b"old");
         client.receive(attached(2, 0), NOW);

@@ -1,19 +1,20 @@
-//! Names of connections, sessions, users and clients, each with a type, so that none can stand for another.
+//! Ids of connections, sessions, users and clients, each with a type of its own so that they cannot be mixed. All are
+//! strings on the wire and cheap to clone.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de};
+use ts_rs::TS;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        ///
-        /// Text, as it is on the wire. Cheap to clone.
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, TS)]
+        #[ts(type = "string")]
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The text.
+            /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -71,14 +72,29 @@ macro_rules! name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer).map(Self::from)
+                deserializer.deserialize_str(Text).map(Self)
             }
         }
     };
 }
 
+/// Reads a string straight into its shared allocation: `String` would cost every frame another one.
+struct Text;
+
+impl de::Visitor<'_> for Text {
+    type Value = Arc<str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Arc<str>, E> {
+        Ok(text.into())
+    }
+}
+
 name! {
-    /// A connection: API Gateway's `connectionId`, or the name that another transport gives.
+    /// A connection: API Gateway's `connectionId`, or the id that another transport gives.
     ConnectionId
 }
 name! {
@@ -90,6 +106,6 @@ name! {
     UserId
 }
 name! {
-    /// A client, over all of its connections: `clientId`, 16–64 of `[A-Za-z0-9_-]`.
+    /// A client over all of its connections, and so an input stream: `clientId`, 16–64 of `[A-Za-z0-9_-]`.
     ClientId
 }

@@ -23,6 +23,7 @@ pub mod secret;
 pub mod settings;
 pub mod size;
 pub mod stream;
+pub mod times;
 
 pub use error::ErrorCode;
 pub use limits::PROTOCOL_VERSION;

@@ -85,7 +85,7 @@ pub const CHECK_AFTER: Duration = Duration::from_secs(90);
 pub const RESUME_GRACE: Duration = Duration::from_mins(1);
 
 /// Leeway on the time claims of a user's token, in seconds: at the door, and for connections that live
-/// ([`good_until_ms`](crate::access::good_until_ms)).
+/// ([`good_until`](crate::access::good_until)).
 pub const TOKEN_LEEWAY: i64 = 30;
 /// Life of a bridge token, in seconds.
 pub const BRIDGE_TOKEN_TTL: i64 = 60;

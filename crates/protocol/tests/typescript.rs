@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ClientFrame, ErrorFrame, Exit, HistoryEntry, NoticeCode, ServerFrame},
+    ids::{ClientId, ConnectionId, SessionId},
     limits,
     payload::Payload,
+    times::{Epoch, UnixMs},
 };
 use ts_rs::{Config, TS};
 
@@ -22,6 +24,11 @@ fn typescript() -> String {
     };
     declare(ErrorCode::docs(), ErrorCode::decl(&config));
     declare(NoticeCode::docs(), NoticeCode::decl(&config));
+    declare(ConnectionId::docs(), ConnectionId::decl(&config));
+    declare(SessionId::docs(), SessionId::decl(&config));
+    declare(ClientId::docs(), ClientId::decl(&config));
+    declare(Epoch::docs(), Epoch::decl(&config));
+    declare(UnixMs::docs(), UnixMs::decl(&config));
     declare(Payload::docs(), Payload::decl(&config));
     declare(Exit::docs(), Exit::decl(&config));
     declare(HistoryEntry::docs(), HistoryEntry::decl(&config));

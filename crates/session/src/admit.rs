@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// Takes a connection out.
-    pub(crate) fn disconnect(&mut self, id: &str, now: Duration) {
+    pub(crate) fn disconnect(&mut self, id: &ConnectionId, now: Duration) {
         if let Some(connection) = self.connections.remove(id) {
             self.lost(&connection, now);
             self.dropped.push_back(connection.info.id);
@@ -78,8 +78,8 @@ impl Session {
     }
 
     /// Whether a connection that is not known was known before, so that its frames come late.
-    pub(crate) fn was_dropped(&self, id: &str) -> bool {
-        self.dropped.iter().any(|dropped| &**dropped == id)
+    pub(crate) fn was_dropped(&self, id: &ConnectionId) -> bool {
+        self.dropped.contains(id)
     }
 
     /// Ends the viewer that was silent longest, or the writer, where there are only writers.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, ServerFrame},
-    ids::ConnectionId,
+    ids::{ClientId, ConnectionId},
     size::Size,
     stream::{Acked, Arrival},
+    times::Epoch,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ impl Session {
     pub(crate) fn attach(
         &mut self,
         id: &ConnectionId,
-        client_id: String,
+        client_id: ClientId,
         size: Size,
         offset: u64,
         seq: Option<u64>,
@@ -117,7 +118,7 @@ impl Session {
     pub(crate) fn input(
         &mut self,
         id: &ConnectionId,
-        client_id: &str,
+        client_id: &ClientId,
         offset: u64,
         bytes: &[u8],
         now: Duration,
@@ -138,14 +139,20 @@ impl Session {
             attachment.told_input = consumed;
             return Some(ServerFrame::InputAck {
                 epoch: self.epoch,
-                client_id: client_id.to_owned(),
+                client_id: client_id.clone(),
                 input_offset: consumed,
             });
         }
         None
     }
 
-    pub(crate) fn acknowledge(&mut self, id: &ConnectionId, offset: u64, epoch: Option<u64>, now: Duration) {
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: &ConnectionId,
+        offset: u64,
+        epoch: Option<Epoch>,
+        now: Duration,
+    ) {
         if epoch.is_some_and(|epoch| epoch != self.epoch) {
             return;
         }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use shellbridge_protocol::{
-    ids::ConnectionId,
+    ids::{ClientId, ConnectionId},
     limits::{INPUT_GAP_AFTER, INPUT_WINDOW, MAX_CLIENTS, PROBE_MAX},
     stream::{Arrival, Reassembler},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Gone {
 
 /// At most [`MAX_CLIENTS`] clients by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct Clients(HashMap<String, Client>);
+pub(crate) struct Clients(HashMap<ClientId, Client>);
 
 impl Client {
     fn new() -> Self {
@@ -87,37 +87,37 @@ impl Client {
 }
 
 impl Clients {
-    pub(crate) fn get(&self, id: &str) -> Option<&Client> {
+    pub(crate) fn get(&self, id: &ClientId) -> Option<&Client> {
         self.0.get(id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Client> {
+    pub(crate) fn get_mut(&mut self, id: &ClientId) -> Option<&mut Client> {
         self.0.get_mut(id)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Client)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
         self.0.iter()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut Client)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&ClientId, &mut Client)> {
         self.0.iter_mut()
     }
 
     /// Whether a client of this id finds no place: it is new, there are as many as may be, and none of them is gone.
-    pub(crate) fn is_full_for(&self, id: &str) -> bool {
+    pub(crate) fn is_full_for(&self, id: &ClientId) -> bool {
         self.0.len() >= MAX_CLIENTS
             && !self.0.contains_key(id)
             && self.0.values().all(|client| client.gone.is_none())
     }
 
     /// The client of this id, made if it is new. None if there are too many and none of them is gone.
-    pub(crate) fn enter(&mut self, id: &str) -> Option<&mut Client> {
+    pub(crate) fn enter(&mut self, id: &ClientId) -> Option<&mut Client> {
         if !self.0.contains_key(id) && self.0.len() >= MAX_CLIENTS {
             let longest = self.0.iter().filter_map(|(id, client)| Some((client.gone?.since, id))).min()?;
             let longest = longest.1.clone();
             self.0.remove(&longest);
         }
-        Some(self.0.entry(id.to_owned()).or_insert_with(Client::new))
+        Some(self.0.entry(id.clone()).or_insert_with(Client::new))
     }
 
     /// The first offset that a lost client still needs, of those that the shell waits for. What is gone from the log,
@@ -149,16 +149,16 @@ mod tests {
     fn the_longest_gone_makes_room_and_nobody_else_does() {
         let mut clients = Clients::default();
         for n in 0..MAX_CLIENTS {
-            assert!(clients.enter(&format!("client-{n:02}")).is_some());
+            assert!(clients.enter(&format!("client-{n:02}").into()).is_some());
         }
-        assert!(clients.enter("one-too-many").is_none());
+        assert!(clients.enter(&"one-too-many".into()).is_none());
         for (id, since) in [("client-05", 9), ("client-07", 3)] {
-            clients.get_mut(id).unwrap().gone =
+            clients.get_mut(&id.into()).unwrap().gone =
                 Some(Gone { since: Duration::from_secs(since), needs: None, told_exit: true });
         }
-        assert!(clients.enter("newcomer").is_some());
-        assert!(clients.get("client-07").is_none() && clients.get("client-05").is_some());
-        assert!(clients.enter("client-05").is_some(), "one that is known needs no room");
+        assert!(clients.enter(&"newcomer".into()).is_some());
+        assert!(clients.get(&"client-07".into()).is_none() && clients.get(&"client-05".into()).is_some());
+        assert!(clients.enter(&"client-05".into()).is_some(), "one that is known needs no room");
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::{collections::VecDeque, time::Duration};
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, Exit, HistoryEntry, ServerFrame},
-    ids::ConnectionId,
+    ids::{ClientId, ConnectionId},
     limits::{
         COMMAND_RESULT_TTL, COMMAND_TIMEOUT, MAX_COMMAND_QUEUE, MAX_COMMAND_RESULT, MAX_COMMAND_RESULTS,
         MAX_COMMAND_RESULTS_BYTES, MAX_COMMAND_TIMEOUT, MAX_HISTORY, MAX_MESSAGE,
     },
     payload::Payload,
+    times::UnixMs,
 };
 
 use crate::effect::{Effect, Reply};
@@ -35,12 +36,12 @@ pub(crate) struct Asker {
 pub(crate) struct By {
     pub(crate) connection: ConnectionId,
     /// The client that connection attached as.
-    pub(crate) client: Option<String>,
+    pub(crate) client: Option<ClientId>,
 }
 
 impl By {
     /// Whether both are the same client. `lives` says whether a connection is still there.
-    fn is(&self, other: &Self, lives: impl Fn(&str) -> bool) -> bool {
+    fn is(&self, other: &Self, lives: impl Fn(&ConnectionId) -> bool) -> bool {
         match (&self.client, &other.client) {
             (Some(mine), Some(theirs)) => mine == theirs,
             _ => self.connection == other.connection || !lives(&self.connection),
@@ -127,7 +128,7 @@ impl Commands {
         asker: Asker,
         effects: &mut VecDeque<Effect>,
         now: Duration,
-        lives: impl Fn(&str) -> bool,
+        lives: impl Fn(&ConnectionId) -> bool,
     ) -> Reply {
         self.results.retain(|done| now < done.at + COMMAND_RESULT_TTL);
         let mut results = self.results.iter_mut();
@@ -154,11 +155,11 @@ impl Commands {
     }
 
     /// A connection has attached: what it asked for before is that client's.
-    pub(crate) fn attached(&mut self, connection: &ConnectionId, client: &str) {
+    pub(crate) fn attached(&mut self, connection: &ConnectionId, client: &ClientId) {
         let pending = self.current.iter_mut().chain(self.queue.iter_mut()).map(|(_, asker)| &mut asker.by);
         for by in pending.chain(self.results.iter_mut().map(|done| &mut done.by)) {
             if by.client.is_none() && by.connection == *connection {
-                by.client = Some(client.to_owned());
+                by.client = Some(client.clone());
             }
         }
     }
@@ -173,11 +174,11 @@ impl Commands {
         }
     }
 
-    /// The current command has ended, or could not be run. `timestamp` is Unix ms.
+    /// The current command has ended, or could not be run.
     pub(crate) fn finished(
         &mut self,
         outcome: CommandOutcome,
-        timestamp: u64,
+        timestamp: UnixMs,
         effects: &mut VecDeque<Effect>,
         now: Duration,
     ) {
@@ -203,13 +204,13 @@ impl Commands {
         effects.push_back(Effect::Answer { request, to, frame: Some(frame) });
     }
 
-    /// The newest commands run, oldest first. `timestamp` is Unix ms.
-    pub(crate) fn history(&self, timestamp: u64) -> ServerFrame {
+    /// The newest commands run, oldest first.
+    pub(crate) fn history(&self, timestamp: UnixMs) -> ServerFrame {
         ServerFrame::History { history: self.history.iter().cloned().collect(), timestamp }
     }
 
-    /// Empties the history. `timestamp` is Unix ms.
-    pub(crate) fn clear(&mut self, timestamp: u64) -> ServerFrame {
+    /// Empties the history.
+    pub(crate) fn clear(&mut self, timestamp: UnixMs) -> ServerFrame {
         self.history.clear();
         ServerFrame::ClearAck { timestamp }
     }
@@ -242,7 +243,7 @@ impl Commands {
 }
 
 /// The frame that says how a command ended.
-fn result(command: &Command, end: CommandEnd, timestamp: u64) -> ServerFrame {
+fn result(command: &Command, end: CommandEnd, timestamp: UnixMs) -> ServerFrame {
     if end.timed_out {
         return ErrorFrame::new(ErrorCode::CommandTimeout, "the command was killed at its time limit").into();
     }
@@ -291,10 +292,10 @@ mod tests {
             living: &[&str],
         ) -> (u64, Reply) {
             self.requests += 1;
-            let by = By { connection: connection.into(), client: client.map(str::to_owned) };
+            let by = By { connection: connection.into(), client: client.map(ClientId::from) };
             let asker = Asker { by, request: self.requests };
             let command = Command::new(id.into(), text.into(), None);
-            let lives = |id: &str| living.contains(&id);
+            let lives = |id: &ConnectionId| living.contains(&id.as_str());
             (self.requests, self.commands.ask(command, asker, &mut self.effects, Duration::ZERO, lives))
         }
 
@@ -326,7 +327,7 @@ mod tests {
                     Effect::Run { command, .. } => {
                         let outcome = shell(&command);
                         ran.push(command);
-                        self.commands.finished(outcome, 1, &mut self.effects, Duration::ZERO);
+                        self.commands.finished(outcome, UnixMs(1), &mut self.effects, Duration::ZERO);
                         self.commands.start(&mut self.effects);
                     }
                     Effect::Answer { request, frame, .. } => answers.push((request, frame)),
@@ -392,7 +393,7 @@ mod tests {
     fn a_client_that_reconnects_gets_its_result_and_no_second_run() {
         let mut bench = Bench::default();
         assert_eq!(bench.run_of(("a", None), "1", "x", &["a"]), "1");
-        bench.commands.attached(&"a".into(), "client");
+        bench.commands.attached(&"a".into(), &"client".into());
         let attached = ("b", Some("client"));
         assert_eq!(
             bench.run_of(attached, "1", "x", &["a", "b"]),
@@ -458,14 +459,20 @@ mod tests {
     fn history_keeps_the_newest_within_a_frame() {
         let mut commands = Commands::default();
         for n in 0..MAX_HISTORY + 5 {
-            commands.remember(HistoryEntry { command: format!("c{n}"), exit_code: 0, timestamp: 1 });
+            commands.remember(HistoryEntry { command: format!("c{n}"), exit_code: 0, timestamp: UnixMs(1) });
         }
         assert_eq!(commands.history.len(), MAX_HISTORY);
         for _ in 0..20 {
-            commands.remember(HistoryEntry { command: "\u{1}".repeat(5_000), exit_code: 0, timestamp: 1 });
+            commands.remember(HistoryEntry {
+                command: "\u{1}".repeat(5_000),
+                exit_code: 0,
+                timestamp: UnixMs(1),
+            });
         }
         assert!(serde_json::to_vec(&commands.history).unwrap().len() <= MAX_MESSAGE);
-        commands.clear(1);
-        assert!(matches!(commands.history(1), ServerFrame::History { history, .. } if history.is_empty()));
+        commands.clear(UnixMs(1));
+        assert!(
+            matches!(commands.history(UnixMs(1)), ServerFrame::History { history, .. } if history.is_empty())
+        );
     }
 }

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use shellbridge_protocol::{
     frame::ServerFrame,
-    ids::{ConnectionId, UserId},
+    ids::{ClientId, ConnectionId, UserId},
     limits::MAX_FRAME,
     payload::Payload,
     size::Size,
     stream::{OutputLog, SendWindow},
+    times::{Epoch, UnixMs},
 };
 
 use crate::snapshot::{Picture, Snapshot};
@@ -39,8 +40,8 @@ pub struct ConnectionInfo {
     pub user: UserId,
     /// The token's `shellbridgeId`, if it was minted by the backend.
     pub token_id: Option<Arc<str>>,
-    /// When it was made, Unix ms by the transport's clock: the newer of two connections holds a client.
-    pub connected_at: i64,
+    /// When it was made, by the transport's clock: the newer of two connections holds a client.
+    pub connected_at: UnixMs,
     /// How much longer its token is valid.
     pub token_lasts: Duration,
     /// What its transport can carry.
@@ -56,7 +57,7 @@ pub(crate) struct Connection {
     pub(crate) size: Option<Size>,
     pub(crate) attachment: Option<Attachment>,
     /// The client that it attached as last, still or not.
-    pub(crate) client_id: Option<String>,
+    pub(crate) client_id: Option<ClientId>,
     /// Output frames under way.
     pub(crate) in_flight: usize,
     /// The size it was told last, unasked, and whether that is under way.
@@ -74,7 +75,7 @@ pub(crate) struct Connection {
 
 /// A connection's place in the byte streams.
 pub(crate) struct Attachment {
-    pub(crate) client_id: String,
+    pub(crate) client_id: ClientId,
     pub(crate) window: SendWindow,
     /// Parts still to be sent of the snapshot that the window stands at.
     pub(crate) snapshot: Option<Snapshot>,
@@ -141,7 +142,7 @@ impl Connection {
 }
 
 impl Attachment {
-    pub(crate) const fn new(client_id: String, offset: u64, window: u64) -> Self {
+    pub(crate) const fn new(client_id: ClientId, offset: u64, window: u64) -> Self {
         Self {
             client_id,
             window: SendWindow::new(offset, window),
@@ -186,7 +187,7 @@ impl Attachment {
         in_flight: usize,
         limits: OutletLimits,
         log: &OutputLog,
-        epoch: u64,
+        epoch: Epoch,
         input: Option<u64>,
         now: Duration,
     ) -> Option<Bytes> {
@@ -218,7 +219,7 @@ impl Attachment {
     }
 
     /// An empty frame, which the client answers with what it has.
-    pub(crate) fn probe(&mut self, epoch: u64, input: Option<u64>) -> Bytes {
+    pub(crate) fn probe(&mut self, epoch: Epoch, input: Option<u64>) -> Bytes {
         let input_offset = self.news_of_input(input);
         let payload = Payload::new(b"");
         ServerFrame::Output { epoch, offset: self.window.sent(), payload, input_offset }.to_json()

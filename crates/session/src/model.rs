@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use shellbridge_protocol::{size::Size, stream::OutputLog};
+use shellbridge_protocol::{size::Size, stream::OutputLog, times::Epoch};
 
 use crate::{screen::Screen, snapshot::Picture};
 
@@ -33,7 +33,7 @@ pub(crate) struct Model {
     /// None while the thread has it.
     work: Option<Box<Work>>,
     /// Which shell the model is of.
-    epoch: u64,
+    epoch: Epoch,
     steps: VecDeque<(u64, Step)>,
     /// The first byte that the work has not got.
     taken: u64,
@@ -58,7 +58,7 @@ enum Step {
 
 /// Output for the screen model to follow, and what comes after it: see [`Effect::Follow`](crate::Effect::Follow).
 pub struct Work {
-    epoch: u64,
+    epoch: Epoch,
     screen: Screen,
     bytes: Vec<u8>,
     /// How many of the bytes were followed.
@@ -72,7 +72,7 @@ pub struct Work {
 }
 
 impl Model {
-    pub(crate) fn new(size: Size, epoch: u64, output_buffer: usize) -> Self {
+    pub(crate) fn new(size: Size, epoch: Epoch, output_buffer: usize) -> Self {
         Self {
             work: Some(Box::new(Work::new(size, epoch))),
             epoch,
@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// Another shell: its output starts anew.
-    pub(crate) fn restart(&mut self, size: Size, epoch: u64) {
+    pub(crate) fn restart(&mut self, size: Size, epoch: Epoch) {
         let (cells, counted) = (self.cells, self.counted);
         *self = Self { cells, counted, ..Self::new(size, epoch, self.waiting) };
     }
@@ -207,7 +207,7 @@ impl fmt::Debug for Work {
 }
 
 impl Work {
-    fn new(size: Size, epoch: u64) -> Self {
+    fn new(size: Size, epoch: Epoch) -> Self {
         let screen = Screen::new(size);
         Self { epoch, screen, bytes: Vec::new(), at: 0, gone: 0, given_up: false, step: None, spent: 0 }
     }

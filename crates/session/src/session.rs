@@ -12,6 +12,7 @@ use shellbridge_protocol::{
     ids::{ConnectionId, SessionId},
     size::Size,
     stream::OutputLog,
+    times::{Epoch, UnixMs},
 };
 
 use crate::{
@@ -65,9 +66,9 @@ pub struct Status {
 pub struct Session {
     pub(crate) id: SessionId,
     pub(crate) settings: Settings,
-    /// Unix ms at which the session's own time is zero.
-    started: u64,
-    pub(crate) epoch: u64,
+    /// When the session's own time is zero.
+    started: UnixMs,
+    pub(crate) epoch: Epoch,
     pub(crate) log: OutputLog,
     pub(crate) model: Model,
     /// The newest picture of the screen, for as long as a client is to get it.
@@ -94,16 +95,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose shell starts now. `started` and `expires_at` are Unix ms; `started` names the first shell.
-    pub fn new(id: SessionId, settings: Settings, started: u64, expires_at: u64) -> Self {
+    /// A session whose shell starts now. `started` becomes the first epoch.
+    pub fn new(id: SessionId, settings: Settings, started: UnixMs, expires_at: UnixMs) -> Self {
         let size = Size::default();
+        let epoch = Epoch::from(started);
         Self {
             id,
             settings,
             started,
-            epoch: started,
+            epoch,
             log: OutputLog::new(settings.limits.output_buffer),
-            model: Model::new(size, started, settings.limits.output_buffer),
+            model: Model::new(size, epoch, settings.limits.output_buffer),
             picture: Weak::new(),
             size,
             exit: None,
@@ -112,7 +114,7 @@ impl Session {
             commands: Commands::default(),
             writes: 0,
             dropped: VecDeque::new(),
-            expires: Duration::from_millis(expires_at.saturating_sub(started)),
+            expires: expires_at.saturating_since(started),
             detached_since: None,
             restarts: Restarts::default(),
             timers: TimerTable::default(),
@@ -134,7 +136,7 @@ impl Session {
     }
 
     /// Whether it has this connection.
-    pub fn has(&self, id: &str) -> bool {
+    pub fn has(&self, id: &ConnectionId) -> bool {
         self.connections.contains_key(id)
     }
 
@@ -150,8 +152,8 @@ impl Session {
         if !known {
             let greeting = ServerFrame::Connected {
                 message: "connected to the session's shell".to_owned(),
-                session_id: self.id.to_string(),
-                connection_id: id.to_string(),
+                session_id: self.id.clone(),
+                connection_id: id.clone(),
                 timestamp: self.unix_ms(now),
                 protocol: PROTOCOL_VERSION,
                 read_only,
@@ -162,7 +164,7 @@ impl Session {
     }
 
     /// A connection is gone, as its `$disconnect` says.
-    pub fn handle_gone(&mut self, id: &str, now: Duration) {
+    pub fn handle_gone(&mut self, id: &ConnectionId, now: Duration) {
         self.stale = true;
         self.disconnect(id, now);
     }
@@ -340,7 +342,6 @@ impl Session {
         self.stale = true;
         self.restarting = false;
         self.restarts.started(now);
-        // Epochs only rise, whatever the clock at the start was.
         self.restarted(self.unix_ms(now), now);
     }
 
@@ -349,10 +350,10 @@ impl Session {
         self.end(End::ShellEnded);
     }
 
-    /// The session lives until `expires_at`, Unix ms. Clients are told anew when that is near.
-    pub fn handle_extend(&mut self, expires_at: u64) {
+    /// The session lives until `expires_at`. Clients are told anew when that is near.
+    pub fn handle_extend(&mut self, expires_at: UnixMs) {
         self.stale = true;
-        self.expires = self.expires.max(Duration::from_millis(expires_at.saturating_sub(self.started)));
+        self.expires = self.expires.max(expires_at.saturating_since(self.started));
         for connection in self.connections.values_mut() {
             connection.told_expiry = false;
         }
@@ -387,8 +388,8 @@ impl Session {
     }
 
     /// Unix time, derived from the start.
-    pub(crate) fn unix_ms(&self, now: Duration) -> u64 {
-        self.started.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    pub(crate) fn unix_ms(&self, now: Duration) -> UnixMs {
+        self.started.saturating_add(now)
     }
 
     /// Ends the session after an error frame to every connection.
@@ -410,8 +411,8 @@ impl Session {
     }
 
     /// Starts the streams anew.
-    pub(crate) fn restarted(&mut self, epoch: u64, now: Duration) {
-        self.epoch = epoch.max(self.epoch + 1);
+    pub(crate) fn restarted(&mut self, started: UnixMs, now: Duration) {
+        self.epoch = self.epoch.next(started);
         self.log = OutputLog::new(self.settings.limits.output_buffer);
         self.model.restart(self.size, self.epoch);
         self.picture = Weak::new();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size};
+use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size, times::Epoch};
 
 use crate::{connection::PAYLOAD_BUDGET, model::Model};
 
@@ -83,7 +83,7 @@ impl Snapshot {
     }
 
     /// The next part to send, if it is painted.
-    pub(crate) fn next(&mut self, epoch: u64) -> Option<Bytes> {
+    pub(crate) fn next(&mut self, epoch: Epoch) -> Option<Bytes> {
         let part = self.sent;
         let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
         let payload = self.picture.parts.get()?.get(part as usize)?.clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, ServerFrame},
-    ids::ConnectionId,
+    ids::{ClientId, ConnectionId},
     limits::{CHECK_AFTER, INPUT_ACK_WITHIN},
     size::Size,
 };
@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// Input that can be written to the shell now: whose, and the bytes. The turn is of the one who wrote longest ago.
-    pub fn poll_write(&self) -> Option<(String, Vec<u8>)> {
+    pub fn poll_write(&self) -> Option<(ClientId, Vec<u8>)> {
         self.clients
             .iter()
             .map(|(id, client)| (client.wrote, id, client.input.ready().0))
@@ -121,7 +121,7 @@ impl Session {
     }
 
     /// The shell took `count` bytes of this client's input: now they may be acknowledged.
-    pub fn handle_written(&mut self, client_id: &str, count: usize, now: Duration) {
+    pub fn handle_written(&mut self, client_id: &ClientId, count: usize, now: Duration) {
         self.stale = true;
         let Some(client) = self.clients.get_mut(client_id) else { return };
         client.input.consume(count);

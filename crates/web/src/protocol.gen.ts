@@ -11,6 +11,31 @@ export type ErrorCode = "BAD_FRAME" | "TOO_LARGE" | "RATE_LIMITED" | "TOKEN_EXPI
 export type NoticeCode = "DRAINING" | "SESSION_EXPIRING" | "SHELL_RESTARTED";
 
 /**
+ * A connection: API Gateway's `connectionId`, or the id that another transport gives.
+ */
+export type ConnectionId = string;
+
+/**
+ * A session: `sessionId`.
+ */
+export type SessionId = string;
+
+/**
+ * A client over all of its connections, and so an input stream: `clientId`, 16–64 of `[A-Za-z0-9_-]`.
+ */
+export type ClientId = string;
+
+/**
+ * Identifies one shell of a session; offsets belong to an epoch. Below 2^53; a newer shell's epoch is higher.
+ */
+export type Epoch = number;
+
+/**
+ * Unix time in milliseconds; below 2^53 on the wire.
+ */
+export type UnixMs = number;
+
+/**
  * Bytes in a frame: exactly one of the two fields.
  */
 export type Payload = { 
@@ -51,7 +76,7 @@ exitCode: number,
 /**
  * When it ended.
  */
-timestamp: number, };
+timestamp: UnixMs, };
 
 /**
  * An `error` frame without its `type`.
@@ -117,7 +142,7 @@ seq?: number, } | { "type": "history" } | { "type": "clear" } | { "type": "echo"
 /**
  * The client's own name for its input stream: 16–64 of `[A-Za-z0-9_-]`.
  */
-clientId: string, 
+clientId: ClientId, 
 /**
  * Columns, 1 or more.
  */
@@ -133,7 +158,7 @@ outputOffset?: number,
 /**
  * The shell that the offset belongs to.
  */
-epoch?: number, 
+epoch?: Epoch, 
 /**
  * See [`ClientFrame::Resize`].
  */
@@ -141,7 +166,7 @@ seq?: number, } | { "type": "input",
 /**
  * Whose input stream it is.
  */
-clientId: string, 
+clientId: ClientId, 
 /**
  * Offset of the first byte.
  */
@@ -149,7 +174,7 @@ offset: number,
 /**
  * The shell they are meant for.
  */
-epoch?: number, 
+epoch?: Epoch, 
 /**
  * Acknowledges output up to here.
  */
@@ -169,7 +194,7 @@ outputOffset: number,
 /**
  * The shell that the offset belongs to.
  */
-epoch?: number, } | { "type": "detach", 
+epoch?: Epoch, } | { "type": "detach", 
 /**
  * See [`ClientFrame::Resize`].
  */
@@ -186,15 +211,15 @@ message: string,
 /**
  * The session the token opened.
  */
-sessionId: string, 
+sessionId: SessionId, 
 /**
  * API Gateway's id of this connection.
  */
-connectionId: string, 
+connectionId: ConnectionId, 
 /**
  * When it was sent.
  */
-timestamp: number, 
+timestamp: UnixMs, 
 /**
  * Version of this contract.
  */
@@ -206,7 +231,7 @@ readOnly: boolean, } | { "type": "pong",
 /**
  * When it was sent.
  */
-timestamp: number, 
+timestamp: UnixMs, 
 /**
  * The ping's own timestamp.
  */
@@ -222,7 +247,7 @@ exitCode: number,
 /**
  * When it was sent.
  */
-timestamp: number, 
+timestamp: UnixMs, 
 /**
  * The command's id.
  */
@@ -250,7 +275,7 @@ rows: number,
 /**
  * When it was sent.
  */
-timestamp: number, } | { "type": "history", 
+timestamp: UnixMs, } | { "type": "history", 
 /**
  * The newest 100, oldest first.
  */
@@ -258,11 +283,11 @@ history: Array<HistoryEntry>,
 /**
  * When it was sent.
  */
-timestamp: number, } | { "type": "clear_ack", 
+timestamp: UnixMs, } | { "type": "clear_ack", 
 /**
  * When it was sent.
  */
-timestamp: number, } | { "type": "echo", 
+timestamp: UnixMs, } | { "type": "echo", 
 /**
  * The frame as sent.
  */
@@ -270,7 +295,7 @@ received: unknown,
 /**
  * When it was sent.
  */
-timestamp: number, } | { "type": "unknown_command", 
+timestamp: UnixMs, } | { "type": "unknown_command", 
 /**
  * The type, if the frame had one.
  */
@@ -282,11 +307,11 @@ message: string,
 /**
  * When it was sent.
  */
-timestamp: number, } | { "type": "attached", 
+timestamp: UnixMs, } | { "type": "attached", 
 /**
  * The shell running now.
  */
-epoch: number, 
+epoch: Epoch, 
 /**
  * Where output goes on.
  */
@@ -318,7 +343,7 @@ exit?: Exit, } | { "type": "output",
 /**
  * The shell.
  */
-epoch: number, 
+epoch: Epoch, 
 /**
  * Offset of the first byte.
  */
@@ -338,7 +363,7 @@ b64?: string, } | { "type": "snapshot",
 /**
  * The shell.
  */
-epoch: number, 
+epoch: Epoch, 
 /**
  * Where output goes on; also names the snapshot that this part belongs to.
  */
@@ -374,11 +399,11 @@ b64?: string, } | { "type": "input_ack",
 /**
  * The shell.
  */
-epoch: number, 
+epoch: Epoch, 
 /**
  * Whose input.
  */
-clientId: string, 
+clientId: ClientId, 
 /**
  * Everything before this offset was written to the shell.
  */
@@ -386,7 +411,7 @@ inputOffset: number, } | { "type": "exit",
 /**
  * The shell.
  */
-epoch: number, 
+epoch: Epoch, 
 /**
  * End of its output; the client waits for everything before it.
  */

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
+use shellbridge_protocol::ids::SessionId;
 use tokio::sync::watch;
 
 use crate::sessions::{Handle, Status};
@@ -16,7 +17,7 @@ pub(crate) struct Directory(Arc<Mutex<Sessions>>);
 
 #[derive(Default)]
 struct Sessions {
-    by_id: HashMap<String, Option<Handle>>,
+    by_id: HashMap<SessionId, Option<Handle>>,
     /// Number of sessions that have not ended, without reservations.
     living: watch::Sender<usize>,
     /// The backend is stopping.
@@ -40,17 +41,17 @@ pub(crate) enum Refused {
 /// An id reserved for a session that is being created. Released on drop.
 pub(crate) struct Reservation {
     directory: Directory,
-    id: Option<String>,
+    id: Option<SessionId>,
 }
 
 impl Directory {
     /// Returns the session with this id.
-    pub(crate) fn find(&self, id: &str) -> Option<Handle> {
+    pub(crate) fn find(&self, id: &SessionId) -> Option<Handle> {
         self.lock().by_id.get(id)?.clone()
     }
 
     /// Reserves an id for a session that is being created.
-    pub(crate) fn reserve(&self, id: &str) -> Result<Reservation, Refused> {
+    pub(crate) fn reserve(&self, id: &SessionId) -> Result<Reservation, Refused> {
         let mut sessions = self.lock();
         if sessions.closed {
             return Err(Refused::Closed);
@@ -61,8 +62,8 @@ impl Directory {
         if sessions.by_id.len() >= MAX_SESSIONS {
             return Err(Refused::Full);
         }
-        sessions.by_id.insert(id.to_owned(), None);
-        Ok(Reservation { directory: self.clone(), id: Some(id.to_owned()) })
+        sessions.by_id.insert(id.clone(), None);
+        Ok(Reservation { directory: self.clone(), id: Some(id.clone()) })
     }
 
     /// Removes a session that has ended.
@@ -71,8 +72,8 @@ impl Directory {
         let same = |handle: &Option<Handle>| {
             handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status))
         };
-        if sessions.by_id.get(&*status.id).is_some_and(same) {
-            sessions.by_id.remove(&*status.id);
+        if sessions.by_id.get(&status.id).is_some_and(same) {
+            sessions.by_id.remove(&status.id);
             sessions.living.send_modify(|living| *living = living.saturating_sub(1));
         }
     }
@@ -153,11 +154,11 @@ mod tests {
     #[test]
     fn an_id_is_reserved_once_and_released_on_drop() {
         let directory = Directory::default();
-        let first = directory.reserve("a").unwrap();
-        assert_eq!(directory.reserve("a").err(), Some(Refused::Taken));
-        assert!(directory.find("a").is_none());
+        let first = directory.reserve(&"a".into()).unwrap();
+        assert_eq!(directory.reserve(&"a".into()).err(), Some(Refused::Taken));
+        assert!(directory.find(&"a".into()).is_none());
         drop(first);
-        assert!(directory.reserve("a").is_ok());
+        assert!(directory.reserve(&"a".into()).is_ok());
     }
 
     #[tokio::test]
@@ -169,10 +170,10 @@ mod tests {
             id: "a".into(),
             owner: "alice".into(),
             spec: ShellSpec::new(shell).unwrap(),
-            expires_at: crate::clock::unix_ms() + 600_000,
+            expires_at: crate::clock::unix_ms().saturating_add(Duration::from_mins(10)),
         };
         let directory = Directory::default();
-        let reservation = directory.reserve("a").unwrap();
+        let reservation = directory.reserve(&"a".into()).unwrap();
         assert!(directory.close().is_empty());
         let session = spawn(settings, start, |_| ()).unwrap();
         let session = reservation.fill(session).expect_err("the backend is stopping");
@@ -184,10 +185,11 @@ mod tests {
     #[test]
     fn sessions_are_bounded() {
         let directory = Directory::default();
-        let all: Vec<_> = (0..MAX_SESSIONS).map(|n| directory.reserve(&n.to_string()).unwrap()).collect();
-        assert_eq!(directory.reserve("one too many").err(), Some(Refused::Full));
+        let all: Vec<_> =
+            (0..MAX_SESSIONS).map(|n| directory.reserve(&n.to_string().into()).unwrap()).collect();
+        assert_eq!(directory.reserve(&"one too many".into()).err(), Some(Refused::Full));
         drop(all);
         directory.close();
-        assert_eq!(directory.reserve("a").err(), Some(Refused::Closed));
+        assert_eq!(directory.reserve(&"a".into()).err(), Some(Refused::Closed));
     }
 }

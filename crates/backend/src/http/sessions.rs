@@ -1,6 +1,6 @@
 //! The sessions API: the platform creates sessions; owners inspect, extend, share and end them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use shellbridge_protocol::{ErrorCode, access::Grant};
+use shellbridge_protocol::{ErrorCode, access::Grant, ids::SessionId, times::UnixMs};
 
 use crate::{
     access::Mint,
@@ -120,7 +120,7 @@ impl Known {
         let path = RawPathParams::from_request_parts(parts, app).await;
         let path = path.map_err(|_| ApiError::no_session())?;
         let id = path.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned());
-        let id = id.ok_or_else(ApiError::no_session)?;
+        let id: SessionId = id.ok_or_else(ApiError::no_session)?.into();
         let caller = if app.admin.admits(&parts.headers).await {
             Caller::Admin
         } else {
@@ -237,7 +237,7 @@ pub(crate) async fn validate(known: Result<Known, ApiError>) -> Result<Response,
         "sessionId": status.id,
         "status": status.word(),
         "expiresAt": expires_at,
-        "expiresIn": expires_at.saturating_sub(unix_ms()) / 1000,
+        "expiresIn": expires_at.saturating_since(unix_ms()).as_secs(),
     }))
     .into_response())
 }
@@ -255,8 +255,8 @@ pub(crate) async fn extend(
     Body(Extend { seconds }): Body<Extend>,
 ) -> Result<Json<Value>, ApiError> {
     let status = session.status();
-    let latest = status.created_at.saturating_add(app.config.max_session_ttl.saturating_mul(1000));
-    let wanted = status.expires_at().saturating_add(seconds.saturating_mul(1000));
+    let latest = status.created_at.saturating_add(Duration::from_secs(app.config.max_session_ttl));
+    let wanted = status.expires_at().saturating_add(Duration::from_secs(seconds));
     session.extend(wanted.min(latest)).await?;
     let expires_at = status.expires_at();
     let asked_by = match &caller {
@@ -281,13 +281,13 @@ pub(crate) async fn share(
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Forbidden, message));
     }
     let status = session.status();
-    let wanted = ttl_seconds.map_or(u64::MAX, |ttl| unix_ms().saturating_add(ttl.saturating_mul(1000)));
+    let wanted = ttl_seconds.map_or(UnixMs::MAX, |ttl| unix_ms().saturating_add(Duration::from_secs(ttl)));
     let expires_at = wanted.min(status.expires_at());
     // A fresh user id: a token in the owner's name would allow more than watching.
-    let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple());
+    let viewer = format!("viewer-{}", uuid::Uuid::new_v4().simple()).into();
     let id = status.tokens.new_id();
     let mint =
-        Mint { user: &viewer, session: &status.id, read_only: true, id: &id, expires_at: secs(expires_at) };
+        Mint { user: &viewer, session: &status.id, read_only: true, id: &id, expires_at: expires_at.secs() };
     let token = app.access.mint(&mint).await.ok_or_else(ApiError::internal)?;
     let share = status.tokens.share(&id, unix_ms(), expires_at).map_err(|_| {
         let message = "too many share links: revoke some";
@@ -327,7 +327,7 @@ async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
     }
-    let id = session_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let id = SessionId::from(session_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
     if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
         return Err(ApiError::bad_request("sessionId: 1 to 128 of A-Z a-z 0-9 - _ . :"));
@@ -337,11 +337,11 @@ async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
     let spec = ShellSpec::new(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
-    let expires_at = unix_ms().saturating_add(ttl.saturating_mul(1000));
+    let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl));
     about_session(&id);
     let reservation = app.directory.reserve(&id)?;
     let store = app.directory.clone();
-    let start = Start { id: id.as_str().into(), owner: user_id.as_str().into(), spec, expires_at };
+    let start = Start { id: id.clone(), owner: user_id.into(), spec, expires_at };
     let handle =
         sessions::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
             tracing::error!(%error, session_id = %id, "cannot start the shell");
@@ -366,7 +366,7 @@ async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
 async fn owner_token(app: &App, status: &Status, asked_by: Option<&str>) -> Option<String> {
     let tokens = &status.tokens;
     let mint = async |id: &str| {
-        let expires_at = secs(status.expires_at());
+        let expires_at = status.expires_at().secs();
         let mint = Mint { user: &status.owner, session: &status.id, read_only: false, id, expires_at };
         app.access.mint(&mint).await
     };
@@ -376,11 +376,6 @@ async fn owner_token(app: &App, status: &Status, asked_by: Option<&str>) -> Opti
         None => Some(token),
         Some(given) => mint(&given).await,
     }
-}
-
-/// Unix seconds.
-fn secs(unix_ms: u64) -> i64 {
-    i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)
 }
 
 /// Whether a request must come from a page or program on this machine: a name that an attacker's DNS points here is not

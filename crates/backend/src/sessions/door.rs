@@ -7,7 +7,7 @@ use shellbridge_session::{ConnectionInfo, TooManyConnections};
 use super::{
     handle::Unreachable,
     task::Task,
-    tokens::{HANDOVER_MS, Stale, Use},
+    tokens::{HANDOVER, Stale, Use},
 };
 use crate::clock::unix_ms;
 
@@ -27,8 +27,7 @@ impl Task {
     /// Ends connections by tokens that are no longer valid. Those that may still hand over get the time for it.
     pub(super) fn end_stale(&mut self, now: Duration) {
         let (tokens, time) = (&self.status.tokens, unix_ms());
-        let handover = Duration::from_millis(HANDOVER_MS);
-        for (purpose, wait) in [(Use::Connection, Duration::ZERO), (Use::Door, handover)] {
+        for (purpose, wait) in [(Use::Connection, Duration::ZERO), (Use::Door, HANDOVER)] {
             let stale =
                 |info: &ConnectionInfo| tokens.check(info.token_id.as_deref(), purpose, time).is_err();
             self.session.handle_revoked(wait, now, stale);

@@ -9,6 +9,7 @@ use shellbridge_protocol::{
     frame::ClientFrame,
     ids::{ConnectionId, SessionId, UserId},
     limits::REPLY_WITHIN,
+    times::UnixMs,
 };
 use shellbridge_session::{ConnectionInfo, Reply};
 use tokio::{
@@ -28,8 +29,8 @@ pub(crate) struct Status {
     pub(crate) id: SessionId,
     /// Its owner's `sub`.
     pub(crate) owner: UserId,
-    /// When it was made, Unix ms.
-    pub(crate) created_at: u64,
+    /// When it was made.
+    pub(crate) created_at: UnixMs,
     /// When it ends, Unix ms.
     pub(super) expires_at: AtomicU64,
     /// Which of the tokens minted for it are good.
@@ -94,9 +95,9 @@ pub(crate) enum Unreachable {
 }
 
 impl Status {
-    /// When it ends, Unix ms.
-    pub(crate) fn expires_at(&self) -> u64 {
-        self.expires_at.load(Ordering::Relaxed)
+    /// When it ends.
+    pub(crate) fn expires_at(&self) -> UnixMs {
+        UnixMs(self.expires_at.load(Ordering::Relaxed))
     }
 
     /// How many connections it has.
@@ -162,9 +163,9 @@ impl Handle {
         Ok(answer.try_recv().unwrap_or(Reply::Nothing))
     }
 
-    /// Lets it live until `expires_at`, Unix ms.
-    pub(crate) async fn extend(&self, expires_at: u64) -> Result<(), Unreachable> {
-        self.status.expires_at.fetch_max(expires_at, Ordering::Relaxed);
+    /// Lets it live until `expires_at`.
+    pub(crate) async fn extend(&self, expires_at: UnixMs) -> Result<(), Unreachable> {
+        self.status.expires_at.fetch_max(expires_at.0, Ordering::Relaxed);
         self.tell(Message::Extended).await
     }
 
@@ -205,7 +206,7 @@ mod tests {
         let status = Arc::new(Status {
             id: "s".into(),
             owner: "alice".into(),
-            created_at: 0,
+            created_at: UnixMs(0),
             expires_at: AtomicU64::new(0),
             tokens: Tokens::new(),
             connections: AtomicUsize::new(0),

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
+use shellbridge_protocol::{ErrorCode, ids::ConnectionId, times::UnixMs};
 use shellbridge_session::{OutletLimits, Sent};
 
 /// A future that may cross threads.
@@ -23,16 +23,16 @@ pub(crate) trait Outlet: Send + Sync {
 pub(crate) trait Transport: Send + Sync {
     /// What its connections can carry.
     fn limits(&self) -> OutletLimits;
-    /// The way to a connection that was adopted. `made_at` says when the connection was made, Unix ms, if that was just
+    /// The way to a connection that was adopted. `made_at` says when the connection was made, if that was just
     /// now, so that its handshake may not have ended.
-    fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<i64>) -> Arc<dyn Outlet>;
+    fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<UnixMs>) -> Arc<dyn Outlet>;
 }
 
 /// Where the frames of a connection go. Makes nothing until the connection is adopted.
 pub(crate) struct Route {
     pub(crate) transport: Arc<dyn Transport>,
     /// See [`Transport::outlet`].
-    pub(crate) made_at: Option<i64>,
+    pub(crate) made_at: Option<UnixMs>,
 }
 
 impl Route {

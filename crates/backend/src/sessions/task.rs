@@ -16,7 +16,8 @@ use futures_util::FutureExt;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, Exit, FrameHead, ServerFrame},
-    ids::{ConnectionId, SessionId, UserId},
+    ids::{ClientId, ConnectionId, SessionId, UserId},
+    times::UnixMs,
 };
 use shellbridge_session::{
     CommandEnd, CommandOutcome, ConnectionInfo, Effect, PushKind, Reply, Request, Sent, Session, Settings,
@@ -59,8 +60,7 @@ pub(crate) struct Start {
     pub(crate) id: SessionId,
     pub(crate) owner: UserId,
     pub(crate) spec: ShellSpec,
-    /// Unix ms.
-    pub(crate) expires_at: u64,
+    pub(crate) expires_at: UnixMs,
 }
 
 /// Starts a shell and the task around it. `ended` is called when the session takes nothing more.
@@ -81,7 +81,7 @@ pub(crate) fn spawn(
         id: start.id,
         owner: start.owner,
         created_at,
-        expires_at: AtomicU64::new(start.expires_at),
+        expires_at: AtomicU64::new(start.expires_at.0),
         tokens: Tokens::new(),
         connections: AtomicUsize::new(0),
         exited: AtomicBool::new(false),
@@ -166,7 +166,7 @@ pub(super) enum Done {
 enum Event {
     Message(Option<Message>),
     Read(std::io::Result<usize>),
-    Wrote(String, std::io::Result<usize>),
+    Wrote(ClientId, std::io::Result<usize>),
     Quiet,
     Exited(Exit),
     Done(ConnectionId, Done),

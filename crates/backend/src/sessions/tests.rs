@@ -8,6 +8,7 @@ use shellbridge_protocol::{
     frame::{ClientFrame, ServerFrame},
     ids::ConnectionId,
     limits::MAX_FRAME,
+    times::UnixMs,
 };
 use shellbridge_session::{ConnectionInfo, Limits, OutletLimits, PushKind, Reply, Sent, Settings};
 use tokio::{
@@ -89,7 +90,7 @@ impl<T: Outlet + 'static> Transport for Always<T> {
         OutletLimits { max_frame: MAX_FRAME, in_flight: 4 }
     }
 
-    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<i64>) -> Arc<dyn Outlet> {
+    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<UnixMs>) -> Arc<dyn Outlet> {
         self.0.clone()
     }
 }
@@ -102,7 +103,7 @@ impl Transport for Fault {
         OutletLimits { max_frame: MAX_FRAME, in_flight: 4 }
     }
 
-    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<i64>) -> Arc<dyn Outlet> {
+    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<UnixMs>) -> Arc<dyn Outlet> {
         panic!("a fault of the session");
     }
 }
@@ -124,7 +125,7 @@ fn start() -> (Handle, oneshot::Receiver<()>) {
         id: "s".into(),
         owner: "alice".into(),
         spec: ShellSpec::new(request).unwrap(),
-        expires_at: unix_ms() + 600_000,
+        expires_at: unix_ms().saturating_add(Duration::from_mins(10)),
     };
     let (ended, told) = oneshot::channel();
     let handle = spawn(settings, start, move |_| ended.send(()).unwrap()).unwrap();
@@ -142,7 +143,7 @@ pub(super) fn info(id: &str) -> ConnectionInfo {
         read_only: false,
         user: "alice".into(),
         token_id: None,
-        connected_at: 1,
+        connected_at: UnixMs(1),
         token_lasts: PATIENCE * 10,
         limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
     }
@@ -250,7 +251,7 @@ async fn an_answer_that_is_too_large_is_said_to_be_so_under_its_name() {
     let frame = ServerFrame::CommandResult {
         result: "x".repeat(2000),
         exit_code: 0,
-        timestamp: 1,
+        timestamp: UnixMs(1),
         id: "my-command".to_owned(),
         duration_ms: 1,
         signal: None,

@@ -5,20 +5,21 @@
 //! have none, and nothing here is about them. What is kept is what is allowed, so that it is bounded whatever was
 //! revoked.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
+use shellbridge_protocol::times::UnixMs;
 
 /// Share links of one session at once.
 const MAX_SHARES: usize = 64;
-/// After a newer token of the owner is made, connections by the older one live on for this long, in ms: whoever asked
+/// After a newer token of the owner is made, connections by the older one live on for this long: whoever asked
 /// for it has to get it and to connect with it.
-pub(crate) const HANDOVER_MS: u64 = 30_000;
+pub(crate) const HANDOVER: Duration = Duration::from_secs(30);
 /// Older tokens remembered for that long. Beyond, the oldest ends sooner.
 const MAX_SUPERSEDED: usize = 8;
 
-/// The tokens of one session. Times are Unix ms.
+/// The tokens of one session.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     generation: String,
@@ -36,7 +37,7 @@ struct State {
 #[derive(Debug)]
 struct Superseded {
     name: String,
-    until: u64,
+    until: UnixMs,
     /// The token it asked for. It may ask again, since the answer can be lost, and is given the same one.
     successor: Option<String>,
 }
@@ -47,8 +48,8 @@ struct Superseded {
 pub(crate) struct Share {
     /// What it is revoked by.
     pub(crate) id: String,
-    pub(crate) created_at: u64,
-    pub(crate) expires_at: u64,
+    pub(crate) created_at: UnixMs,
+    pub(crate) expires_at: UnixMs,
 }
 
 /// What a token is shown for.
@@ -84,7 +85,7 @@ impl Tokens {
     }
 
     /// Whether the token of this id is good. One without an id was not minted here.
-    pub(crate) fn check(&self, id: Option<&str>, purpose: Use, now: u64) -> Result<(), Stale> {
+    pub(crate) fn check(&self, id: Option<&str>, purpose: Use, now: UnixMs) -> Result<(), Stale> {
         let Some(id) = id else { return Ok(()) };
         let name = self.name(id).ok_or(Stale::Earlier)?;
         let state = self.lock();
@@ -120,7 +121,7 @@ impl Tokens {
     /// The owner has a new token, `id`; the older one is revoked. `asked_by`: the token that asked for it. Gives back
     /// the id of the token that `asked_by` was given meanwhile, by another request of its own: `id` is then good for
     /// nothing.
-    pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: u64) -> Option<String> {
+    pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: UnixMs) -> Option<String> {
         let mut state = self.lock();
         let name = self.name(id)?;
         if state.owner.as_deref() == Some(name) {
@@ -133,7 +134,11 @@ impl Tokens {
         state.superseded.retain(|older| now < older.until);
         if let Some(older) = state.owner.replace(name.to_owned()) {
             let successor = (asked_by == Some(older.as_str())).then(|| name.to_owned());
-            state.superseded.push_back(Superseded { name: older, until: now + HANDOVER_MS, successor });
+            state.superseded.push_back(Superseded {
+                name: older,
+                until: now.saturating_add(HANDOVER),
+                successor,
+            });
             if state.superseded.len() > MAX_SUPERSEDED {
                 state.superseded.pop_front();
             }
@@ -142,7 +147,7 @@ impl Tokens {
     }
 
     /// The token of this id is a share link's from now on.
-    pub(crate) fn share(&self, id: &str, now: u64, expires_at: u64) -> Result<Share, TooMany> {
+    pub(crate) fn share(&self, id: &str, now: UnixMs, expires_at: UnixMs) -> Result<Share, TooMany> {
         let mut state = self.lock();
         state.shares.retain(|share| now < share.expires_at);
         if state.shares.len() >= MAX_SHARES {
@@ -155,7 +160,7 @@ impl Tokens {
     }
 
     /// The share links that are good, oldest first.
-    pub(crate) fn shares(&self, now: u64) -> Vec<Share> {
+    pub(crate) fn shares(&self, now: UnixMs) -> Vec<Share> {
         self.lock().shares.iter().filter(|share| now < share.expires_at).cloned().collect()
     }
 
@@ -192,33 +197,37 @@ fn random_name() -> String {
 mod tests {
     use super::*;
 
+    const T0: UnixMs = UnixMs(0);
+
     #[test]
     fn tokens_of_an_earlier_session_are_told_from_those_that_were_revoked() {
         let (earlier, tokens) = (Tokens::new(), Tokens::new());
         let id = earlier.new_id();
-        earlier.renew(&id, None, 0);
-        assert_eq!(earlier.check(Some(&id), Use::Door, 0), Ok(()));
-        assert_eq!(tokens.check(Some(&id), Use::Door, 0), Err(Stale::Earlier));
-        assert_eq!(tokens.check(Some("nonsense"), Use::Connection, 0), Err(Stale::Earlier));
-        assert_eq!(tokens.check(Some(&tokens.new_id()), Use::Door, 0), Err(Stale::Revoked));
-        assert_eq!(tokens.check(None, Use::Door, 0), Ok(()), "one that others minted");
+        earlier.renew(&id, None, T0);
+        assert_eq!(earlier.check(Some(&id), Use::Door, T0), Ok(()));
+        assert_eq!(tokens.check(Some(&id), Use::Door, T0), Err(Stale::Earlier));
+        assert_eq!(tokens.check(Some("nonsense"), Use::Connection, T0), Err(Stale::Earlier));
+        assert_eq!(tokens.check(Some(&tokens.new_id()), Use::Door, T0), Err(Stale::Revoked));
+        assert_eq!(tokens.check(None, Use::Door, T0), Ok(()), "one that others minted");
     }
 
     #[test]
     fn a_newer_token_ends_the_older_at_the_door_at_once_and_its_connections_soon() {
         let tokens = Tokens::new();
         let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
-        tokens.renew(&first, None, 0);
-        tokens.renew(&second, Some(&first), 0);
-        assert_eq!(tokens.check(Some(&second), Use::Door, 0), Ok(()));
-        assert_eq!(tokens.check(Some(&first), Use::Door, 0), Err(Stale::Revoked));
+        tokens.renew(&first, None, T0);
+        tokens.renew(&second, Some(&first), T0);
+        assert_eq!(tokens.check(Some(&second), Use::Door, T0), Ok(()));
+        assert_eq!(tokens.check(Some(&first), Use::Door, T0), Err(Stale::Revoked));
+        let over = T0.saturating_add(HANDOVER);
+        let just_before = over.saturating_sub(Duration::from_millis(1));
         for purpose in [Use::Connection, Use::Renewal] {
-            assert_eq!(tokens.check(Some(&first), purpose, HANDOVER_MS - 1), Ok(()), "{purpose:?}");
-            assert_eq!(tokens.check(Some(&first), purpose, HANDOVER_MS), Err(Stale::Revoked), "{purpose:?}");
+            assert_eq!(tokens.check(Some(&first), purpose, just_before), Ok(()), "{purpose:?}");
+            assert_eq!(tokens.check(Some(&first), purpose, over), Err(Stale::Revoked), "{purpose:?}");
         }
-        tokens.renew(&third, None, 10);
-        assert_eq!(tokens.check(Some(&second), Use::Connection, 10), Ok(()));
-        let renewal = tokens.check(Some(&second), Use::Renewal, 10);
+        tokens.renew(&third, None, UnixMs(10));
+        assert_eq!(tokens.check(Some(&second), Use::Connection, UnixMs(10)), Ok(()));
+        let renewal = tokens.check(Some(&second), Use::Renewal, UnixMs(10));
         assert_eq!(renewal, Err(Stale::Revoked), "it was revoked by somebody else");
     }
 
@@ -227,15 +236,19 @@ mod tests {
     fn regression_a_token_that_asks_again_is_given_the_same_successor() {
         let tokens = Tokens::new();
         let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
-        assert_eq!(tokens.renew(&first, None, 0), None);
-        assert_eq!(tokens.renew(&second, Some(&first), 0), None);
+        assert_eq!(tokens.renew(&first, None, T0), None);
+        assert_eq!(tokens.renew(&second, Some(&first), T0), None);
         assert_eq!(tokens.successor(Some(&first)), Some(second.clone()));
-        assert_eq!(tokens.renew(&third, Some(&first), 0), Some(second.clone()), "both asked at once");
-        assert_eq!(tokens.renew(&second, Some(&first), 0), None, "minted again");
-        assert_eq!(tokens.check(Some(&second), Use::Door, 0), Ok(()));
-        assert_eq!(tokens.check(Some(&third), Use::Door, 0), Err(Stale::Revoked));
-        assert_eq!(tokens.renew(&third, Some(&second), 0), None);
-        assert_eq!(tokens.check(Some(&first), Use::Renewal, 0), Err(Stale::Revoked), "its successor has one");
+        assert_eq!(tokens.renew(&third, Some(&first), T0), Some(second.clone()), "both asked at once");
+        assert_eq!(tokens.renew(&second, Some(&first), T0), None, "minted again");
+        assert_eq!(tokens.check(Some(&second), Use::Door, T0), Ok(()));
+        assert_eq!(tokens.check(Some(&third), Use::Door, T0), Err(Stale::Revoked));
+        assert_eq!(tokens.renew(&third, Some(&second), T0), None);
+        assert_eq!(
+            tokens.check(Some(&first), Use::Renewal, T0),
+            Err(Stale::Revoked),
+            "its successor has one"
+        );
         assert_eq!(tokens.successor(Some(&first)), None);
     }
 
@@ -243,21 +256,21 @@ mod tests {
     fn share_links_are_bounded_and_revoked_one_by_one_or_all() {
         let tokens = Tokens::new();
         let ids: Vec<_> = (0..MAX_SHARES).map(|_| tokens.new_id()).collect();
-        let shares: Vec<_> = ids.iter().map(|id| tokens.share(id, 0, 100).unwrap()).collect();
-        assert!(matches!(tokens.share(&tokens.new_id(), 0, 100), Err(TooMany)));
+        let shares: Vec<_> = ids.iter().map(|id| tokens.share(id, T0, UnixMs(100)).unwrap()).collect();
+        assert!(matches!(tokens.share(&tokens.new_id(), T0, UnixMs(100)), Err(TooMany)));
         assert!(tokens.revoke(Some(&shares[3].id)) && !tokens.revoke(Some(&shares[3].id)));
-        assert_eq!(tokens.check(Some(&ids[3]), Use::Connection, 0), Err(Stale::Revoked));
-        assert_eq!(tokens.check(Some(&ids[4]), Use::Connection, 0), Ok(()));
-        assert_eq!((tokens.shares(99).len(), tokens.shares(100).len()), (MAX_SHARES - 1, 0));
+        assert_eq!(tokens.check(Some(&ids[3]), Use::Connection, T0), Err(Stale::Revoked));
+        assert_eq!(tokens.check(Some(&ids[4]), Use::Connection, T0), Ok(()));
+        assert_eq!((tokens.shares(UnixMs(99)).len(), tokens.shares(UnixMs(100)).len()), (MAX_SHARES - 1, 0));
         assert!(tokens.revoke(None) && !tokens.revoke(None));
-        assert_eq!(tokens.check(Some(&ids[4]), Use::Door, 0), Err(Stale::Revoked));
+        assert_eq!(tokens.check(Some(&ids[4]), Use::Door, T0), Err(Stale::Revoked));
     }
 
     #[test]
     fn however_often_a_token_is_renewed_little_is_remembered() {
         let tokens = Tokens::new();
         for _ in 0..1_000 {
-            tokens.renew(&tokens.new_id(), None, 0);
+            tokens.renew(&tokens.new_id(), None, T0);
         }
         assert_eq!(tokens.lock().superseded.len(), MAX_SUPERSEDED);
     }

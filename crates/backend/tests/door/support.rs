@@ -20,7 +20,10 @@ use axum::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use shellbridge_protocol::bridge::{BridgeKeys, CONNECT_PATH, MESSAGE_PATH};
+use shellbridge_protocol::{
+    bridge::{BridgeKeys, CONNECT_PATH, MESSAGE_PATH},
+    times::UnixSecs,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -362,7 +365,10 @@ pub(crate) fn message_body(session: &str, user: &str, connection: &str, frame: V
 /// A valid bridge token.
 pub(crate) fn bridge_token(path: &str, connection: &str, body: &[u8]) -> String {
     let jti = uuid::Uuid::new_v4().to_string();
-    BridgeKeys::parse(BRIDGE_SECRET).unwrap().sign(path, connection, body, now(), jti).unwrap()
+    BridgeKeys::parse(BRIDGE_SECRET)
+        .unwrap()
+        .sign(path, &connection.into(), body, UnixSecs(now()), jti)
+        .unwrap()
 }
 
 /// The claims of a valid bridge token, for tests to alter.

@@ -54,5 +54,5 @@ pub(super) fn reserved(settings: &PoolSettings, runtime_api: SocketAddr) -> [(&'
 
 /// A log stream's name, new for each process: `2026/11/29/[$LATEST]` and 32 hexadecimal digits.
 fn log_stream() -> String {
-    format!("{}/[$LATEST]{}", clock::date(clock::now_ms()), id::random_uuid().simple())
+    format!("{}/[$LATEST]{}", clock::date(clock::unix_ms()), id::random_uuid().simple())
 }

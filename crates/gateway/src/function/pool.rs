@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use shellbridge_protocol::times::UnixMs;
 use tokio::sync::{Notify, oneshot};
 
 use super::FunctionError;
@@ -96,7 +97,7 @@ pub(super) struct NextEvent {
     pub(super) event: Bytes,
     pub(super) request_id: String,
     /// `Lambda-Runtime-Deadline-Ms`: the time at which the process is killed.
-    pub(super) deadline_ms: u64,
+    pub(super) deadline: UnixMs,
 }
 
 impl Pool {
@@ -180,8 +181,7 @@ impl Pool {
     fn begin(self: &Arc<Self>, index: usize, slot: &Slot, invocation: Invocation) -> NextEvent {
         let request_id = id::random_uuid().to_string();
         let timeout = self.settings.timeout;
-        let deadline_ms =
-            clock::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let deadline = clock::unix_ms().saturating_add(timeout);
         let begun = Instant::now();
         *slot.in_flight.lock() = Some(InFlight {
             request_id: request_id.clone(),
@@ -192,7 +192,7 @@ impl Pool {
         if self.kill_next.swap(false, Ordering::Relaxed) {
             tokio::spawn(Arc::clone(self).kill_midway(index, request_id.clone()));
         }
-        NextEvent { event: invocation.event, request_id, deadline_ms }
+        NextEvent { event: invocation.event, request_id, deadline }
     }
 
     /// Kills a process while it handles an event. If the event was handled sooner, the next one is chosen.

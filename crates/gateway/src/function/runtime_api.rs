@@ -76,7 +76,7 @@ async fn next(pool: &Arc<Pool>, index: usize) -> Response<Full<Bytes>> {
     let response = Response::builder()
         .header("Content-Type", "application/json")
         .header("Lambda-Runtime-Aws-Request-Id", next.request_id)
-        .header("Lambda-Runtime-Deadline-Ms", next.deadline_ms)
+        .header("Lambda-Runtime-Deadline-Ms", next.deadline.0)
         .header("Lambda-Runtime-Trace-Id", id::trace_root() + ";Sampled=0")
         .header(
             "Lambda-Runtime-Invoked-Function-Arn",

@@ -5,6 +5,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use shellbridge_protocol::{ids::ConnectionId, times::UnixMs};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -13,7 +14,6 @@ use crate::{
     clock,
     counters::Counters,
     event::{Api, Origin, Peer},
-    id::ConnectionId,
 };
 
 /// An open connection. The task that owns its socket is in [`super::driver`].
@@ -23,8 +23,8 @@ pub struct Connection {
     pub id: ConnectionId,
     /// The client at the other end.
     pub peer: Peer,
-    /// Start of the handshake, Unix milliseconds.
-    pub connected_at: u64,
+    /// Start of the handshake.
+    pub connected_at: UnixMs,
     pub(super) outbox: Outbox,
     /// Set once the 101 was written.
     open: AtomicBool,
@@ -41,7 +41,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, peer: Peer, connected_at: u64, send_buffer: usize) -> Self {
+    pub(super) fn new(id: ConnectionId, peer: Peer, connected_at: UnixMs, send_buffer: usize) -> Self {
         Self {
             id,
             peer,
@@ -49,7 +49,7 @@ impl Connection {
             outbox: Outbox::new(send_buffer),
             open: AtomicBool::new(false),
             opened: Notify::new(),
-            last_active: AtomicU64::new(connected_at),
+            last_active: AtomicU64::new(connected_at.0),
             messages: AtomicU64::new(0),
             numbered: AtomicU64::new(0),
             invoked: AtomicU64::new(0),
@@ -93,18 +93,18 @@ impl Connection {
         self.outbox.end_requested().is_some()
     }
 
-    /// Time of the last message in either direction, Unix milliseconds.
-    pub fn last_active_at(&self) -> u64 {
-        self.last_active.load(Relaxed)
+    /// Time of the last message in either direction.
+    pub fn last_active_at(&self) -> UnixMs {
+        UnixMs(self.last_active.load(Relaxed))
     }
 
     /// The fields that all events of this connection share.
     pub fn origin<'a>(&'a self, api: &'a Api) -> Origin<'a> {
-        Origin { api, peer: &self.peer, connection_id: self.id.as_str(), connected_at: self.connected_at }
+        Origin { api, peer: &self.peer, connection_id: &self.id, connected_at: self.connected_at }
     }
 
     /// Restarts the idle timeout.
     pub(super) fn touch(&self) {
-        self.last_active.store(clock::now_ms(), Relaxed);
+        self.last_active.store(clock::unix_ms().0, Relaxed);
     }
 }

@@ -140,8 +140,8 @@ async fn deadline(gateway: &Gateway, connection: &Connection) -> Finish {
 
 /// Time left until the connection has been idle for too long.
 fn idle_left(gateway: &Gateway, connection: &Connection) -> Duration {
-    let idle_for = clock::now_ms().saturating_sub(connection.last_active_at());
-    gateway.limits.idle_timeout.saturating_sub(Duration::from_millis(idle_for))
+    let idle_for = clock::unix_ms().saturating_since(connection.last_active_at());
+    gateway.limits.idle_timeout.saturating_sub(idle_for)
 }
 
 /// Waits for a requested end that a slow reader holds up: a close frame waits for queued messages, but not for ever.

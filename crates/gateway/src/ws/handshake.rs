@@ -25,7 +25,7 @@ use crate::{
     event::{self, Pairs, Peer},
     function::FunctionError,
     gateway::Gateway,
-    id::{self, ConnectionId},
+    id,
     reply::Reply,
 };
 
@@ -125,8 +125,8 @@ async fn negotiate(
         user_agent: head.header("user-agent").map(str::to_owned),
         domain_name: host.to_owned(),
     };
-    let id = ConnectionId::random();
-    let connection = Arc::new(Connection::new(id, peer, clock::now_ms(), gateway.limits.send_buffer));
+    let id = id::random_id().into();
+    let connection = Arc::new(Connection::new(id, peer, clock::unix_ms(), gateway.limits.send_buffer));
     let subprotocol = if gateway.routes.has("$connect") {
         let query: Pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let headers = event_headers(head, &connection.peer.source_ip);

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
+use shellbridge_protocol::ids::ConnectionId;
 
 use super::{Connection, End};
-use crate::id::ConnectionId;
 
 /// Open connections.
 #[derive(Debug, Default)]

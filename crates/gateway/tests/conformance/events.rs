@@ -3,6 +3,7 @@
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use serde_json::{Value, json};
 use shellbridge_gateway::event::{self, Api, Origin, Pairs, Peer};
+use shellbridge_protocol::{ids::ConnectionId, times::UnixMs};
 
 use crate::support::{Client, Stack};
 
@@ -20,18 +21,18 @@ fn at(event: &[u8], golden: &Value) -> Value {
     event
 }
 
-fn captured(user_agent: Option<&str>) -> (Api, Peer) {
+fn captured(user_agent: Option<&str>) -> (Api, Peer, ConnectionId) {
     let api = Api { id: "abcd123".into(), stage: "production".into() };
     let peer = Peer {
         source_ip: "192.0.2.1".into(),
         user_agent: user_agent.map(str::to_owned),
         domain_name: "abcd123.execute-api.us-east-1.amazonaws.com".into(),
     };
-    (api, peer)
+    (api, peer, "PJqB0fHsqRcCHlw=".into())
 }
 
-fn origin((api, peer): &(Api, Peer)) -> Origin<'_> {
-    Origin { api, peer, connection_id: "PJqB0fHsqRcCHlw=", connected_at: 1_701_245_041_796 }
+fn origin((api, peer, connection_id): &(Api, Peer, ConnectionId)) -> Origin<'_> {
+    Origin { api, peer, connection_id, connected_at: UnixMs(1_701_245_041_796) }
 }
 
 #[test]

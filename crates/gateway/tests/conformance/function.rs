@@ -7,7 +7,7 @@ use std::{
 
 use http::Response;
 use serde_json::{Value, json};
-use shellbridge_gateway::clock::now_ms;
+use shellbridge_gateway::clock::unix_ms;
 
 use crate::support::{Client, Invoke, Refusal, Stack, example, function_error, until};
 
@@ -15,11 +15,11 @@ use crate::support::{Client, Invoke, Refusal, Stack, example, function_error, un
 async fn the_deadline_is_true() {
     let stack = Stack::scripted().flag("--function-timeout", "7").start().await;
     let mut client = stack.connect().await;
-    let before = now_ms();
+    let before = unix_ms().0;
     client.send_json(&json!({ "do": "context" })).await;
     let context = client.json().await;
     let deadline = context["deadline"].as_u64().unwrap();
-    assert!((before + 7000..=now_ms() + 7000).contains(&deadline));
+    assert!((before + 7000..=unix_ms().0 + 7000).contains(&deadline));
     assert_eq!(context["arn"], "arn:aws:lambda:us-east-1:000000000000:function:scripted_function");
     assert_eq!(context["memory"], 128);
     assert!(context["trace"].as_str().unwrap().starts_with("Root=1-"));

@@ -1,7 +1,7 @@
 //! Routing and route responses (section 3).
 
 use serde_json::{Value, json};
-use shellbridge_gateway::id::ConnectionId;
+use shellbridge_gateway::id;
 
 use crate::support::{Client, Stack};
 
@@ -14,7 +14,7 @@ fn assert_error_frame(text: &str, message: &str, connection_id: &str) {
     let prefix = format!(r#"{{"message": "{message}", "connectionId":"{connection_id}", "requestId":""#);
     assert!(text.starts_with(&prefix), "{text}");
     let frame: Value = serde_json::from_str(text).unwrap();
-    assert!(ConnectionId::is_well_formed(frame["requestId"].as_str().unwrap()));
+    assert!(id::is_well_formed(frame["requestId"].as_str().unwrap()));
     assert_eq!(frame.as_object().unwrap().len(), 3);
 }
 
@@ -86,7 +86,7 @@ async fn a_one_way_route_is_silent_at_any_status() {
     stack.until_state("four invocations", |state| state["invocations"]["$default"] == 4).await;
     client.send_json(&json!({ "do": "push", "text": "the only message" })).await;
     assert_eq!(client.text().await, "the only message");
-    assert!(ConnectionId::is_well_formed(&id));
+    assert!(id::is_well_formed(&id));
     assert_eq!(stack.state().await["messagesOut"], 1);
 }
 

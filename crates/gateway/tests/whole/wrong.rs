@@ -1,7 +1,10 @@
 //! Invalid input gets a clear error and loses nothing.
 
 use serde_json::{Value, json};
-use shellbridge_protocol::bridge::{BridgeKeys, CONNECTION_ID_HEADER, MESSAGE_PATH};
+use shellbridge_protocol::{
+    bridge::{BridgeKeys, CONNECTION_ID_HEADER, MESSAGE_PATH},
+    times::UnixSecs,
+};
 
 use super::{
     support::{Client, Stack, http},
@@ -137,8 +140,9 @@ async fn only_requests_signed_by_the_lambda_are_accepted_once_and_in_size() {
         http("POST", &url, &headers, body).await
     };
     let ping = body(r#"{"type":"ping"}"#);
-    let sign =
-        |body: &str, jti: &str| keys.sign(MESSAGE_PATH, "c=", body.as_bytes(), now(), jti.into()).unwrap();
+    let sign = |body: &str, jti: &str| {
+        keys.sign(MESSAGE_PATH, &"c=".into(), body.as_bytes(), UnixSecs(now()), jti.into()).unwrap()
+    };
     assert_eq!(http("POST", &url, &[], ping.clone()).await.status, 401, "unsigned");
     assert_eq!(send(session.token.clone(), "c=", ping.clone()).await.status, 401, "a user's token");
     assert_eq!(send(sign(&ping, "1"), "d=", ping.clone()).await.status, 401, "another connection");

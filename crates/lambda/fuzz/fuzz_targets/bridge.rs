@@ -9,8 +9,10 @@ use shellbridge_protocol::{
     bridge::{BridgeKeys, ConnectRequest, DisconnectRequest, Envelope},
     callback::is_allowed_callback,
     origin::AllowedOrigins,
+    times::UnixSecs,
 };
 
+const NOW: UnixSecs = UnixSecs(1_000);
 const SECRET: &str = "secret-secret-secret-secret-secret";
 
 static KEYS: LazyLock<(BridgeKeys, TokenKeys, AllowedOrigins)> = LazyLock::new(|| {
@@ -24,10 +26,10 @@ fuzz_target!(|data: &[u8]| {
     let _ = serde_json::from_slice::<DisconnectRequest>(data);
     let _ = serde_json::from_slice::<Envelope>(data);
     let _ = Envelope::unwrap_frame(data);
-    let _ = JwksPolicy::new(false).accept(data, 0);
+    let _ = JwksPolicy::new(false).accept(data, UnixSecs(0));
     let Ok(text) = std::str::from_utf8(data) else { return };
-    assert!(bridge.verify(text, "/p", "c", b"body", 1_000).is_err());
-    assert!(access.authorize(text, Some("s"), &ClaimRules::default(), 1_000).is_err());
+    assert!(bridge.verify(text, "/p", &"c".into(), b"body", NOW).is_err());
+    assert!(access.authorize(text, Some("s"), &ClaimRules::default(), NOW).is_err());
     let _ = TokenKeys::from_pem(text);
     let _ = BridgeKeys::parse(text);
     let _ = AllowedOrigins::parse(text);

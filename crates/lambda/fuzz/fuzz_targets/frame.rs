@@ -6,6 +6,7 @@ use serde_json::Value;
 use shellbridge_protocol::{
     bridge::{BridgeContext, Envelope},
     frame::{ClientFrame, FrameHead, ServerFrame},
+    times::{UnixMs, UnixSecs},
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -19,12 +20,12 @@ fuzz_target!(|data: &[u8]| {
         connection_id: "c=".into(),
         session_id: "the-session".into(),
         user_id: "the-user".into(),
-        timestamp: 5,
+        timestamp: UnixMs(5),
         bridge: BridgeContext {
             message_id: "m=".into(),
-            connected_at: 1,
+            connected_at: UnixMs(1),
             callback_url: "https://x".into(),
-            token_expires_at: 2,
+            token_expires_at: UnixSecs(2),
             username: None,
             read_only: true,
             token_id: None,

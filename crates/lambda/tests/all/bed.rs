@@ -21,7 +21,7 @@ use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shellbridge_lambda::{App, AwsSettings, Config, Limits, Response};
 use shellbridge_outbound::Http;
-use shellbridge_protocol::bridge::BridgeKeys;
+use shellbridge_protocol::{bridge::BridgeKeys, times::UnixSecs};
 use tokio::net::TcpListener;
 
 use crate::fake::{Fake, Request};
@@ -115,7 +115,13 @@ pub async fn backend() -> Fake {
 pub fn good_backend(request: &Request) -> (u16, String) {
     let keys = BridgeKeys::parse(BRIDGE_SECRET).unwrap();
     let token = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
-    match keys.verify(token, &request.path, request.header("x-connection-id"), &request.body, now()) {
+    match keys.verify(
+        token,
+        &request.path,
+        &request.header("x-connection-id").into(),
+        &request.body,
+        UnixSecs(now()),
+    ) {
         Err(_) => (401, String::new()),
         Ok(_) if request.path == "/api/ws/message" => (200, r#"{"type":"pong","timestamp":1}"#.to_owned()),
         Ok(_) if request.path == "/api/ws/connect" => (200, r#"{"ok":true}"#.to_owned()),

@@ -125,7 +125,7 @@ async fn requests_equal_those_of_the_sdk() {
         let client = pool(&keys).get(&url).unwrap();
         for (id, body) in [(ID, r#"{"type":"pong"}"#), ("a-b_c~", "é\u{1f600}\n"), ("a/b@c%20?&#=:", "")] {
             sdk.post_to_connection().connection_id(id).data(Blob::new(body)).send().await.unwrap();
-            client.post(id, Bytes::from_static(body.as_bytes())).await.unwrap();
+            client.post(&id.into(), Bytes::from_static(body.as_bytes())).await.unwrap();
             let [oracle, post] = api.taken().try_into().unwrap();
             for received in [&oracle, &post] {
                 assert_eq!(sdk_signature(received), received.header("authorization"), "{id} {received:?}");
@@ -182,7 +182,7 @@ async fn a_post_is_retried_only_if_a_retry_may_help() {
         let mut retries = 0;
         let frame = Bytes::from_static(b"{}");
         let patience = patience(Duration::from_secs(10));
-        let posted = client.deliver(ID, frame, patience, |_| retries += 1).await;
+        let posted = client.deliver(&ID.into(), frame, patience, |_| retries += 1).await;
         assert_eq!(posted.is_ok(), delivered, "{statuses:?}: {posted:?}");
         assert_eq!((api.taken().len(), retries), (posts, posts - 1), "{statuses:?}");
     }
@@ -196,8 +196,9 @@ async fn rejected_cached_credentials_are_renewed_once() {
     ] {
         let (api, url) = Api::start(statuses).await;
         let client = pool(&Keys::default()).get(&url).unwrap();
-        client.post(ID, Bytes::new()).await.unwrap();
-        let posted = client.deliver(ID, Bytes::new(), patience(Duration::from_secs(10)), |_| {}).await;
+        client.post(&ID.into(), Bytes::new()).await.unwrap();
+        let posted =
+            client.deliver(&ID.into(), Bytes::new(), patience(Duration::from_secs(10)), |_| {}).await;
         assert_eq!(posted.is_ok(), delivered, "{posted:?}");
         let received = api.taken();
         assert_eq!(received.iter().map(Received::key).collect::<Vec<_>>(), keys_used);
@@ -210,7 +211,7 @@ async fn a_410_is_retried_while_the_handshake_may_be_in_progress() {
     let client = pool(&Keys::default()).get(&url).unwrap();
     let opening_until = Some(Instant::now() + Duration::from_secs(10));
     let patience = Patience { opening_until, ..patience(Duration::from_secs(10)) };
-    client.deliver(ID, Bytes::new(), patience, |_| {}).await.unwrap();
+    client.deliver(&ID.into(), Bytes::new(), patience, |_| {}).await.unwrap();
     assert_eq!(api.taken().len(), 3);
 }
 
@@ -223,7 +224,7 @@ async fn a_post_ends_by_its_deadline() {
         let client = pool(&Keys::default()).get(url).unwrap();
         let started = std::time::Instant::now();
         let within = Duration::from_millis(400);
-        let error = client.deliver(ID, Bytes::new(), patience(within), |_| {}).await.unwrap_err();
+        let error = client.deliver(&ID.into(), Bytes::new(), patience(within), |_| {}).await.unwrap_err();
         assert_eq!(matches!(error, ConnectionError::Timeout), late, "{error:?}");
         assert!(
             error.is_retryable() && started.elapsed() < Duration::from_secs(5),
@@ -241,8 +242,9 @@ async fn concurrent_posts_fetch_credentials_once() {
     let keys = Keys::default();
     let client = pool(&keys).get(&url).unwrap();
     let all = || async {
+        let id = ID.into();
         let posts =
-            (0..50).map(|_| client.deliver(ID, Bytes::new(), patience(Duration::from_secs(10)), |_| {}));
+            (0..50).map(|_| client.deliver(&id, Bytes::new(), patience(Duration::from_secs(10)), |_| {}));
         futures_util::future::try_join_all(posts).await.unwrap();
     };
     all().await;
@@ -257,7 +259,7 @@ async fn a_connection_exists_unless_the_status_is_410() {
     let (_, url) = Api::start(&[200, 404, 410, 500]).await;
     let client = pool(&Keys::default()).get(&url).unwrap();
     for exists in [true, true, false, true] {
-        assert_eq!(client.exists(ID).await, exists);
+        assert_eq!(client.exists(&ID.into()).await, exists);
     }
 }
 
@@ -266,7 +268,7 @@ async fn closing_a_closed_connection_succeeds() {
     let (_, url) = Api::start(&[204, 410, 500]).await;
     let client = pool(&Keys::default()).get(&url).unwrap();
     for closed in [true, true, false] {
-        assert_eq!(client.close(ID).await.is_ok(), closed);
+        assert_eq!(client.close(&ID.into()).await.is_ok(), closed);
     }
 }
 
@@ -280,11 +282,11 @@ async fn invalid_settings_are_errors() {
         let provider = SharedCredentialsProvider::new(Credentials::new(key, "secret", token, None, "test"));
         let config = config(&Keys::default()).to_builder().credentials_provider(provider).build();
         let client = Pool::new(&config, http(), Duration::from_secs(1)).get("http://127.0.0.1:9").unwrap();
-        let error = client.post(ID, Bytes::new()).await.unwrap_err();
+        let error = client.post(&ID.into(), Bytes::new()).await.unwrap_err();
         assert!(matches!(error, ConnectionError::Unsigned(_)) && !error.is_retryable(), "{error:?}");
     }
     let nowhere = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
     let client = Pool::new(&nowhere, http(), Duration::from_secs(1)).get("http://127.0.0.1:9").unwrap();
-    let error = client.post(ID, Bytes::new()).await.unwrap_err();
+    let error = client.post(&ID.into(), Bytes::new()).await.unwrap_err();
     assert!(!error.is_retryable(), "{error:?}");
 }

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, http::StatusCode, response::Redirect, routing::get};
 use jsonwebtoken::{Algorithm, EncodingKey, jwk::Jwk};
 use shellbridge_outbound::Jwks;
+use shellbridge_protocol::times::UnixSecs;
 use tokio::sync::Semaphore;
 
 use crate::serve;
 
-const NOW: i64 = 1_700_000_000;
+const NOW: UnixSecs = UnixSecs(1_700_000_000);
 const WITHIN: Duration = Duration::from_secs(30);
 
 fn key() -> Jwk {
@@ -59,7 +60,7 @@ async fn regression_a_slow_source_does_not_delay_tokens_with_cached_keys() {
     assert!(jwks.keys(false, NOW).await.is_some());
     source.request().await;
 
-    let later = NOW + 60;
+    let later = NOW.saturating_add(60);
     let unknown = tokio::spawn({
         let jwks = Arc::clone(&jwks);
         async move { jwks.keys(true, later).await.is_some() }

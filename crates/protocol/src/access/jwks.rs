@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{KeyError, TokenKeys};
+use crate::times::UnixSecs;
 
 /// Largest JWK set taken. Sets of large providers have a few KiB.
 pub const MAX_JWKS: usize = 256 * 1024;
@@ -34,12 +35,12 @@ pub enum JwksRefused {
     Private,
 }
 
-/// The state of one `JWKS_URL`. Times are Unix seconds.
+/// The state of one `JWKS_URL`.
 #[derive(Debug)]
 pub struct JwksPolicy {
     allow_private: bool,
-    keys: Option<(TokenKeys, i64)>,
-    asked: Option<i64>,
+    keys: Option<(TokenKeys, UnixSecs)>,
+    asked: Option<UnixSecs>,
 }
 
 impl JwksPolicy {
@@ -67,20 +68,20 @@ impl JwksPolicy {
     }
 
     /// The keys that count now, if there are any.
-    pub fn keys(&self, now: i64) -> Option<&TokenKeys> {
-        self.keys.as_ref().filter(|(_, fetched)| now.saturating_sub(*fetched) < KEEP).map(|(keys, _)| keys)
+    pub fn keys(&self, now: UnixSecs) -> Option<&TokenKeys> {
+        self.keys.as_ref().filter(|(_, fetched)| now.saturating_since(*fetched) < KEEP).map(|(keys, _)| keys)
     }
 
     /// Whether to fetch now. `unknown_kid`: a token names a key that is not in the set.
-    pub fn is_due(&self, unknown_kid: bool, now: i64) -> bool {
+    pub fn is_due(&self, unknown_kid: bool, now: UnixSecs) -> bool {
         let wait = if self.keys(now).is_some() { REFETCH_AFTER } else { RETRY_AFTER };
-        let asked_lately = self.asked.is_some_and(|asked| (0..wait).contains(&now.saturating_sub(asked)));
-        let fresh = self.keys.as_ref().is_some_and(|(_, fetched)| now.saturating_sub(*fetched) < MAX_AGE);
+        let asked_lately = self.asked.is_some_and(|asked| (0..wait).contains(&now.saturating_since(asked)));
+        let fresh = self.keys.as_ref().is_some_and(|(_, fetched)| now.saturating_since(*fetched) < MAX_AGE);
         !asked_lately && (unknown_kid || !fresh)
     }
 
     /// [`Self::is_due`], which then counts as asked.
-    pub fn wants_fetch(&mut self, unknown_kid: bool, now: i64) -> bool {
+    pub fn wants_fetch(&mut self, unknown_kid: bool, now: UnixSecs) -> bool {
         let due = self.is_due(unknown_kid, now);
         if due {
             self.asked = Some(now);
@@ -92,7 +93,7 @@ impl JwksPolicy {
     ///
     /// # Errors
     /// When it is too large or has no useful key; the one before is kept.
-    pub fn accept(&mut self, set: &[u8], now: i64) -> Result<(), KeyError> {
+    pub fn accept(&mut self, set: &[u8], now: UnixSecs) -> Result<(), KeyError> {
         if set.len() > MAX_JWKS {
             return Err(KeyError::Jwks("larger than 256 KiB"));
         }
@@ -154,40 +155,40 @@ mod tests {
     #[test]
     fn a_set_is_fetched_once_and_again_when_it_has_aged() {
         let mut policy = JwksPolicy::new(false);
-        assert!(policy.wants_fetch(false, 1_000));
-        policy.accept(&set(), 1_000).unwrap();
-        assert!(!policy.wants_fetch(false, 1_599));
-        assert!(policy.wants_fetch(false, 1_600));
+        assert!(policy.wants_fetch(false, UnixSecs(1_000)));
+        policy.accept(&set(), UnixSecs(1_000)).unwrap();
+        assert!(!policy.wants_fetch(false, UnixSecs(1_599)));
+        assert!(policy.wants_fetch(false, UnixSecs(1_600)));
     }
 
     #[test]
     fn an_unknown_kid_fetches_at_most_every_30_s() {
         let mut policy = JwksPolicy::new(false);
-        assert!(policy.wants_fetch(false, 1_000));
-        policy.accept(&set(), 1_000).unwrap();
-        assert!(!policy.wants_fetch(true, 1_029));
-        assert!(policy.wants_fetch(true, 1_030));
-        assert!(!policy.wants_fetch(true, 1_031), "even if that fetch failed");
-        assert!(policy.wants_fetch(true, 1_060));
+        assert!(policy.wants_fetch(false, UnixSecs(1_000)));
+        policy.accept(&set(), UnixSecs(1_000)).unwrap();
+        assert!(!policy.wants_fetch(true, UnixSecs(1_029)));
+        assert!(policy.wants_fetch(true, UnixSecs(1_030)));
+        assert!(!policy.wants_fetch(true, UnixSecs(1_031)), "even if that fetch failed");
+        assert!(policy.wants_fetch(true, UnixSecs(1_060)));
     }
 
     #[test]
     fn without_a_set_it_is_tried_every_second() {
         let mut policy = JwksPolicy::new(false);
-        assert!(policy.wants_fetch(false, 1_000));
-        assert!(!policy.wants_fetch(true, 1_000));
-        assert!(policy.wants_fetch(false, 1_001));
-        assert!(policy.wants_fetch(false, 5), "and when the clock was set back");
+        assert!(policy.wants_fetch(false, UnixSecs(1_000)));
+        assert!(!policy.wants_fetch(true, UnixSecs(1_000)));
+        assert!(policy.wants_fetch(false, UnixSecs(1_001)));
+        assert!(policy.wants_fetch(false, UnixSecs(5)), "and when the clock was set back");
     }
 
     #[test]
     fn a_set_outlives_its_source_for_a_day_and_a_bad_one_replaces_nothing() {
         let mut policy = JwksPolicy::new(false);
-        policy.accept(&set(), 0).unwrap();
-        assert!(policy.accept(b"<html>", 10).is_err());
-        assert!(policy.accept(&vec![b' '; MAX_JWKS + 1], 10).is_err());
-        assert!(policy.keys(KEEP - 1).is_some());
-        assert!(policy.keys(KEEP).is_none());
+        policy.accept(&set(), UnixSecs(0)).unwrap();
+        assert!(policy.accept(b"<html>", UnixSecs(10)).is_err());
+        assert!(policy.accept(&vec![b' '; MAX_JWKS + 1], UnixSecs(10)).is_err());
+        assert!(policy.keys(UnixSecs(KEEP - 1)).is_some());
+        assert!(policy.keys(UnixSecs(KEEP)).is_none());
     }
 
     #[test]

@@ -10,6 +10,7 @@ const RSA: (&str, &str) = (include_str!("keys/rsa.pem"), include_str!("keys/rsa.
 const EC: (&str, &str) = (include_str!("keys/ec.pem"), include_str!("keys/ec.pub.pem"));
 const ED: (&str, &str) = (include_str!("keys/ed.pem"), include_str!("keys/ed.pub.pem"));
 const NOW: i64 = 1_000_000;
+const NOW_SECS: UnixSecs = UnixSecs(NOW);
 
 fn claims() -> Value {
     json!({"sub":"u","sessionId":"s","exp":NOW + 60})
@@ -24,7 +25,7 @@ fn hs256(claims: &Value) -> String {
 }
 
 fn authorize(token: &str) -> Result<Grant, Denied> {
-    TokenKeys::from_secret(SECRET).unwrap().authorize(token, Some("s"), &ClaimRules::default(), NOW)
+    TokenKeys::from_secret(SECRET).unwrap().authorize(token, Some("s"), &ClaimRules::default(), NOW_SECS)
 }
 
 fn with(change: &Value) -> Value {
@@ -50,11 +51,11 @@ fn a_good_token_says_who_and_what() {
             username: Some("Ann".into()),
             read_only: true,
             names_session: true,
-            expires_at: NOW + 60,
+            expires_at: UnixSecs(NOW + 60),
             token_id: None,
         }
     );
-    assert_eq!(authorize(&hs256(&with(&json!({"sub":null,"userId":"v"})))).unwrap().user_id, "v");
+    assert_eq!(authorize(&hs256(&with(&json!({"sub":null,"userId":"v"})))).unwrap().user_id, "v".into());
     let minted = authorize(&hs256(&with(&json!({"shellbridgeId":"g.t"})))).unwrap();
     assert_eq!(minted.token_id.as_deref(), Some("g.t"));
 }
@@ -84,11 +85,11 @@ fn every_claim_is_checked() {
 
 #[test]
 fn regression_the_leeway_counts_wherever_a_token_s_time_is_judged() {
-    let exp = NOW - TOKEN_LEEWAY;
+    let exp = UnixSecs(NOW - TOKEN_LEEWAY);
     assert!(authorize(&hs256(&with(&json!({"exp":exp})))).is_ok());
-    assert!(NOW * 1_000 < good_until_ms(exp), "what the door lets in is good for the rest of the second");
-    assert_eq!(good_until_ms(exp), (NOW + 1) * 1_000);
-    assert_eq!(good_until_ms(i64::MAX), i64::MAX);
+    assert!(NOW_SECS.ms() < good_until(exp), "what the door lets in is good for the rest of the second");
+    assert_eq!(good_until(exp), UnixSecs(NOW + 1).ms());
+    assert_eq!(good_until(UnixSecs(i64::MAX)), UnixMs::MAX);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn each_refusal_has_a_code_that_says_what_is_wrong() {
 fn issuer_and_audience_count_when_configured() {
     let keys = TokenKeys::from_secret(SECRET).unwrap();
     let rules = ClaimRules { issuer: Some("i".into()), audience: Some("a".into()) };
-    let check = |change: Value| keys.authorize(&hs256(&with(&change)), Some("s"), &rules, NOW).err();
+    let check = |change: Value| keys.authorize(&hs256(&with(&change)), Some("s"), &rules, NOW_SECS).err();
     assert_eq!(check(json!({"iss":"i","aud":"a"})), None);
     assert_eq!(check(json!({"iss":"i","aud":["b","a"]})), None);
     for wrong in [
@@ -125,8 +126,9 @@ fn issuer_and_audience_count_when_configured() {
 #[test]
 fn the_session_may_be_named_by_request_or_token() {
     let keys = TokenKeys::from_secret(SECRET).unwrap();
-    let ask = |token: &Value, session| keys.authorize(&hs256(token), session, &ClaimRules::default(), NOW);
-    assert_eq!(ask(&claims(), None).unwrap().session_id, "s");
+    let ask =
+        |token: &Value, session| keys.authorize(&hs256(token), session, &ClaimRules::default(), NOW_SECS);
+    assert_eq!(ask(&claims(), None).unwrap().session_id, "s".into());
     let unbound = with(&json!({"sessionId":null}));
     assert!(!ask(&unbound, Some("t")).unwrap().names_session);
     assert_eq!(ask(&unbound, None), Err(Denied::NoSession));
@@ -136,10 +138,10 @@ fn the_session_may_be_named_by_request_or_token() {
 
 #[test]
 fn a_read_only_token_opens_a_foreign_session_only_if_it_names_it() {
-    assert!(may_open("u", false, false, "u"));
-    assert!(may_open("viewer", true, true, "u"));
-    assert!(!may_open("viewer", true, false, "u"));
-    assert!(!may_open("viewer", false, true, "u"));
+    assert!(may_open(&"u".into(), false, false, &"u".into()));
+    assert!(may_open(&"viewer".into(), true, true, &"u".into()));
+    assert!(!may_open(&"viewer".into(), true, false, &"u".into()));
+    assert!(!may_open(&"viewer".into(), false, true, &"u".into()));
 }
 
 #[test]
@@ -174,13 +176,16 @@ fn each_public_key_verifies_its_own_algorithm_and_no_other() {
         let keys = TokenKeys::from_pem(public).unwrap();
         for (signed_with, key) in &signers {
             let token = sign(&Header::new(*signed_with), &claims(), key);
-            let verified = keys.authorize(&token, Some("s"), &ClaimRules::default(), NOW).is_ok();
+            let verified = keys.authorize(&token, Some("s"), &ClaimRules::default(), NOW_SECS).is_ok();
             assert_eq!(verified, algorithm == *signed_with, "{signed_with:?} under {algorithm:?}");
         }
         // Algorithm confusion: the public key, which everybody knows, used as an HMAC secret.
         let confused =
             sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(public.as_bytes()));
-        assert_eq!(keys.authorize(&confused, Some("s"), &ClaimRules::default(), NOW), Err(Denied::Signature));
+        assert_eq!(
+            keys.authorize(&confused, Some("s"), &ClaimRules::default(), NOW_SECS),
+            Err(Denied::Signature)
+        );
     }
 }
 
@@ -191,8 +196,9 @@ fn regression_tokens_of_the_old_secret_open_sessions_during_rotation() {
     let rotated = TokenKeys::from_secret(NEW_SECRET).unwrap();
     let new =
         sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(NEW_SECRET.as_bytes()));
-    let check =
-        |keys: &TokenKeys, token: &str| keys.authorize(token, Some("s"), &ClaimRules::default(), NOW).err();
+    let check = |keys: &TokenKeys, token: &str| {
+        keys.authorize(token, Some("s"), &ClaimRules::default(), NOW_SECS).err()
+    };
     assert_eq!((check(&rotating, &hs256(&claims())), check(&rotating, &new)), (None, None));
     assert_eq!(check(&rotated, &hs256(&claims())), Some(Denied::Signature));
     let whole = EncodingKey::from_secret(format!("{NEW_SECRET}, {SECRET}").as_bytes());
@@ -220,7 +226,7 @@ fn a_key_set_verifies_by_kid_and_an_unknown_kid_says_so() {
     let with_kid = |kid: Option<&str>| {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = kid.map(str::to_owned);
-        keys.authorize(&sign(&header, &claims(), &key), Some("s"), &ClaimRules::default(), NOW).err()
+        keys.authorize(&sign(&header, &claims(), &key), Some("s"), &ClaimRules::default(), NOW_SECS).err()
     };
     assert_eq!(with_kid(Some("k1")), None);
     assert_eq!(with_kid(Some("k9")), Some(Denied::UnknownKey));

@@ -5,6 +5,8 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
+use crate::{ids::UserId, times::UnixSecs};
+
 /// What the cache says of a `jti`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
@@ -37,8 +39,7 @@ pub struct ReplayCache {
 
 #[derive(Debug)]
 struct Used {
-    /// Unix seconds.
-    until: i64,
+    until: UnixSecs,
     jti: u64,
     user: u64,
 }
@@ -64,8 +65,8 @@ impl ReplayCache {
         self.seen.contains(&self.hasher.hash_one(jti))
     }
 
-    /// Records that `user` made use of `jti`, which must be remembered while `now <= until` (Unix seconds).
-    pub fn check(&mut self, jti: &str, user: &str, until: i64, now: i64) -> Replay {
+    /// Records that `user` made use of `jti`, which must be remembered while `now <= until`.
+    pub fn check(&mut self, jti: &str, user: &UserId, until: UnixSecs, now: UnixSecs) -> Replay {
         self.forget(now);
         let (jti, user) = (self.hasher.hash_one(jti), self.hasher.hash_one(user));
         if self.seen.contains(&jti) {
@@ -85,7 +86,7 @@ impl ReplayCache {
         Replay::Fresh
     }
 
-    fn forget(&mut self, now: i64) {
+    fn forget(&mut self, now: UnixSecs) {
         while let Some(used) = self.order.pop_front_if(|used| used.until < now) {
             self.seen.remove(&used.jti);
             match self.users.get_mut(&used.user) {
@@ -100,25 +101,29 @@ impl ReplayCache {
 mod tests {
     use super::*;
 
+    fn check(cache: &mut ReplayCache, jti: &str, user: &str, until: i64, now: i64) -> Replay {
+        cache.check(jti, &user.into(), UnixSecs(until), UnixSecs(now))
+    }
+
     #[test]
     fn a_token_is_used_once() {
         let mut cache = ReplayCache::new(10);
         assert!(!cache.has("a"));
-        assert_eq!(cache.check("a", "u", 65, 0), Replay::Fresh);
+        assert_eq!(check(&mut cache, "a", "u", 65, 0), Replay::Fresh);
         assert!(cache.has("a"));
-        assert_eq!(cache.check("a", "u", 65, 65), Replay::Seen);
-        assert_eq!(cache.check("a", "another", 65, 65), Replay::Seen);
-        assert_eq!(cache.check("b", "u", 65, 65), Replay::Fresh);
+        assert_eq!(check(&mut cache, "a", "u", 65, 65), Replay::Seen);
+        assert_eq!(check(&mut cache, "a", "another", 65, 65), Replay::Seen);
+        assert_eq!(check(&mut cache, "b", "u", 65, 65), Replay::Fresh);
     }
 
     #[test]
     fn a_full_cache_refuses_and_evicts_nothing_until_time_does() {
         let mut cache = ReplayCache::new(2);
-        assert_eq!(cache.check("a", "u", 65, 0), Replay::Fresh);
-        assert_eq!(cache.check("b", "v", 70, 5), Replay::Fresh);
-        assert_eq!(cache.check("c", "w", 70, 5), Replay::Full);
-        assert_eq!(cache.check("a", "u", 65, 5), Replay::Seen);
-        assert_eq!(cache.check("c", "w", 131, 66), Replay::Fresh);
+        assert_eq!(check(&mut cache, "a", "u", 65, 0), Replay::Fresh);
+        assert_eq!(check(&mut cache, "b", "v", 70, 5), Replay::Fresh);
+        assert_eq!(check(&mut cache, "c", "w", 70, 5), Replay::Full);
+        assert_eq!(check(&mut cache, "a", "u", 65, 5), Replay::Seen);
+        assert_eq!(check(&mut cache, "c", "w", 131, 66), Replay::Fresh);
         assert_eq!((cache.order.len(), cache.users.len()), (2, 2));
     }
 
@@ -126,17 +131,17 @@ mod tests {
     fn regression_one_user_cannot_fill_it() {
         let mut cache = ReplayCache::new(1_000);
         let taken = |cache: &mut ReplayCache, user: &str| {
-            let tries = (0..2_000).map(|n| cache.check(&format!("{user}-{n}"), user, 65, 0));
+            let tries = (0..2_000).map(|n| check(cache, &format!("{user}-{n}"), user, 65, 0));
             tries.filter(|replay| *replay == Replay::Fresh).count()
         };
         assert_eq!(taken(&mut cache, "mallory"), 500);
-        assert_eq!(cache.check("one more", "mallory", 65, 0), Replay::Share);
+        assert_eq!(check(&mut cache, "one more", "mallory", 65, 0), Replay::Share);
         for n in 0..100 {
-            assert_eq!(cache.check(&format!("a-{n}"), "ann", 65, 0), Replay::Fresh, "others go on");
+            assert_eq!(check(&mut cache, &format!("a-{n}"), "ann", 65, 0), Replay::Fresh, "others go on");
         }
         assert_eq!(taken(&mut cache, "trudy"), 200, "as much as is left then");
-        assert_eq!(cache.check("late", "late", 65, 0), Replay::Fresh);
-        assert_eq!(cache.check("later", "mallory", 165, 66), Replay::Fresh);
+        assert_eq!(check(&mut cache, "late", "late", 65, 0), Replay::Fresh);
+        assert_eq!(check(&mut cache, "later", "mallory", 165, 66), Replay::Fresh);
         assert_eq!((cache.seen.len(), cache.users.len()), (1, 1), "and time gives all of it back");
     }
 }

@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{
+    ids::ConnectionId,
     limits::{BRIDGE_TOKEN_LEEWAY, BRIDGE_TOKEN_TTL},
     secret::{self, Unfit},
+    times::UnixSecs,
 };
 
 const ISSUER: &str = "shellbridge-lambda";
@@ -19,18 +21,18 @@ const AUDIENCE: &str = "shellbridge-backend";
 pub struct BridgeToken {
     iss: String,
     aud: String,
-    iat: i64,
-    exp: i64,
+    iat: UnixSecs,
+    exp: UnixSecs,
     /// Unique to this attempt.
     pub jti: String,
-    cid: String,
+    cid: ConnectionId,
     path: String,
     sha256: String,
 }
 
 impl BridgeToken {
-    /// Until when its `jti` must be remembered, Unix seconds.
-    pub fn remembered_until(&self) -> i64 {
+    /// Until when its `jti` must be remembered.
+    pub fn remembered_until(&self) -> UnixSecs {
         self.exp.saturating_add(BRIDGE_TOKEN_LEEWAY)
     }
 }
@@ -86,40 +88,39 @@ impl BridgeKeys {
         })
     }
 
-    /// A token for one attempt of one request. `now` is Unix seconds, `jti` unique.
+    /// A token for one attempt of one request; `jti` must be unique.
     ///
     /// # Errors
     /// Only if the crypto library fails.
     pub fn sign(
         &self,
         path: &str,
-        connection_id: &str,
+        connection_id: &ConnectionId,
         body: &[u8],
-        now: i64,
+        now: UnixSecs,
         jti: String,
     ) -> Result<String, jsonwebtoken::errors::Error> {
         let claims = BridgeToken {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
             iat: now,
-            exp: now + BRIDGE_TOKEN_TTL,
+            exp: now.saturating_add(BRIDGE_TOKEN_TTL),
             jti,
-            cid: connection_id.to_owned(),
+            cid: connection_id.clone(),
             path: path.to_owned(),
             sha256: digest(body),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign)
     }
 
-    /// Checks everything but whether the `jti` was seen before, which is the
-    /// [`ReplayCache`](super::ReplayCache)'s matter. `now` is Unix seconds.
+    /// Checks everything but a replay of the `jti`, which is up to the [`ReplayCache`](super::ReplayCache).
     pub fn verify(
         &self,
         token: &str,
         path: &str,
-        connection_id: &str,
+        connection_id: &ConnectionId,
         body: &[u8],
-        now: i64,
+        now: UnixSecs,
     ) -> Result<BridgeToken, TokenRefused> {
         let claims = self
             .verify
@@ -130,8 +131,7 @@ impl BridgeKeys {
         if claims.iss != ISSUER || claims.aud != AUDIENCE {
             return Err(TokenRefused::Issuer);
         }
-        let lived =
-            claims.exp.checked_sub(claims.iat).is_some_and(|life| (0..=BRIDGE_TOKEN_TTL).contains(&life));
+        let lived = (0..=BRIDGE_TOKEN_TTL).contains(&claims.exp.saturating_since(claims.iat));
         let past = claims.exp.saturating_add(BRIDGE_TOKEN_LEEWAY) < now;
         let future = claims.iat.saturating_sub(BRIDGE_TOKEN_LEEWAY) > now;
         if !lived || past || future {
@@ -161,17 +161,26 @@ mod tests {
     }
 
     fn signed(secret: &str) -> String {
-        keys(secret).sign("/p", "c", b"body", 1_000, "j".into()).unwrap()
+        keys(secret).sign("/p", &"c".into(), b"body", UnixSecs(1_000), "j".into()).unwrap()
     }
 
     #[test]
     fn a_token_is_good_for_its_own_request_only() {
         let keys = keys(NEW);
         let token = signed(NEW);
-        assert_eq!(keys.verify(&token, "/p", "c", b"body", 1_000).unwrap().jti, "j");
-        assert_eq!(keys.verify(&token, "/q", "c", b"body", 1_000), Err(TokenRefused::Binding));
-        assert_eq!(keys.verify(&token, "/p", "d", b"body", 1_000), Err(TokenRefused::Binding));
-        assert_eq!(keys.verify(&token, "/p", "c", b"Body", 1_000), Err(TokenRefused::Binding));
+        assert_eq!(keys.verify(&token, "/p", &"c".into(), b"body", UnixSecs(1_000)).unwrap().jti, "j");
+        assert_eq!(
+            keys.verify(&token, "/q", &"c".into(), b"body", UnixSecs(1_000)),
+            Err(TokenRefused::Binding)
+        );
+        assert_eq!(
+            keys.verify(&token, "/p", &"d".into(), b"body", UnixSecs(1_000)),
+            Err(TokenRefused::Binding)
+        );
+        assert_eq!(
+            keys.verify(&token, "/p", &"c".into(), b"Body", UnixSecs(1_000)),
+            Err(TokenRefused::Binding)
+        );
     }
 
     #[test]
@@ -179,16 +188,19 @@ mod tests {
         let keys = keys(NEW);
         let token = signed(NEW);
         for (now, good) in [(994, false), (995, true), (1_065, true), (1_066, false)] {
-            assert_eq!(keys.verify(&token, "/p", "c", b"body", now).is_ok(), good, "{now}");
+            assert_eq!(keys.verify(&token, "/p", &"c".into(), b"body", UnixSecs(now)).is_ok(), good, "{now}");
         }
     }
 
     #[test]
     fn either_key_verifies_during_rotation_and_the_first_signs() {
         let both = format!("{NEW},{OLD}");
-        assert!(keys(&both).verify(&signed(OLD), "/p", "c", b"body", 1_000).is_ok());
-        assert!(keys(NEW).verify(&signed(&both), "/p", "c", b"body", 1_000).is_ok());
-        assert_eq!(keys(NEW).verify(&signed(OLD), "/p", "c", b"body", 1_000), Err(TokenRefused::Signature));
+        assert!(keys(&both).verify(&signed(OLD), "/p", &"c".into(), b"body", UnixSecs(1_000)).is_ok());
+        assert!(keys(NEW).verify(&signed(&both), "/p", &"c".into(), b"body", UnixSecs(1_000)).is_ok());
+        assert_eq!(
+            keys(NEW).verify(&signed(OLD), "/p", &"c".into(), b"body", UnixSecs(1_000)),
+            Err(TokenRefused::Signature)
+        );
     }
 
     #[test]
@@ -199,7 +211,7 @@ mod tests {
         };
         let all = serde_json::json!({"iss":ISSUER,"aud":AUDIENCE,"iat":1_000,"exp":1_060,"jti":"j","cid":"c",
             "path":"/p","sha256":digest(b"body")});
-        let verify = |token: &str| keys(NEW).verify(token, "/p", "c", b"body", 1_000);
+        let verify = |token: &str| keys(NEW).verify(token, "/p", &"c".into(), b"body", UnixSecs(1_000));
         assert!(verify(&encode(Algorithm::HS256, all.clone())).is_ok());
         assert_eq!(verify(&encode(Algorithm::HS512, all.clone())), Err(TokenRefused::Signature));
         for claim in ["iss", "aud", "iat", "exp", "jti", "cid", "path", "sha256"] {
@@ -226,7 +238,10 @@ mod tests {
             &claims,
             &EncodingKey::from_secret(NEW.as_bytes()),
         );
-        assert_eq!(keys(NEW).verify(&token.unwrap(), "/p", "c", b"body", 0), Err(TokenRefused::Time));
+        assert_eq!(
+            keys(NEW).verify(&token.unwrap(), "/p", &"c".into(), b"body", UnixSecs(0)),
+            Err(TokenRefused::Time)
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use ts_rs::TS;
 
 use super::ErrorFrame;
-use crate::{ErrorCode, limits, payload::Payload};
+use crate::{ErrorCode, ids::ClientId, limits, payload::Payload, times::Epoch};
 
 /// What a client sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
@@ -51,7 +51,7 @@ pub enum ClientFrame {
     /// Joins the session's byte streams.
     Attach {
         /// The client's own name for its input stream: 16–64 of `[A-Za-z0-9_-]`.
-        client_id: String,
+        client_id: ClientId,
         /// Columns, 1 or more.
         cols: u16,
         /// Rows, 1 or more.
@@ -61,7 +61,7 @@ pub enum ClientFrame {
         output_offset: Option<u64>,
         /// The shell that the offset belongs to.
         #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        epoch: Option<Epoch>,
         /// See [`ClientFrame::Resize`].
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
@@ -69,7 +69,7 @@ pub enum ClientFrame {
     /// Bytes typed.
     Input {
         /// Whose input stream it is.
-        client_id: String,
+        client_id: ClientId,
         /// Offset of the first byte.
         offset: u64,
         /// The bytes.
@@ -77,7 +77,7 @@ pub enum ClientFrame {
         payload: Payload,
         /// The shell they are meant for.
         #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        epoch: Option<Epoch>,
         /// Acknowledges output up to here.
         #[serde(skip_serializing_if = "Option::is_none")]
         output_offset: Option<u64>,
@@ -88,7 +88,7 @@ pub enum ClientFrame {
         output_offset: u64,
         /// The shell that the offset belongs to.
         #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        epoch: Option<Epoch>,
     },
     /// Leaves the byte streams; the connection stays.
     Detach {

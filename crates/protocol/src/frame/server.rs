@@ -6,8 +6,10 @@ use ts_rs::TS;
 
 use crate::{
     ErrorCode,
+    ids::{ClientId, ConnectionId, SessionId},
     json::{self, RawJson},
     payload::Payload,
+    times::{Epoch, UnixMs},
 };
 
 /// What the backend, or the Lambda for it, sends.
@@ -20,11 +22,11 @@ pub enum ServerFrame {
         /// For people.
         message: String,
         /// The session the token opened.
-        session_id: String,
+        session_id: SessionId,
         /// API Gateway's id of this connection.
-        connection_id: String,
+        connection_id: ConnectionId,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
         /// Version of this contract.
         protocol: u32,
         /// Whether this connection may only watch.
@@ -33,7 +35,7 @@ pub enum ServerFrame {
     /// Answers `ping`.
     Pong {
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
         /// The ping's own timestamp.
         #[serde(skip_serializing_if = "Option::is_none")]
         #[ts(type = "number", optional)]
@@ -46,7 +48,7 @@ pub enum ServerFrame {
         /// As a shell's `$?` has it: 128 + signal when killed.
         exit_code: i32,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
         /// The command's id.
         id: String,
         /// How long it ran.
@@ -65,19 +67,19 @@ pub enum ServerFrame {
         /// Rows.
         rows: u16,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
     },
     /// Answers `history`.
     History {
         /// The newest 100, oldest first.
         history: Vec<HistoryEntry>,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
     },
     /// Answers `clear`.
     ClearAck {
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
     },
     /// Answers `echo`.
     Echo {
@@ -86,7 +88,7 @@ pub enum ServerFrame {
         #[ts(type = "unknown")]
         received: RawJson,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
     },
     /// Answers a frame whose `type` is missing or unknown.
     UnknownCommand {
@@ -96,12 +98,12 @@ pub enum ServerFrame {
         /// For people.
         message: String,
         /// When it was sent.
-        timestamp: u64,
+        timestamp: UnixMs,
     },
     /// Answers `attach`.
     Attached {
         /// The shell running now.
-        epoch: u64,
+        epoch: Epoch,
         /// Where output goes on.
         output_offset: u64,
         /// The next input byte expected of this client.
@@ -122,7 +124,7 @@ pub enum ServerFrame {
     /// Bytes of the shell.
     Output {
         /// The shell.
-        epoch: u64,
+        epoch: Epoch,
         /// Offset of the first byte.
         offset: u64,
         /// The bytes; none in a probe.
@@ -135,7 +137,7 @@ pub enum ServerFrame {
     /// A part of the screen as it stands, in place of output that is gone.
     Snapshot {
         /// The shell.
-        epoch: u64,
+        epoch: Epoch,
         /// Where output goes on; also names the snapshot that this part belongs to.
         offset: u64,
         /// Index of this part, from 0.
@@ -155,16 +157,16 @@ pub enum ServerFrame {
     /// Acknowledges input when there is no output to do it.
     InputAck {
         /// The shell.
-        epoch: u64,
+        epoch: Epoch,
         /// Whose input.
-        client_id: String,
+        client_id: ClientId,
         /// Everything before this offset was written to the shell.
         input_offset: u64,
     },
     /// The shell ended.
     Exit {
         /// The shell.
-        epoch: u64,
+        epoch: Epoch,
         /// End of its output; the client waits for everything before it.
         offset: u64,
         /// How it ended.
@@ -228,7 +230,7 @@ pub struct HistoryEntry {
     /// As a shell's `$?` has it.
     pub exit_code: i32,
     /// When it ended.
-    pub timestamp: u64,
+    pub timestamp: UnixMs,
 }
 
 /// Code of a `notice`.

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::{ErrorCode, limits, payload::Payload};
+use crate::{ErrorCode, limits, payload::Payload, times::Epoch};
 
 fn parse(value: &serde_json::Value) -> Result<ClientFrame, ErrorFrame> {
     ClientFrame::parse(value.to_string().as_bytes())
@@ -96,7 +96,7 @@ fn errors_name_the_frame_by_id_before_type() {
 fn server_frames_write_as_the_contract_has_them() {
     let text = |frame: &ServerFrame| serde_json::to_value(frame).unwrap();
     let output =
-        ServerFrame::Output { epoch: 5, offset: 3, payload: Payload::new(b"hi"), input_offset: None };
+        ServerFrame::Output { epoch: Epoch(5), offset: 3, payload: Payload::new(b"hi"), input_offset: None };
     assert_eq!(text(&output), json!({"type":"output","epoch":5,"offset":3,"data":"hi"}));
     let error = ErrorFrame::new(ErrorCode::NotAttached, "attach first").answering(Some("input".into()));
     assert_eq!(
@@ -105,7 +105,7 @@ fn server_frames_write_as_the_contract_has_them() {
     );
     let exit = Exit { exit_code: 0, signal: None };
     assert_eq!(
-        text(&ServerFrame::Exit { epoch: 1, offset: 2, exit }),
+        text(&ServerFrame::Exit { epoch: Epoch(1), offset: 2, exit }),
         json!({"type":"exit","epoch":1,"offset":2,"exitCode":0})
     );
     assert_eq!(text(&ServerFrame::Detached), json!({"type":"detached"}));

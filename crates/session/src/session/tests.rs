@@ -21,13 +21,13 @@ const LIMITS: Limits =
 /// Longer than any test's own time, in ms.
 const LIFE: u64 = 24 * 60 * 60 * 1000;
 
-fn info(id: &str, connected_at: i64, read_only: bool) -> ConnectionInfo {
+fn info(id: &str, connected_at: u64, read_only: bool) -> ConnectionInfo {
     ConnectionInfo {
         id: id.into(),
         read_only,
         user: "alice".into(),
         token_id: None,
-        connected_at,
+        connected_at: UnixMs(connected_at),
         token_lasts: Duration::from_hours(7),
         limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
     }
@@ -39,7 +39,7 @@ fn session() -> Session {
 
 fn with_limits(limits: Limits) -> Session {
     let settings = Settings { limits, detached_ttl: Duration::from_hours(24), shell_restart: true };
-    Session::new("s".into(), settings, 7, 7 + LIFE)
+    Session::new("s".into(), settings, UnixMs(7), UnixMs(7 + LIFE))
 }
 
 impl Session {
@@ -54,12 +54,12 @@ impl Session {
 }
 
 fn attach(client_id: &str, offset: u64) -> ClientFrame {
-    let client_id = format!("client-{client_id:->16}");
+    let client_id = format!("client-{client_id:->16}").into();
     ClientFrame::Attach { client_id, cols: 80, rows: 24, output_offset: Some(offset), epoch: None, seq: None }
 }
 
 fn input(client_id: &str, offset: u64, data: &str) -> ClientFrame {
-    let client_id = format!("client-{client_id:->16}");
+    let client_id = format!("client-{client_id:->16}").into();
     let payload = shellbridge_protocol::payload::Payload::new(data.as_bytes());
     ClientFrame::Input { client_id, offset, payload, epoch: None, output_offset: None }
 }

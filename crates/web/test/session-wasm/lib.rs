@@ -13,6 +13,7 @@ use shellbridge_protocol::{
     ids::ConnectionId,
     limits::MAX_FRAME,
     payload::Payload,
+    times::UnixMs,
 };
 use shellbridge_session::{
     ConnectionInfo, Effect, Limits, OutletLimits, PushKind, Reply, Request, Sent, Session, Settings,
@@ -31,10 +32,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn start(started: u64, limits: Limits) -> Self {
+    fn start(started: UnixMs, limits: Limits) -> Self {
         let settings = Settings { limits, detached_ttl: LIFE, shell_restart: false };
-        let end = Duration::from_millis(started) + LIFE;
-        let session = Session::new("s1".into(), settings, started, whole_ms(end));
+        let session = Session::new("s1".into(), settings, started, started.saturating_add(LIFE));
         Self { session, pushes: HashMap::new(), count: 0 }
     }
 

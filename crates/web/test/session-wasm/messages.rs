@@ -1,7 +1,11 @@
 //! JSON messages between JavaScript and the module. `test/support/session.ts` has the same types.
 
 use serde::{Deserialize, Serialize};
-use shellbridge_protocol::{ids::ConnectionId, payload::Payload};
+use shellbridge_protocol::{
+    ids::{ClientId, ConnectionId},
+    payload::Payload,
+    times::UnixMs,
+};
 
 /// An event, `now` ms after the session's start.
 #[derive(Deserialize)]
@@ -16,7 +20,7 @@ pub(crate) struct Event {
 pub(crate) enum EventKind {
     /// The first event: creates the session. `started` is Unix ms; the rest are the backend's settings, in bytes and ms.
     Start {
-        started: u64,
+        started: UnixMs,
         output_buffer: usize,
         output_window: u64,
         resume_grace: u64,
@@ -43,7 +47,7 @@ pub(crate) enum EventKind {
     },
     /// The shell read `count` bytes of this client's input.
     Written {
-        client_id: String,
+        client_id: ClientId,
         count: usize,
     },
     /// The shell exited.
@@ -58,7 +62,7 @@ pub(crate) enum EventKind {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Peer {
     pub(crate) id: ConnectionId,
-    pub(crate) connected_at: i64,
+    pub(crate) connected_at: UnixMs,
 }
 
 /// The driver's next actions, and what the session waits for.
@@ -97,6 +101,6 @@ pub(crate) enum Action {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Write {
-    pub(crate) client_id: String,
+    pub(crate) client_id: ClientId,
     pub(crate) bytes: Payload,
 }

@@ -82,8 +82,8 @@ async fn connect(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
     let route = route.map_err(forbidden).map_err(refused("callback_url"))?;
     let identity = Identity {
         session: request.session_id,
-        connection: request.connection_id.into(),
-        user: request.user_id.into(),
+        connection: request.connection_id,
+        user: request.user_id,
         read_only: request.read_only,
         token_id: request.token_id,
         token_expires_at: request.token_expires_at,
@@ -119,8 +119,8 @@ async fn message(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
     };
     let identity = Identity {
         session: envelope.session_id,
-        connection: envelope.connection_id.into(),
-        user: envelope.user_id.into(),
+        connection: envelope.connection_id,
+        user: envelope.user_id,
         read_only: envelope.bridge.read_only,
         token_id: envelope.bridge.token_id,
         token_expires_at: envelope.bridge.token_expires_at,
@@ -138,7 +138,7 @@ async fn disconnect(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result
     signed.is_about(&request.connection_id)?;
     signed.once(&bridge, &request.user_id)?;
     about_session(&request.session_id);
-    bridge.ingress.disconnect(&request.session_id, request.connection_id.into()).await;
+    bridge.ingress.disconnect(&request.session_id, request.connection_id).await;
     Ok(Json(serde_json::json!({"success": true})).into_response())
 }
 

@@ -16,6 +16,7 @@ use shellbridge_protocol::{
     callback::is_allowed_callback,
     ids::ConnectionId,
     limits::{HANDSHAKE_GRACE, MAX_FRAME, PUSH_FAILING_FOR},
+    times::UnixMs,
 };
 use shellbridge_session::{OutletLimits, Sent};
 use tokio::time::Instant;
@@ -67,7 +68,7 @@ impl Pusher {
     }
 
     /// Returns the route to a connection of the API that the Lambda names. See [`Transport::outlet`] for `made_at`.
-    pub(crate) fn route(&self, callback_url: &str, made_at: Option<i64>) -> Result<Route, Forbidden> {
+    pub(crate) fn route(&self, callback_url: &str, made_at: Option<UnixMs>) -> Result<Route, Forbidden> {
         let api = match &self.fixed {
             Some(api) => Arc::clone(api),
             None if is_allowed_callback(callback_url, &self.region) => {
@@ -84,9 +85,9 @@ impl Transport for Connections {
         OutletLimits { max_frame: MAX_FRAME, in_flight: MAX_IN_FLIGHT }
     }
 
-    fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<i64>) -> Arc<dyn Outlet> {
+    fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<UnixMs>) -> Arc<dyn Outlet> {
         let grace = if made_at.is_some() { HANDSHAKE_GRACE } else { Duration::ZERO };
-        let opening = made_at.map(|at| Arc::new(AtomicU64::new(u64::try_from(at).unwrap_or(0))));
+        let opening = made_at.map(|at| Arc::new(AtomicU64::new(at.0)));
         Arc::new(ApiGateway { api: self, connection, handshake_ends: Instant::now() + grace, opening })
     }
 }
@@ -128,14 +129,14 @@ impl ApiGateway {
     async fn send_until_delivered(&self, frame: Bytes) -> Sent {
         let started = Instant::now();
         let bytes = frame.len();
-        let connection_id = &*self.connection;
+        let connection_id = self.connection.as_str();
         let patience =
             Patience { until: started + PUSH_FAILING_FOR, opening_until: Some(self.handshake_ends) };
         let repeated = |error: &ConnectionError| {
             tracing::debug!(connection_id, cause = chain(error), "push failed");
             metrics::push_retried();
         };
-        match self.api.deliver(connection_id, frame, patience, repeated).await {
+        match self.api.deliver(&self.connection, frame, patience, repeated).await {
             Ok(()) => {
                 self.delivered(bytes, started.elapsed());
                 Sent::Delivered
@@ -164,7 +165,7 @@ impl ApiGateway {
         metrics::pushed(bytes, took);
         let made_at = self.opening.as_ref().map_or(0, |at| at.swap(0, Ordering::Relaxed));
         if made_at > 0 {
-            metrics::connected_within(Duration::from_millis(unix_ms().saturating_sub(made_at)));
+            metrics::connected_within(unix_ms().saturating_since(UnixMs(made_at)));
         }
     }
 }

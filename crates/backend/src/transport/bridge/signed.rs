@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{BridgeToken, CONNECTION_ID_HEADER, Replay},
+    ids::{ConnectionId, UserId},
 };
 
 use super::Bridge;
@@ -22,7 +23,7 @@ pub(super) struct Signed {
     token: BridgeToken,
     body: Bytes,
     /// The connection that the token is bound to.
-    connection: String,
+    connection: ConnectionId,
 }
 
 impl Signed {
@@ -40,7 +41,7 @@ impl Signed {
     }
 
     /// Refuses a replay, and remembers the request. `user`: as named by the Lambda.
-    pub(super) fn once(&self, bridge: &Bridge, user: &str) -> Result<(), ApiError> {
+    pub(super) fn once(&self, bridge: &Bridge, user: &UserId) -> Result<(), ApiError> {
         let (jti, until) = (&self.token.jti, self.token.remembered_until());
         let replay = bridge.replays.lock().check(jti, user, until, unix_secs());
         match replay {
@@ -60,8 +61,8 @@ impl Signed {
     }
 
     /// Refuses a body that names another connection than the token.
-    pub(super) fn is_about(&self, connection: &str) -> Result<(), ApiError> {
-        if self.connection == connection {
+    pub(super) fn is_about(&self, connection: &ConnectionId) -> Result<(), ApiError> {
+        if self.connection == *connection {
             Ok(())
         } else {
             Err(ApiError::bad_request("connectionId differs from X-Connection-Id"))
@@ -85,7 +86,7 @@ impl FromRequest<Arc<Bridge>> for Signed {
         })?;
         let token = token.to_owned();
         let connection = headers.get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok());
-        let connection = connection.ok_or_else(|| refused("no_connection"))?.to_owned();
+        let connection: ConnectionId = connection.ok_or_else(|| refused("no_connection"))?.into();
         let body = Bytes::from_request(request, bridge).await.map_err(|error| {
             metrics::bridge_refused("body");
             let status = error.into_response().status();

@@ -55,7 +55,7 @@ fn a_new_shell_detaches_everybody_and_tells_them() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.frame(&a, input("a", 0, "abc"), MS);
-    session.restarted(8, MS);
+    session.restarted(UnixMs(8), MS);
     let frames = pushed(&mut session, MS);
     assert!(
         matches!(frames[..], [(_, ServerFrame::Notice { code: NoticeCode::ShellRestarted, .. })]),
@@ -63,7 +63,10 @@ fn a_new_shell_detaches_everybody_and_tells_them() {
     );
     assert_eq!(session.poll_write(), None, "what was meant for the old shell is not typed into the new one");
     assert_eq!(code(session.frame(&a, input("a", 0, "x"), MS)), Some(ErrorCode::NotAttached));
-    assert!(matches!(session.frame(&a, attach("a", 3), MS), Some(ServerFrame::Attached { epoch: 8, .. })));
+    assert!(matches!(
+        session.frame(&a, attach("a", 3), MS),
+        Some(ServerFrame::Attached { epoch: Epoch(8), .. })
+    ));
 }
 
 #[test]
@@ -91,7 +94,7 @@ fn a_push_that_finds_nobody_ends_the_connection_and_never_the_session() {
         matches!(session.effects.back(), Some(Effect::Close { connection, last: None, .. }) if *connection == a),
         "made true by a DELETE"
     );
-    assert!(session.was_dropped("a"));
+    assert!(session.was_dropped(&"a".into()));
     assert!(session.clients.waited_for(2 * MS, LIMITS.resume_grace, 0).is_some());
 }
 
@@ -136,7 +139,7 @@ fn connections_are_bounded_and_the_newest_writer_gets_in() {
     assert!(session.connect(info("1", 1, false), now).is_err(), "its late frames throw out nobody");
     assert_eq!(session.connections.len(), MAX_CONNECTIONS);
     for n in 0..MAX_CONNECTIONS {
-        session.disconnect(&n.to_string(), now);
+        session.disconnect(&n.to_string().into(), now);
     }
     assert_eq!(session.dropped.len(), MAX_DROPPED);
 }
@@ -201,13 +204,13 @@ fn every_connection_is_told_once_that_the_time_is_nearly_over() {
     joined(&mut session, "b", MS);
     assert_eq!(told(&mut session), ["b"], "one that came later is told too");
     assert!(told(&mut session).is_empty());
-    session.handle_extend(0);
+    session.handle_extend(UnixMs(0));
     assert_eq!(told(&mut session), ["a", "b"], "of the new end");
 }
 
 /// A session of `settings` that lives for an hour.
 fn short(settings: Settings) -> Session {
-    Session::new("s".into(), settings, 7, 7 + 60 * 60 * 1000)
+    Session::new("s".into(), settings, UnixMs(7), UnixMs(7 + 60 * 60 * 1000))
 }
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -233,7 +236,7 @@ fn time_over_is_announced_five_minutes_before_then_told_to_each_and_the_last_eff
     );
     let [Effect::Push { frame, .. }] = &effects(&mut session, notice)[..] else { panic!("no notice") };
     assert!(std::str::from_utf8(frame).unwrap().contains("SESSION_EXPIRING"));
-    session.handle_extend(7 + 2 * 60 * 60 * 1000);
+    session.handle_extend(UnixMs(7 + 2 * 60 * 60 * 1000));
     assert!(effects(&mut session, HOUR).iter().all(|effect| matches!(effect, Effect::Check(_))), "extended");
     let over = effects(&mut session, 2 * HOUR);
     let [.., Effect::Close { last: Some(last), reason, .. }, Effect::End(End::Expired)] = &over[..] else {
@@ -252,7 +255,7 @@ fn a_session_without_a_connection_ends_after_its_ttl_and_one_with_a_connection_d
     let ttl = ONCE.detached_ttl;
     session.handle_connect(info("a", 1, false), ttl).unwrap();
     assert!(!effects(&mut session, 2 * ttl).iter().any(|effect| matches!(effect, Effect::End(_))));
-    session.handle_gone("a", 2 * ttl);
+    session.handle_gone(&"a".into(), 2 * ttl);
     assert!(effects(&mut session, 2 * ttl).is_empty());
     assert_eq!(session.poll_timeout(), Some(3 * ttl), "nothing else is due");
     assert!(effects(&mut session, (3 * ttl).saturating_sub(MS)).is_empty());

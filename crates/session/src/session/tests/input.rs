@@ -74,7 +74,7 @@ fn two_writers_each_keep_their_own_order() {
     session.frame(&a, input("a", 0, "a1"), MS);
     session.frame(&b, input("b", 0, "b1"), MS);
     session.frame(&a, input("a", 2, "a2"), MS);
-    let mut all = BTreeMap::<String, Vec<u8>>::new();
+    let mut all = BTreeMap::<_, Vec<u8>>::new();
     while let Some((client, bytes)) = session.poll_write() {
         session.handle_written(&client, bytes.len(), MS);
         all.entry(client).or_default().extend(bytes);

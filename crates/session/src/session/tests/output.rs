@@ -113,7 +113,7 @@ fn viewers_never_hold_the_shell() {
     session.handle_output(&vec![b'x'; 64 * 1024]);
     pushed(&mut session, MS);
     assert!(session.read_allowance(MS) > LIMITS.output_buffer / 2);
-    session.disconnect("v", MS);
+    session.disconnect(&"v".into(), MS);
     assert!(session.read_allowance(MS) > LIMITS.output_buffer / 2);
 }
 
@@ -150,11 +150,11 @@ fn offsets_of_another_shell_count_as_none() {
         epoch,
         seq: None,
     };
-    for frame in [other(5, Some(6)), other(500, None)] {
+    for frame in [other(5, Some(Epoch(6))), other(500, None)] {
         let answer = session.frame(&a, frame, MS);
         assert!(matches!(answer, Some(ServerFrame::Attached { output_offset: 0, .. })), "{answer:?}");
     }
-    let foreign = ClientFrame::Ack { output_offset: 3, epoch: Some(6) };
+    let foreign = ClientFrame::Ack { output_offset: 3, epoch: Some(Epoch(6)) };
     pushed(&mut session, MS);
     session.frame(&a, foreign, MS);
     assert_eq!(session.connections[&a].attachment.as_ref().unwrap().window.acked(), 0);

@@ -33,7 +33,7 @@ struct World {
     session: Session,
     client: Client,
     connection: Option<ConnectionId>,
-    made: i64,
+    made: u64,
     to_session: BTreeMap<(Duration, u64), (ConnectionId, ClientFrame)>,
     to_client: BTreeMap<(Duration, u64), (ConnectionId, ServerFrame)>,
     ends: BTreeMap<(Duration, u64), (ConnectionId, PushKind, Sent)>,
