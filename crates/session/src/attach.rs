@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shellbridge_protocol::{
     ErrorCode,
-    frame::{ErrorFrame, ServerFrame},
+    frame::ServerFrame,
     ids::{ClientId, ConnectionId},
     size::Size,
     stream::{Acked, Arrival},
@@ -14,8 +14,9 @@ use shellbridge_protocol::{
 use crate::{
     client::Gone,
     connection::{Attachment, Connection, ExitFrame},
+    effect::error,
     session::Session,
-    snapshot::{Picture, Snapshot},
+    snapshot::Snapshot,
 };
 
 impl Session {
@@ -92,7 +93,7 @@ impl Session {
         let connection = connections.get_mut(id)?;
         connection.told_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
-        attachment.bridge_gap(log, || Picture::shared(picture, model, log.end(), *size));
+        attachment.bridge_gap(log, || model.picture(picture, log.end(), *size));
         let goes_on = attachment.window.sent();
         attachment.answered = (goes_on, Some(goes_on - from).filter(|gap| *gap > 0));
         self.attached(id)
@@ -211,12 +212,6 @@ impl Session {
                 Some(Gone { since, needs: Some(needs), told_exit: attachment.exit == ExitFrame::Delivered });
         }
     }
-}
-
-/// An error frame. The driver adds which frame it answers.
-#[expect(clippy::unnecessary_wraps, reason = "it stands where an answer may be none")]
-pub(crate) fn error(code: ErrorCode, message: &str) -> Option<ServerFrame> {
-    Some(ErrorFrame::new(code, message).into())
 }
 
 fn replaced() -> Option<ServerFrame> {

@@ -13,12 +13,7 @@ use shellbridge_protocol::{
     times::{Epoch, UnixMs},
 };
 
-use crate::snapshot::{Picture, Snapshot};
-
-/// Room for all of an `output` or `snapshot` frame but its payload.
-const FRAME_HEAD: usize = 256;
-/// Bytes of JSON that the payload of a frame may take, where the frame may be as large as the contract allows.
-pub(crate) const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
+use crate::snapshot::{FRAME_HEAD, Picture, Snapshot};
 
 /// What a transport can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use shellbridge_protocol::{ErrorCode, frame::ServerFrame, ids::ConnectionId, size::Size};
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ErrorFrame, ServerFrame},
+    ids::ConnectionId,
+    size::Size,
+};
 
 use crate::model::Work;
 
@@ -127,4 +132,10 @@ impl From<Option<ServerFrame>> for Reply {
     fn from(frame: Option<ServerFrame>) -> Self {
         frame.map_or(Self::Nothing, Self::Frame)
     }
+}
+
+/// An error frame. The driver adds which frame it answers.
+#[expect(clippy::unnecessary_wraps, reason = "it stands where an answer may be none")]
+pub(crate) fn error(code: ErrorCode, message: &str) -> Option<ServerFrame> {
+    Some(ErrorFrame::new(code, message).into())
 }

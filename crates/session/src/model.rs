@@ -107,8 +107,21 @@ impl Model {
         }
     }
 
+    /// The picture of the screen at `end`, where the output ends: `newest` if it is that one, since any number of viewers
+    /// may be behind, and each must not cost a whole screen of time and memory. `newest` must be emptied when the screen
+    /// changes otherwise than by output.
+    pub(crate) fn picture(&mut self, newest: &mut Weak<Picture>, end: u64, size: Size) -> Arc<Picture> {
+        if let Some(picture) = newest.upgrade().filter(|picture| picture.offset() == end) {
+            return picture;
+        }
+        let picture = Arc::new(Picture::new(end, size));
+        self.paint(end, &picture);
+        *newest = Arc::downgrade(&picture);
+        picture
+    }
+
     /// The picture shows the screen as it is at this place in the output.
-    pub(crate) fn paint(&mut self, at: u64, picture: &Arc<Picture>) {
+    fn paint(&mut self, at: u64, picture: &Arc<Picture>) {
         self.steps.retain(|(_, step)| step.is_wanted());
         self.steps.push_back((at, Step::Paint(Arc::downgrade(picture))));
     }

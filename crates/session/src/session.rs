@@ -16,11 +16,10 @@ use shellbridge_protocol::{
 };
 
 use crate::{
-    attach::error,
     client::{Clients, Gone},
     commands::{Asker, By, Command, CommandOutcome, Commands},
     connection::{Connection, ConnectionInfo, ExitFrame},
-    effect::{Effect, End, PushKind, Reply, Request, Sent},
+    effect::{Effect, End, PushKind, Reply, Request, Sent, error},
     model::{Model, Work},
     snapshot::Picture,
     timers::{Restarts, TimerTable},

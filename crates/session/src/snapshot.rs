@@ -1,11 +1,16 @@
 //! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size, times::Epoch};
+use shellbridge_protocol::{
+    frame::ServerFrame, limits::MAX_FRAME, payload::Payload, size::Size, times::Epoch,
+};
 
-use crate::{connection::PAYLOAD_BUDGET, model::Model};
+/// Room for all of an `output` or `snapshot` frame but its payload.
+pub(crate) const FRAME_HEAD: usize = 256;
+/// Bytes of JSON that the payload of a frame may take, where the frame may be as large as the contract allows.
+const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
 
 /// The screen as it stood at one offset of the output, cut into what frames hold.
 #[derive(Debug)]
@@ -27,17 +32,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Picture {
-    /// The picture at the end of the output, the newest if that is it: any number of viewers may be behind, and each must
-    /// not cost a whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by
-    /// output.
-    pub(crate) fn shared(newest: &mut Weak<Self>, model: &mut Model, end: u64, size: Size) -> Arc<Self> {
-        if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
-            return picture;
-        }
-        let picture = Arc::new(Self { offset: end, size, parts: OnceLock::new() });
-        model.paint(end, &picture);
-        *newest = Arc::downgrade(&picture);
-        picture
+    /// A picture at this offset that is still to be painted.
+    pub(crate) const fn new(offset: u64, size: Size) -> Self {
+        Self { offset, size, parts: OnceLock::new() }
+    }
+
+    /// Where in the output it stands.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// What is to be written to a terminal that was just reset.

@@ -14,7 +14,7 @@ use crate::{
     connection::{Attachment, Connection, ExitFrame},
     effect::{Effect, End, PushKind},
     session::Session,
-    snapshot::{Picture, Snapshot},
+    snapshot::Snapshot,
 };
 
 /// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
@@ -246,7 +246,7 @@ impl Session {
 
         let end = log.end();
         if attachment.window.sendable(end) > 0 {
-            attachment.bridge_gap(log, || Picture::shared(picture, model, end, *size));
+            attachment.bridge_gap(log, || model.picture(picture, end, *size));
         }
         while let Some(frame) =
             attachment.next_frame(connection.in_flight, connection.info.limits, log, *epoch, input, now)
