@@ -6,12 +6,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde::Serialize;
 
 use crate::{
     floor::{self, Floor},
-    function::{self, Figures, PerFrame},
-    idle::{self, Idle},
+    function, idle,
     load::{Latencies, Plan},
     mixed,
     mode::{FloorSampler, Mode, Subject, floor_http},
@@ -19,7 +17,7 @@ use crate::{
     report::{self, Row},
     stack::{Programs, Role, Stack},
     target::Target,
-    targets::{self, TargetResult},
+    targets::{self, Memory, Report},
 };
 
 /// Connections per block of the table.
@@ -32,44 +30,6 @@ const OUTPUTS: usize = 3;
 const IDLE: (usize, Duration) = (1_000, Duration::from_secs(12));
 /// Sessions with a full output log.
 const FULL: usize = 16;
-
-/// All results.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// CPU and kernel.
-    pub machine: String,
-    /// The table of measurements.
-    pub rows: Vec<Row>,
-    /// Bare PTY read, bytes per second.
-    pub pty: f64,
-    /// The function alone.
-    pub function: Figures,
-    /// Requests caused by one frame.
-    pub per_frame: PerFrame,
-    /// Resident memory.
-    pub memory: Memory,
-    /// Idle sessions.
-    pub idle: Idle,
-    /// The table of targets.
-    pub targets: Vec<TargetResult>,
-}
-
-/// Resident memory, bytes.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Memory {
-    /// Backend without sessions.
-    pub backend_idle: u64,
-    /// Growth of the backend per session with a full output log.
-    pub backend_full_session: f64,
-    /// Peak of the backend over all loads.
-    pub backend_most: u64,
-    /// Peak of any process of the function.
-    pub function_most: u64,
-    /// Peak of the gateway.
-    pub gateway_most: u64,
-}
 
 /// Measures everything and prints both tables.
 pub async fn run(programs: &Programs, json: Option<&Path>) -> anyhow::Result<()> {

@@ -1,13 +1,52 @@
-//! The targets, as ratios to floors of the same run where a floor exists.
+//! The results of `bench all`, and the targets, as ratios to floors of the same run where a floor exists.
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
+    function::{Figures, PerFrame},
+    idle::Idle,
     mode::{FLOOR, FLOOR_PINNED},
     report::{Row, print_table},
-    suite::Report,
 };
+
+/// All results.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// CPU and kernel.
+    pub machine: String,
+    /// The table of measurements.
+    pub rows: Vec<Row>,
+    /// Bare PTY read, bytes per second.
+    pub pty: f64,
+    /// The function alone.
+    pub function: Figures,
+    /// Requests caused by one frame.
+    pub per_frame: PerFrame,
+    /// Resident memory.
+    pub memory: Memory,
+    /// Idle sessions.
+    pub idle: Idle,
+    /// The table of targets.
+    pub targets: Vec<TargetResult>,
+}
+
+/// Resident memory, bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Backend without sessions.
+    pub backend_idle: u64,
+    /// Growth of the backend per session with a full output log.
+    pub backend_full_session: f64,
+    /// Peak of the backend over all loads.
+    pub backend_most: u64,
+    /// Peak of any process of the function.
+    pub function_most: u64,
+    /// Peak of the gateway.
+    pub gateway_most: u64,
+}
 
 /// A target and its measurement.
 #[derive(Debug, Clone, Serialize)]
