@@ -1,8 +1,7 @@
 //! The end of a session: its connections told and closed, its processes ended.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, ServerFrame},
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 use super::task::{Done, Task};
 use crate::{
     launcher::{self, living, pty::Shell},
-    sessions::outlet::Outlet,
+    sessions::outlet::close,
 };
 
 /// How long last words may take.
@@ -57,13 +56,4 @@ impl Task {
         // Its status is of no interest now, but nobody else would reap it.
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
     }
-}
-
-/// Ends a connection, after a last frame if there is one.
-pub(super) async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>, reason: Option<ErrorCode>) {
-    if let Some(frame) = last {
-        // It is closed next, delivered or not, and while there is time for that.
-        let _ = tokio::time::timeout(FAREWELL / 2, outlet.send(frame)).await;
-    }
-    outlet.close(reason).await;
 }

@@ -1,10 +1,13 @@
 //! The ways to clients. A session knows no more of a connection than an [`Outlet`].
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId, times::UnixMs};
 use shellbridge_session::{OutletLimits, Sent};
+
+/// How long a connection waits for its last frame before it is closed.
+const LAST_FRAME_WITHIN: Duration = Duration::from_millis(1500);
 
 /// A future that may cross threads.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -39,4 +42,13 @@ impl Route {
     pub(crate) fn outlet(&self, connection: ConnectionId) -> Arc<dyn Outlet> {
         self.transport.clone().outlet(connection, self.made_at)
     }
+}
+
+/// Ends a connection, after a last frame if there is one.
+pub(crate) async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>, reason: Option<ErrorCode>) {
+    if let Some(frame) = last {
+        // It is closed next, delivered or not, and while there is time for that.
+        let _ = tokio::time::timeout(LAST_FRAME_WITHIN, outlet.send(frame)).await;
+    }
+    outlet.close(reason).await;
 }

@@ -33,7 +33,6 @@ use tracing::Instrument;
 
 use super::{
     drain::Tty,
-    end,
     handle::{Handle, Incoming, Message, Status},
     thread,
     tokens::{Stale, Tokens, Use},
@@ -47,7 +46,7 @@ use crate::{
         pty::{self, Shell, exit_of},
     },
     metrics,
-    sessions::outlet::{Outlet, Route},
+    sessions::outlet::{Outlet, Route, close},
 };
 
 /// Messages that may wait for a session.
@@ -234,7 +233,7 @@ impl Task {
                 Effect::Close { connection, last, reason } => {
                     let Some(outlet) = self.outlets.remove(&connection) else { continue };
                     self.pushes.spawn(async move {
-                        end::close(outlet, last, reason).await;
+                        close(outlet, last, reason).await;
                         (connection, Done::Closed)
                     });
                 }
