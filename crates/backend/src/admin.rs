@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use parking_lot::Mutex;
-use shellbridge_protocol::secret::{self, Unfit};
+use shellbridge_protocol::{
+    backoff::Backoff,
+    secret::{self, Unfit},
+};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::{
     sync::Semaphore,
@@ -13,8 +16,8 @@ use tokio::{
 
 use crate::{access::bearer, metrics};
 
-/// Waits before a wrong token is answered: the first, doubling with each that follows up to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Waits before a wrong token is answered.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 /// The waits start over when there was no wrong token for this long.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
 /// Wrong tokens that wait at the same time. Others are refused at once: waiting must not become a way to hold many
@@ -32,7 +35,7 @@ pub(crate) struct Admin {
 }
 
 struct Wrong {
-    wait: Duration,
+    backoff: Backoff,
     last: Instant,
 }
 
@@ -42,7 +45,7 @@ impl Admin {
         let tokens = setting.map(secret::keys).transpose()?.unwrap_or_default();
         Ok(Self {
             tokens: tokens.into_iter().map(str::to_owned).collect(),
-            wrong: Mutex::new(Wrong { wait: BACKOFF.0, last: Instant::now() }),
+            wrong: Mutex::new(Wrong { backoff: BACKOFF, last: Instant::now() }),
             waiting: Semaphore::new(MAX_WAITING),
         })
     }
@@ -75,12 +78,10 @@ impl Admin {
     fn wait(&self) -> Duration {
         let mut wrong = self.wrong.lock();
         if wrong.last.elapsed() >= FORGET_AFTER {
-            wrong.wait = BACKOFF.0;
+            wrong.backoff.reset();
         }
         wrong.last = Instant::now();
-        let wait = wrong.wait;
-        wrong.wait = (wait * 2).min(BACKOFF.1);
-        wait
+        wrong.backoff.step()
     }
 }
 
@@ -119,7 +120,7 @@ mod tests {
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         sleep(FORGET_AFTER).await;
-        assert_eq!(took("wrong", false).await, BACKOFF.0);
+        assert_eq!(took("wrong", false).await, Duration::from_millis(10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shellbridge_protocol::{
     ErrorCode,
+    backoff::Backoff,
     frame::{ErrorFrame, ServerFrame},
     ids::{ClientId, ConnectionId},
     limits::{CHECK_AFTER, INPUT_ACK_WITHIN},
@@ -67,26 +68,27 @@ impl TimerTable {
     }
 }
 
-/// When a new shell may be started: later each time, if they end at once.
+/// When a new shell may be started: later each time while shells end at once.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     at: Duration,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 impl Default for Restarts {
     fn default() -> Self {
-        Self { at: SHORT_LIFE, wait: SHORT_LIFE }
+        let mut backoff = Backoff::new(SHORT_LIFE, RESTART_MAX);
+        Self { at: backoff.step(), backoff }
     }
 }
 
 impl Restarts {
     /// A new shell was started.
     pub(crate) fn started(&mut self, now: Duration) {
-        let lived = now.saturating_sub(self.at);
-        self.wait =
-            if lived < SHORT_LIFE { (self.wait * 2).clamp(SHORT_LIFE, RESTART_MAX) } else { SHORT_LIFE };
-        self.at = now + self.wait;
+        if now.saturating_sub(self.at) >= SHORT_LIFE {
+            self.backoff.reset();
+        }
+        self.at = now + self.backoff.step();
     }
 }
 
