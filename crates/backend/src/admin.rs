@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use parking_lot::Mutex;
-use shellbridge_protocol::secret::{self, Unfit};
+use shellbridge_protocol::{
+    backoff::Backoff,
+    secret::{self, Unfit},
+};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::{
     sync::Semaphore,
@@ -13,8 +16,8 @@ use tokio::{
 
 use crate::{access::bearer, metrics};
 
-/// Delay before a wrong token is refused: starts at the first value, doubles up to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Delay before a wrong token is refused.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 /// The delay starts over after this long without a wrong token.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
 /// Requests delayed at once. Further ones are refused immediately: delays must not let a client pile up requests.
@@ -31,7 +34,7 @@ pub(crate) struct Admin {
 }
 
 struct Wrong {
-    wait: Duration,
+    backoff: Backoff,
     last: Instant,
 }
 
@@ -41,7 +44,7 @@ impl Admin {
         let tokens = setting.map(secret::keys).transpose()?.unwrap_or_default();
         Ok(Self {
             tokens: tokens.into_iter().map(str::to_owned).collect(),
-            wrong: Mutex::new(Wrong { wait: BACKOFF.0, last: Instant::now() }),
+            wrong: Mutex::new(Wrong { backoff: BACKOFF, last: Instant::now() }),
             waiting: Semaphore::new(MAX_WAITING),
         })
     }
@@ -74,12 +77,10 @@ impl Admin {
     fn wait(&self) -> Duration {
         let mut wrong = self.wrong.lock();
         if wrong.last.elapsed() >= FORGET_AFTER {
-            wrong.wait = BACKOFF.0;
+            wrong.backoff.reset();
         }
         wrong.last = Instant::now();
-        let wait = wrong.wait;
-        wrong.wait = (wait * 2).min(BACKOFF.1);
-        wait
+        wrong.backoff.step()
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         sleep(FORGET_AFTER).await;
-        assert_eq!(took("wrong", false).await, BACKOFF.0);
+        assert_eq!(took("wrong", false).await, Duration::from_millis(10));
     }
 
     #[tokio::test(start_paused = true)]

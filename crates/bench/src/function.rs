@@ -17,6 +17,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use shellbridge_protocol::{ids::ConnectionId, times::UnixMs};
 use tokio::{
     net::TcpListener,
     process::{Child, Command},
@@ -63,7 +64,7 @@ pub async fn measure(stack: &Stack, program: &Path) -> anyhow::Result<Figures> {
     let session = Target::local(stack)?.session("/bin/cat").await?;
     let mut socket = Socket::connect(&session.url, session.insecure).await?;
     let connected: Value = serde_json::from_str(&socket.text().await?)?;
-    let id = connected.get("connectionId").and_then(Value::as_str).context("no connectionId")?.to_owned();
+    let id = connected.get("connectionId").and_then(Value::as_str).context("no connectionId")?.into();
     let (mut first_frame, mut memory) = (Vec::with_capacity(STARTS), 0);
     for number in 0..STARTS {
         let event = event(&id, number);
@@ -132,13 +133,13 @@ struct RuntimeApi {
 async fn next(State(api): State<Arc<RuntimeApi>>) -> impl IntoResponse {
     let _ignored = api.polled.try_send(Instant::now());
     let Some(event) = api.event.lock().await.take() else { return std::future::pending().await };
-    let deadline = unix_ms() + 29_000;
+    let deadline = unix_ms().saturating_add(Duration::from_secs(29));
     let mut headers = HeaderMap::new();
     headers.insert(
         "lambda-runtime-aws-request-id",
         HeaderValue::from_static("8476a536-e9f4-11e8-9739-2dfe598c3fcd"),
     );
-    headers.insert("lambda-runtime-deadline-ms", HeaderValue::from(deadline));
+    headers.insert("lambda-runtime-deadline-ms", HeaderValue::from(deadline.0));
     headers.insert(
         "lambda-runtime-invoked-function-arn",
         HeaderValue::from_static("arn:aws:lambda:us-east-1:000000000000:function:bench"),
@@ -148,7 +149,7 @@ async fn next(State(api): State<Arc<RuntimeApi>>) -> impl IntoResponse {
 }
 
 /// API Gateway's event for a `ping` (Developer Guide, *apigateway-websocket-api-integration-requests*).
-fn event(connection_id: &str, number: usize) -> Vec<u8> {
+fn event(connection_id: &ConnectionId, number: usize) -> Vec<u8> {
     let now = unix_ms();
     let event = json!({
         "requestContext": {
@@ -164,9 +165,8 @@ fn event(connection_id: &str, number: usize) -> Vec<u8> {
     event.to_string().into_bytes()
 }
 
-fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+fn unix_ms() -> UnixMs {
+    UnixMs::from_epoch(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn median_ms(mut times: Vec<Duration>) -> f64 {

@@ -5,6 +5,7 @@ use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use shellbridge_protocol::ids::SessionId;
 
 use crate::stack::{ProgramArgs, Stack};
 
@@ -28,7 +29,7 @@ pub struct TargetArgs {
     pub token: Option<String>,
     /// The session, if the token does not name one
     #[arg(long, env = "SESSION")]
-    pub session: Option<String>,
+    pub session: Option<SessionId>,
     /// Accept any certificate, such as that of `gateway --tls`
     #[arg(long)]
     pub insecure: bool,
@@ -63,7 +64,7 @@ pub struct Target {
 #[derive(Debug, Clone)]
 enum Source {
     /// One session for all connections, by its token.
-    Given { token: String, session: Option<String> },
+    Given { token: String, session: Option<SessionId> },
     /// `POST` to this URL creates a session, with this bearer token if present.
     Made { url: String, bearer: Option<String> },
 }
@@ -75,7 +76,7 @@ pub struct Session {
     pub url: String,
     /// See [`Target::insecure`].
     pub insecure: bool,
-    id: Option<String>,
+    id: Option<SessionId>,
     token: String,
 }
 
@@ -111,7 +112,7 @@ impl Target {
     /// Creates a session that runs `shell`, or returns the shared one.
     pub async fn session(&self, shell: &str) -> anyhow::Result<Session> {
         let (url, bearer) = match &self.source {
-            Source::Given { token, session } => return Ok(self.authorized(session.as_deref(), token)),
+            Source::Given { token, session } => return Ok(self.authorized(session.clone(), token)),
             Source::Made { url, bearer } => (url, bearer),
         };
         let env = self.home.as_ref().map_or_else(|| json!({}), |home| json!({ "HOME": home }));
@@ -131,7 +132,7 @@ impl Target {
         let id = field("sessionId").context("no sessionId in the response")?;
         let token =
             field("token").context("no token in the response: the backend cannot sign tokens; set TOKEN")?;
-        Ok(self.authorized(Some(id), token))
+        Ok(self.authorized(Some(id.into()), token))
     }
 
     /// Ends sessions created here; a session given by its token stays.
@@ -158,10 +159,10 @@ impl Target {
         Ok(sessions)
     }
 
-    fn authorized(&self, id: Option<&str>, token: &str) -> Session {
+    fn authorized(&self, id: Option<SessionId>, token: &str) -> Session {
         let separator = if self.websocket.contains('?') { '&' } else { '?' };
-        let session = id.map(|id| format!("sessionId={id}&")).unwrap_or_default();
+        let session = id.as_ref().map(|id| format!("sessionId={id}&")).unwrap_or_default();
         let url = format!("{}{separator}{session}token={token}", self.websocket);
-        Session { url, insecure: self.insecure, id: id.map(str::to_owned), token: token.to_owned() }
+        Session { url, insecure: self.insecure, id, token: token.to_owned() }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use shellbridge_protocol::backoff::Backoff;
 use tokio::time::{Instant, sleep_until};
 
-/// The first delay and the longest.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// The longest delay.
+const LONGEST: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), LONGEST);
 
 /// The retries of one request, spaced by a jittered backoff, until a deadline.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Retry {
 impl Retry {
     /// Retries that start before `until`.
     pub const fn until(until: Instant) -> Self {
-        Self { backoff: Backoff::new(DELAYS.0, DELAYS.1), until, left: u32::MAX }
+        Self { backoff: BACKOFF, until, left: u32::MAX }
     }
 
     /// Limits the number of retries.
@@ -61,7 +62,7 @@ mod tests {
             assert!(retry.attempt_deadline(Duration::from_secs(3)) <= until);
         }
         assert!((10..25).contains(&retries), "{retries}");
-        assert!(until - Instant::now() <= DELAYS.1, "gave up early");
+        assert!(until - Instant::now() <= LONGEST, "gave up early");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Exponential backoff: how long to wait before something is tried again.
+//! Exponential backoff: how long to wait before the next attempt.
 
 use std::time::Duration;
 
@@ -23,15 +23,43 @@ impl Backoff {
         wait
     }
 
-    /// The next wait or down to half of it: `random`, from 0 to 1, says how much, so that what failed together does not
-    /// come back together.
+    /// The next wait, shortened by up to half. `random` is from 0 to 1; 1 shortens nothing. Clients that fail together then
+    /// retry at different times.
     pub fn jittered(&mut self, random: f64) -> Duration {
         self.step().mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Begins with the first wait again, after a success.
+    /// Returns to the first wait, after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
+    }
+}
+
+/// A deadline that recurs with a backoff. Times are the caller's monotonic clock.
+#[derive(Debug, Clone, Copy)]
+pub struct BackoffTimer {
+    due: Duration,
+    backoff: Backoff,
+}
+
+impl BackoffTimer {
+    /// First due after the backoff's next wait.
+    pub fn new(mut backoff: Backoff, now: Duration) -> Self {
+        Self { due: now + backoff.step(), backoff }
+    }
+
+    /// The next deadline.
+    pub const fn due(&self) -> Duration {
+        self.due
+    }
+
+    /// Whether the deadline has passed. If so, sets the next one.
+    pub fn fire(&mut self, now: Duration) -> bool {
+        let due = self.due <= now;
+        if due {
+            self.due = now + self.backoff.step();
+        }
+        due
     }
 }
 
@@ -53,7 +81,17 @@ mod tests {
     fn jitter_takes_up_to_half() {
         let jittered = |random| Backoff::new(MS(100), MS(350)).jittered(random);
         assert_eq!([0.0, 0.5, 1.0].map(jittered), [MS(50), MS(75), MS(100)]);
-        assert_eq!([-7.0, 7.0].map(jittered), [MS(50), MS(100)], "not a share");
+        assert_eq!([-7.0, 7.0].map(jittered), [MS(50), MS(100)], "clamped");
+    }
+
+    #[test]
+    fn a_timer_fires_once_for_each_deadline() {
+        let mut timer = BackoffTimer::new(Backoff::new(MS(100), MS(350)), MS(0));
+        assert!(!timer.fire(MS(99)));
+        assert!(timer.fire(MS(100)) && !timer.fire(MS(100)));
+        assert_eq!(timer.due(), MS(300));
+        assert!(timer.fire(MS(500)));
+        assert_eq!(timer.due(), MS(850), "late is counted from then");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     ErrorCode,
+    backoff::{Backoff, BackoffTimer},
     frame::{ClientFrame, ErrorFrame, Exit, NoticeCode, ServerFrame},
     ids::ClientId,
     limits::{INPUT_RETRY, INPUT_WINDOW, OUTPUT_ACK_EVERY, OUTPUT_ACK_WITHIN, OUTPUT_WINDOW},
@@ -21,8 +22,8 @@ const ATTACH_AGAIN: Duration = Duration::from_secs(2);
 /// Wait before output is acknowledged. Input sent in the meantime carries the acknowledgement, because every frame is
 /// billed. The rest of [`OUTPUT_ACK_WITHIN`] allows for a late timer.
 const ACK_AFTER: Duration = OUTPUT_ACK_WITHIN.saturating_sub(Duration::from_millis(10));
-/// Longest wait before input is resent.
-const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Waits before input is resent.
+const RETRY: Backoff = Backoff::new(INPUT_RETRY, Duration::from_secs(8));
 /// Bytes of one `input` frame. Even control characters alone, six bytes each in JSON, fit.
 const INPUT_CHUNK: usize = 5_000;
 /// Output held beyond the acknowledged offset: one window, and another for bytes sent twice.
@@ -46,7 +47,7 @@ pub struct Client {
     input: VecDeque<u8>,
     acked_input: u64,
     sent_input: u64,
-    retry: Option<(Duration, Duration)>,
+    retry: Option<BackoffTimer>,
     exit: Option<(u64, Exit)>,
     /// Recovery events, for tests and benchmarks.
     pub counts: Counts,
@@ -267,11 +268,8 @@ impl Client {
             Link::Attached => {}
             _ => return None,
         }
-        if let Some((due, wait)) = self.retry
-            && due <= now
-        {
+        if self.retry.as_mut().is_some_and(|timer| timer.fire(now)) {
             self.sent_input = self.acked_input;
-            self.retry = Some((now + wait, (wait * 2).min(RETRY_MAX)));
             self.counts.retransmissions += 1;
         }
         if let Some(frame) = self.next_input(now) {
@@ -287,7 +285,9 @@ impl Client {
     pub fn deadline(&self) -> Option<Duration> {
         match self.link {
             Link::Attaching(due) => Some(due),
-            Link::Attached => [self.retry.map(|(due, _)| due), self.ack_at].into_iter().flatten().min(),
+            Link::Attached => {
+                [self.retry.as_ref().map(BackoffTimer::due), self.ack_at].into_iter().flatten().min()
+            }
             _ => None,
         }
     }
@@ -402,7 +402,7 @@ impl Client {
         self.input.drain(..count);
         self.acked_input = offset;
         self.sent_input = self.sent_input.max(offset);
-        self.retry = (!self.input.is_empty()).then_some((now + INPUT_RETRY, INPUT_RETRY * 2));
+        self.retry = (!self.input.is_empty()).then(|| BackoffTimer::new(RETRY, now));
     }
 
     fn next_input(&mut self, now: Duration) -> Option<ClientFrame> {
@@ -414,7 +414,7 @@ impl Client {
         }
         let offset = self.sent_input;
         self.sent_input += bytes.len() as u64;
-        self.retry.get_or_insert((now + INPUT_RETRY, INPUT_RETRY * 2));
+        self.retry.get_or_insert(BackoffTimer::new(RETRY, now));
         let output_offset = self.ack_at.is_some().then(|| self.note_ack());
         Some(ClientFrame::Input {
             client_id: self.id.clone(),

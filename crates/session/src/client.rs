@@ -3,10 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use shellbridge_protocol::{
+    backoff::{Backoff, BackoffTimer},
     ids::{ClientId, ConnectionId},
     limits::{INPUT_GAP_AFTER, INPUT_WINDOW, MAX_CLIENTS, PROBE_MAX},
     stream::{Arrival, Reassembler},
 };
+
+/// Waits between reports of an open hole in the input.
+const GAP_REPORTS: Backoff = Backoff::new(INPUT_GAP_AFTER, PROBE_MAX);
 
 /// One client, over all of its connections.
 #[derive(Debug)]
@@ -16,8 +20,8 @@ pub(crate) struct Client {
     pub(crate) holder: Option<ConnectionId>,
     /// Since when it has none, and the output it still needs if the shell is to wait for it.
     pub(crate) gone: Option<Gone>,
-    /// When an open hole is reported, and the wait after that.
-    gap: Option<(Duration, Duration)>,
+    /// When an open hole is reported.
+    gap: Option<BackoffTimer>,
     /// Which of the session's writes to the shell was its last; 0 if none was.
     pub(crate) wrote: u64,
 }
@@ -47,26 +51,19 @@ impl Client {
         if !self.input.has_hole() {
             self.gap = None;
         } else if self.gap.is_none() || arrival == Arrival::Advanced {
-            self.gap = Some((now + INPUT_GAP_AFTER, INPUT_GAP_AFTER * 2));
+            self.gap = Some(BackoffTimer::new(GAP_REPORTS, now));
         }
         arrival
     }
 
     /// When to look at its hole again.
     pub(crate) fn gap_at(&self) -> Option<Duration> {
-        self.gap.map(|(due, _)| due)
+        self.gap.as_ref().map(BackoffTimer::due)
     }
 
     /// Whether a hole has been open for so long that the client should be told. Told again ever more rarely.
     pub(crate) fn gap_due(&mut self, now: Duration) -> bool {
-        match &mut self.gap {
-            Some((due, wait)) if *due <= now => {
-                *due = now + *wait;
-                *wait = (*wait * 2).min(PROBE_MAX);
-                true
-            }
-            _ => false,
-        }
+        self.gap.as_mut().is_some_and(|timer| timer.fire(now))
     }
 
     /// A connection takes it over: sending goes on at what is given back. What an earlier page typed beyond a hole is

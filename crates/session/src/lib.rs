@@ -13,6 +13,7 @@
 //! from the start.
 
 mod admit;
+mod advance;
 mod attach;
 mod client;
 mod commands;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use shellbridge_protocol::backoff::Backoff;
 use tokio::{
     net::TcpListener,
     process::{Child, Command},
@@ -24,8 +25,8 @@ use super::{
 
 /// Interval at which a process's time and memory are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Delay before restarting a process that failed to start: doubles from the first value to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Delays before restarting a process that failed to start.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 impl Pool {
     /// Serves a Runtime API on each listener and keeps one process per listener running, until stopped.
@@ -50,7 +51,7 @@ impl Pool {
 /// Keeps a process running in one slot.
 async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
     let Some(slot) = pool.slots.get(index) else { return };
-    let mut backoff = BACKOFF.0;
+    let mut backoff = BACKOFF;
     while !stop.is_cancelled() {
         slot.starting();
         let came_up = match spawn(&pool, index, slot) {
@@ -70,13 +71,12 @@ async fn supervise(pool: Arc<Pool>, index: usize, stop: CancellationToken) {
             }
         };
         if came_up {
-            backoff = BACKOFF.0;
+            backoff.reset();
             continue;
         }
         pool.broken(true);
-        stop.run_until_cancelled(tokio::time::sleep(backoff)).await;
+        stop.run_until_cancelled(tokio::time::sleep(backoff.step())).await;
         pool.broken(false);
-        backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 

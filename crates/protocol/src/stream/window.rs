@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::limits::{PROBE_FIRST, PROBE_MAX};
+use crate::{
+    backoff::{Backoff, BackoffTimer},
+    limits::{PROBE_FIRST, PROBE_MAX},
+};
 
 /// Longest wait before the first probe, however slow the path: a few more must fit into `RESUME_GRACE`.
 const SLOWEST_FIRST: Duration = Duration::from_secs(4);
@@ -22,8 +25,7 @@ pub struct SendWindow {
     /// Offset and send time of the byte whose acknowledgement measures the next round trip.
     timed: Option<(u64, Duration)>,
     round_trip: Option<RoundTrip>,
-    /// When the next probe is due, and the wait after it.
-    probe: Option<(Duration, Duration)>,
+    probe: Option<BackoffTimer>,
     /// A probe is out, so an acknowledgement below `sent` means loss.
     probed: bool,
 }
@@ -146,22 +148,18 @@ impl SendWindow {
         let first = self
             .round_trip
             .map_or(PROBE_FIRST, |rtt| (rtt.mean + rtt.deviation * 4).clamp(PROBE_FIRST, SLOWEST_FIRST));
-        Some(self.probe.get_or_insert((now + first, first * 2)).0)
+        Some(self.probe.get_or_insert(BackoffTimer::new(Backoff::new(first, PROBE_MAX), now)).due())
     }
 
     /// Whether a probe is due: an empty frame at [`SendWindow::sent`], which the receiver answers with its position.
     pub fn probe(&mut self, now: Duration) -> bool {
-        match &mut self.probe {
-            Some((due, wait)) if *due <= now => {
-                *due = now + *wait;
-                *wait = (*wait * 2).min(PROBE_MAX);
-                self.probed = true;
-                // Karn's algorithm: an acknowledgement that needed a probe measures the probe.
-                self.timed = None;
-                true
-            }
-            _ => false,
+        let due = self.probe.as_mut().is_some_and(|timer| timer.fire(now));
+        if due {
+            self.probed = true;
+            // Karn's algorithm: an acknowledgement that needed a probe measures the probe.
+            self.timed = None;
         }
+        due
     }
 
     fn measure(&mut self, sample: Duration) {
