@@ -85,6 +85,8 @@ pub struct Counters {
     pub crashes: Counter,
     /// Function processes killed for their timeout, their memory, or a fault.
     pub kills: Counter,
+    /// Times the backend was killed by a fault.
+    pub backend_kills: Counter,
 }
 
 impl Counters {
@@ -123,6 +125,7 @@ impl Counters {
             backend_calls: self.backend_calls.snapshot(),
             billed_ms: self.billed_ms.get(),
             cuts: self.cuts.get(),
+            backend_kills: self.backend_kills.get(),
             function: FunctionSnapshot {
                 cold_starts: self.cold_starts.get(),
                 crashes: self.crashes.get(),
@@ -149,6 +152,7 @@ pub struct Snapshot {
     backend_calls: BTreeMap<String, u64>,
     billed_ms: u64,
     cuts: u64,
+    backend_kills: u64,
     function: FunctionSnapshot,
 }
 

@@ -12,7 +12,7 @@ use clap::Args;
 use parking_lot::{Mutex, RwLock};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Fault settings. JSON as in the wire contract, section 8; the flags have the same names in kebab case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
@@ -57,6 +57,9 @@ pub struct FaultSettings {
     /// Milliseconds after which a function process is killed in mid-invocation, again and again; 0: never
     #[arg(long, default_value_t = 0)]
     pub kill_function_every_ms: u64,
+    /// Milliseconds after each start at which the backend is killed; it starts again; 0: never
+    #[arg(long, default_value_t = 0)]
+    pub kill_backend_every_ms: u64,
 }
 
 impl Default for FaultSettings {
@@ -75,6 +78,7 @@ impl Default for FaultSettings {
             cut_abruptly: false,
             drop_disconnect: 0.0,
             kill_function_every_ms: 0,
+            kill_backend_every_ms: 0,
         }
     }
 }
@@ -199,6 +203,20 @@ impl Faults {
     /// Tells of every change from now on.
     pub fn changes(&self) -> watch::Receiver<FaultSettings> {
         self.settings.subscribe()
+    }
+
+    /// Waits until a backend that started at `start` is to be killed.
+    pub async fn backend_kill(&self, start: Instant) {
+        let mut changes = self.changes();
+        loop {
+            let every = Duration::from_millis(changes.borrow_and_update().kill_backend_every_ms);
+            tokio::select! {
+                () = tokio::time::sleep_until(start + every), if !every.is_zero() => return,
+                changed = changes.changed() => if changed.is_err() {
+                    std::future::pending().await
+                },
+            }
+        }
     }
 
     /// Draws the faults of the next `$default` event.

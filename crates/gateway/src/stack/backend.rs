@@ -72,6 +72,13 @@ impl Backend {
         Ok(())
     }
 
+    /// Kills it, as the kernel or an operator might.
+    pub(super) fn kill(&mut self) {
+        if let Err(error) = self.child.start_kill() {
+            warn!(%error, "cannot kill the backend");
+        }
+    }
+
     /// Sends SIGTERM, waits, and kills it after the timeout.
     pub(super) async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);

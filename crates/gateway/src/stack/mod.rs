@@ -8,7 +8,10 @@ mod environment;
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
@@ -139,22 +142,31 @@ impl Stack {
     /// Runs until `signal`. Reports an exit of the backend, and restarts it if configured.
     pub async fn run(&mut self, signal: impl Future<Output = ()>) {
         let mut signal = std::pin::pin!(signal);
+        let mut started = Instant::now();
         loop {
             let Some(backend) = &mut self.backend else { return signal.await };
             let status = tokio::select! {
                 () = &mut signal => return,
+                () = self.gateway.faults.backend_kill(started) => {
+                    self.gateway.counters.backend_kills.increment();
+                    backend.kill();
+                    backend.wait().await
+                }
                 status = backend.wait() => status,
             };
             error!(status, "the backend exited");
-            if !self.backend_restart {
+            if !self.backend_restart && self.gateway.faults.settings().kill_backend_every_ms == 0 {
                 self.backend = None;
                 continue;
             }
             tokio::select! {
                 () = &mut signal => return,
-                restarted = backend.restart() => if let Err(error) = restarted {
-                    error!("cannot restart the backend: {error:#}");
-                    self.backend = None;
+                restarted = backend.restart() => match restarted {
+                    Ok(()) => started = Instant::now(),
+                    Err(error) => {
+                        error!("cannot restart the backend: {error:#}");
+                        self.backend = None;
+                    }
                 },
             }
         }

@@ -150,6 +150,18 @@ async fn a_backend_that_exits_is_reported_and_restarted_only_if_configured() {
 }
 
 #[tokio::test]
+async fn a_backend_killed_by_a_fault_is_started_again() {
+    let directory = TempDir::new().unwrap();
+    let program = backend(&directory, "echo start >> $(dirname $0)/starts", FOR_EVER);
+    let starts =
+        || std::fs::read_to_string(directory.path().join("starts")).unwrap_or_default().lines().count();
+    let stack = Stack::scripted().flag("--backend", &program).start().await;
+    stack.faults(json!({ "killBackendEveryMs": 50 })).await;
+    let state = stack.until_state("two kills", |state| state["backendKills"].as_u64() >= Some(2)).await;
+    assert!(starts() >= 2, "{state}");
+}
+
+#[tokio::test]
 async fn the_functions_environment_can_be_written_for_others() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("function.env");
