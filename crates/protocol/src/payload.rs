@@ -33,8 +33,13 @@ impl Payload {
     pub fn new(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self { data: Some(text.to_owned()), b64: None },
-            Err(_) => Self { data: None, b64: Some(STANDARD.encode(bytes)) },
+            Err(_) => Self::base64(bytes),
         }
+    }
+
+    /// Wraps bytes as `b64`, for text that escapes would make longer.
+    pub fn base64(bytes: &[u8]) -> Self {
+        Self { data: None, b64: Some(STANDARD.encode(bytes)) }
     }
 
     /// The bytes.
