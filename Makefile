@@ -56,7 +56,7 @@ crates/web/node_modules/.package-lock.json: crates/web/package-lock.json
 	@touch $@
 
 types: ## Regenerate the TypeScript types from the Rust ones.
-	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --test typescript
+	UPDATE_TYPES=1 cargo test --quiet -p shellbridge-protocol --lib typescript
 
 bench: build ## Run every benchmark next to its floor (under 5 minutes after the build).
 	@target/release/bench all $(if $(JSON),--json '$(JSON)')

@@ -57,9 +57,14 @@ impl BackoffTimer {
     pub fn fire(&mut self, now: Duration) -> bool {
         let due = self.due <= now;
         if due {
-            self.due = now + self.backoff.step();
+            self.advance(now);
         }
         due
+    }
+
+    /// Sets the next deadline, whether or not this one has passed.
+    pub fn advance(&mut self, now: Duration) {
+        self.due = now + self.backoff.step();
     }
 }
 

@@ -1,10 +1,10 @@
 //! Error codes, as the client sees them.
 
 use serde::{Deserialize, Serialize};
-use ts_rs::TS;
 
 /// Code of an `error` frame. What a client may do about it is [`ErrorCode::retryable`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
     /// Not JSON, not an object, or a field of the wrong type or range.
@@ -47,7 +47,7 @@ pub enum ErrorCode {
     Internal,
     /// A code of a newer server.
     #[serde(other)]
-    #[ts(skip)]
+    #[cfg_attr(test, ts(skip))]
     Unknown,
 }
 

@@ -27,3 +27,6 @@ pub mod times;
 
 pub use error::ErrorCode;
 pub use limits::PROTOCOL_VERSION;
+
+#[cfg(test)]
+mod typescript;

@@ -2,18 +2,18 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use ts_rs::TS;
 
 /// Bytes in a frame: exactly one of the two fields.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Payload {
     /// The bytes, if they are valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[ts(optional)]
+    #[cfg_attr(test, ts(optional))]
     pub data: Option<String>,
     /// Otherwise the bytes in standard base64 with padding (RFC 4648, section 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[ts(optional)]
+    #[cfg_attr(test, ts(optional))]
     pub b64: Option<String>,
 }
 
@@ -33,8 +33,13 @@ impl Payload {
     pub fn new(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self { data: Some(text.to_owned()), b64: None },
-            Err(_) => Self { data: None, b64: Some(STANDARD.encode(bytes)) },
+            Err(_) => Self::base64(bytes),
         }
+    }
+
+    /// Wraps bytes as `b64`, for text that escapes would make longer.
+    pub fn base64(bytes: &[u8]) -> Self {
+        Self { data: None, b64: Some(STANDARD.encode(bytes)) }
     }
 
     /// The bytes.

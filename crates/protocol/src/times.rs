@@ -4,10 +4,10 @@
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use ts_rs::TS;
 
 /// Unix time in milliseconds; below 2^53 on the wire.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(transparent)]
 pub struct UnixMs(pub u64);
 
@@ -17,7 +17,8 @@ pub struct UnixMs(pub u64);
 pub struct UnixSecs(pub i64);
 
 /// Identifies one shell of a session; offsets belong to an epoch. Below 2^53; a newer shell's epoch is higher.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

@@ -1,21 +1,21 @@
 //! What clients send, and how it is read.
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
-use ts_rs::TS;
 
 use super::ErrorFrame;
 use crate::{ErrorCode, ids::ClientId, limits, payload::Payload, times::Epoch};
 
 /// What a client sends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
-#[ts(optional_fields)]
+#[cfg_attr(test, ts(optional_fields))]
 pub enum ClientFrame {
     /// Asks for a `pong`; may carry an acknowledgement.
     Ping {
         /// The client's clock, given back as `echo`.
         #[serde(skip_serializing_if = "Option::is_none")]
-        #[ts(type = "number", optional)]
+        #[cfg_attr(test, ts(type = "number", optional))]
         timestamp: Option<serde_json::Number>,
         /// Acknowledges output up to here.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ pub enum ClientFrame {
     },
     /// A type this server does not know.
     #[serde(other)]
-    #[ts(skip)]
+    #[cfg_attr(test, ts(skip))]
     Unknown,
 }
 

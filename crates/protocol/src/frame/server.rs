@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use ts_rs::TS;
 
 use crate::{
     ErrorCode,
@@ -13,9 +12,10 @@ use crate::{
 };
 
 /// What the backend, or the Lambda for it, sends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
-#[ts(optional_fields)]
+#[cfg_attr(test, ts(optional_fields))]
 pub enum ServerFrame {
     /// The first frame of every connection, unasked.
     Connected {
@@ -38,7 +38,7 @@ pub enum ServerFrame {
         timestamp: UnixMs,
         /// The ping's own timestamp.
         #[serde(skip_serializing_if = "Option::is_none")]
-        #[ts(type = "number", optional)]
+        #[cfg_attr(test, ts(type = "number", optional))]
         echo: Option<serde_json::Number>,
     },
     /// Answers `command`.
@@ -85,7 +85,7 @@ pub enum ServerFrame {
     Echo {
         /// The frame as sent.
         #[serde(deserialize_with = "json::rewritten")]
-        #[ts(type = "unknown")]
+        #[cfg_attr(test, ts(type = "unknown"))]
         received: RawJson,
         /// When it was sent.
         timestamp: UnixMs,
@@ -186,14 +186,15 @@ pub enum ServerFrame {
     Error(ErrorFrame),
     /// A type of a newer server.
     #[serde(other)]
-    #[ts(skip)]
+    #[cfg_attr(test, ts(skip))]
     Unknown,
 }
 
 /// An `error` frame without its `type`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
-#[ts(optional_fields)]
+#[cfg_attr(test, ts(optional_fields))]
 pub struct ErrorFrame {
     /// What failed.
     pub code: ErrorCode,
@@ -210,9 +211,10 @@ pub struct ErrorFrame {
 }
 
 /// How a shell ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
-#[ts(optional_fields)]
+#[cfg_attr(test, ts(optional_fields))]
 pub struct Exit {
     /// As a shell's `$?` has it: 128 + signal when killed.
     pub exit_code: i32,
@@ -222,7 +224,8 @@ pub struct Exit {
 }
 
 /// One command that was run with `command`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
     /// As it was sent.
@@ -234,7 +237,8 @@ pub struct HistoryEntry {
 }
 
 /// Code of a `notice`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum NoticeCode {
     /// The backend is stopping.
@@ -245,7 +249,7 @@ pub enum NoticeCode {
     ShellRestarted,
     /// A code of a newer server.
     #[serde(other)]
-    #[ts(skip)]
+    #[cfg_attr(test, ts(skip))]
     Unknown,
 }
 

@@ -1,9 +1,8 @@
 //! Keeps `crates/web/src/protocol.gen.ts` equal to the types of this crate.
-#![allow(clippy::unwrap_used, reason = "a helper of the test")]
 
 use std::fmt::Write as _;
 
-use shellbridge_protocol::{
+use crate::{
     ErrorCode,
     frame::{ClientFrame, ErrorFrame, Exit, HistoryEntry, NoticeCode, ServerFrame},
     ids::{ClientId, ConnectionId, SessionId},
