@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shellbridge_protocol::{
     ErrorCode,
-    access::{valid_until, may_open},
+    access::{may_open, valid_until},
     bridge::Envelope,
     frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
     ids::{ConnectionId, SessionId, UserId},

@@ -90,7 +90,7 @@ pub(crate) fn bridge_refused(cause: &'static str) {
     counter!(BRIDGE_REFUSALS, "cause" => cause).increment(1);
 }
 
-/// [`bridge_refused`]'s word for a token's fault.
+/// [`bridge_refused`]'s label for a token's fault.
 pub(crate) const fn token_fault(refused: TokenRefused) -> &'static str {
     match refused {
         TokenRefused::Signature => "signature",
@@ -112,7 +112,7 @@ pub(crate) fn cut(doing: &'static str) {
 
 /// A frame came too soon.
 pub(crate) fn rate_limited(whose: TooMany) {
-    counter!(RATE_LIMITED, "by" => whose.word()).increment(1);
+    counter!(RATE_LIMITED, "by" => whose.label()).increment(1);
 }
 
 /// The body of a message came in.

@@ -44,7 +44,7 @@ pub(crate) enum TooMany {
 
 impl TooMany {
     /// As metrics call it.
-    pub(crate) const fn word(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
             Self::User => "user",

@@ -1,4 +1,4 @@
-//! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
+//! Snapshots of the screen for clients whose output was evicted: painted once, sent to each client that needs it.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -7,29 +7,28 @@ use shellbridge_protocol::{frame::ServerFrame, payload::Payload, size::Size, tim
 
 use crate::{connection::PAYLOAD_BUDGET, model::Model};
 
-/// The screen as it stood at one offset of the output, cut into what frames hold.
+/// The screen at one offset of the output, split into payloads of frames.
 #[derive(Debug)]
 pub(crate) struct Picture {
     offset: u64,
     size: Size,
-    /// Unset until the model has come to the offset.
+    /// Unset until the model has reached the offset.
     parts: OnceLock<Vec<Payload>>,
 }
 
-/// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
+/// A picture sent to one client, kept until acknowledged, so that a repetition has the same bytes.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     picture: Arc<Picture>,
-    /// Bytes of output that it stands for and that this client does not have.
+    /// Number of output bytes that it replaces for this client.
     gap: u64,
-    /// Parts that were sent.
+    /// Number of parts sent.
     sent: u32,
 }
 
 impl Picture {
-    /// The picture at the end of the output, the newest if that is it: any number of viewers may be behind, and each must
-    /// not cost a whole screen of time and memory. `newest` must be emptied when the screen changes otherwise than by
-    /// output.
+    /// A picture at the end of the output. Reuses `newest` if it has that offset, so that many viewers that are behind share
+    /// the time and memory of one. Clear `newest` when anything but output changes the screen.
     pub(crate) fn shared(newest: &mut Weak<Self>, model: &mut Model, end: u64, size: Size) -> Arc<Self> {
         if let Some(picture) = newest.upgrade().filter(|picture| picture.offset == end) {
             return picture;
@@ -40,7 +39,7 @@ impl Picture {
         picture
     }
 
-    /// What is to be written to a terminal that was just reset.
+    /// Sets the bytes to write to a terminal that was just reset.
     pub(crate) fn paint(&self, bytes: &[u8]) {
         let mut rest = bytes;
         let mut parts = Vec::new();
@@ -52,11 +51,11 @@ impl Picture {
                 break;
             }
         }
-        // It is painted once.
+        // Painted only once, so it cannot be set already.
         let _ = self.parts.set(parts);
     }
 
-    /// How many parts it has, once it is painted.
+    /// Number of parts, once painted.
     fn count(&self) -> Option<u32> {
         Some(u32::try_from(self.parts.get()?.len()).unwrap_or(u32::MAX))
     }
@@ -67,7 +66,7 @@ impl Snapshot {
         Self { picture, gap, sent: 0 }
     }
 
-    /// Where output goes on after it.
+    /// Offset at which output continues after it.
     pub(crate) fn offset(&self) -> u64 {
         self.picture.offset
     }
@@ -77,12 +76,12 @@ impl Snapshot {
         &self.picture
     }
 
-    /// Whether all parts were sent.
+    /// Whether all parts have been sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.picture.count().is_some_and(|parts| self.sent >= parts)
     }
 
-    /// The next part to send, if it is painted.
+    /// The next part to send, once painted.
     pub(crate) fn next(&mut self, epoch: Epoch) -> Option<Bytes> {
         let part = self.sent;
         let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
@@ -92,7 +91,7 @@ impl Snapshot {
         Some(ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }.to_json())
     }
 
-    /// All parts are to be sent again.
+    /// The same snapshot, with all parts to send again.
     pub(crate) fn again(self) -> Self {
         Self::new(self.picture, self.gap)
     }

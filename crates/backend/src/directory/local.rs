@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_is_made_while_the_backend_stops_is_given_back_and_can_be_ended() {
+    async fn a_session_created_while_the_backend_stops_is_returned_and_ended() {
         let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::ZERO };
         let settings = Settings { limits, detached_ttl: Duration::from_mins(10), shell_restart: false };
         let shell = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };

@@ -96,7 +96,7 @@ done 2>/dev/null | grep -a -o PATTERNS | sort -u";
 }
 
 #[tokio::test]
-async fn regression_no_secret_of_the_image_s_processes_is_found_from_inside_a_shell() {
+async fn regression_a_shell_finds_no_secret_of_the_images_processes() {
     assert!(
         !containerfile().contains("\nHEALTHCHECK"),
         "what a platform runs in the container has all of its environment, and the backend's user: any shell can read it"

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{ADMIN_TOKEN, Gateway, JWT_SECRET, Settings, claims, hs256};
 
 #[tokio::test]
-async fn regression_wrong_admin_tokens_are_answered_slowly_and_the_right_one_is_not() {
+async fn regression_wrong_admin_tokens_are_delayed_and_the_right_one_is_not() {
     let backend = Settings::new().start().await;
     let ask = async |token: &str| {
         let started = Instant::now();

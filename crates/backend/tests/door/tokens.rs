@@ -81,7 +81,7 @@ async fn extended(backend: &Backend, token: &str) -> Response {
 const GOOD: u16 = 200;
 
 #[tokio::test]
-async fn regression_a_token_of_a_deleted_session_does_not_open_a_later_one_of_its_id() {
+async fn regression_a_deleted_sessions_token_opens_no_later_session() {
     let gateway = Gateway::start().await;
     let backend = Settings::new().pushing_to(&gateway).start().await;
     let owner = Held::new(&backend.session("alice", "s").await);
@@ -105,7 +105,7 @@ async fn regression_a_token_of_a_deleted_session_does_not_open_a_later_one_of_it
 }
 
 #[tokio::test]
-async fn regression_share_links_are_listed_and_revoked_and_their_connections_end() {
+async fn regression_revoking_a_share_link_ends_its_connections() {
     let gateway = Gateway::start().await;
     let backend = Settings::new().pushing_to(&gateway).start().await;
     let owner = Held::new(&backend.session("alice", "s").await);

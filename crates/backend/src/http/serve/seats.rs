@@ -77,7 +77,7 @@ impl Doing {
         }
     }
 
-    const fn word(self) -> &'static str {
+    const fn label(self) -> &'static str {
         match self {
             Self::Head => "head",
             Self::Body => "body",
@@ -151,7 +151,7 @@ impl Place {
             self.seats.lock().seats.insert(self.id, self.seat.clone());
             return None;
         }
-        Some(doing.word())
+        Some(doing.label())
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_takes_the_place_of_the_one_that_keeps_us_waiting_longest() {
+    async fn a_new_connection_displaces_the_one_idle_longest() {
         let seats = Arc::new(Seats::new(3));
         let (idle, old, new) = (Seats::take(&seats), Seats::take(&seats), Seats::take(&seats));
         for place in [&idle, &old, &new] {
