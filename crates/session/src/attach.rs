@@ -43,7 +43,7 @@ impl Session {
             self.detach(&holder, now);
         }
         let connection = self.connections.get_mut(id)?;
-        let news = connection.advances(seq);
+        let news = connection.note_seq(seq);
         if !news && connection.attachment.is_some() {
             return self.attached(id);
         }

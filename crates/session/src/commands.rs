@@ -371,7 +371,7 @@ mod tests {
         let (ran, answers) = bench.run_all(|_| ended(b"1"));
         assert_eq!(ran, ["x"]);
         let [(older, nothing), (newest, answer)] = &answers[..] else { panic!("{answers:?}") };
-        assert_eq!((*older, nothing), (first, &None), "the answer moved to the newest waiting");
+        assert_eq!((*older, nothing), (first, &None), "the answer moved to the newest request");
         assert_eq!((*newest, text(answer.as_ref())), (second, "1"));
         let (_, reply) = bench.ask("1", "x");
         assert!(matches!(reply, Reply::Frame(ServerFrame::CommandResult { .. })), "{reply:?}");

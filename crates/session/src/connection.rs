@@ -131,7 +131,7 @@ impl Connection {
     }
 
     /// Notes a `seq`. Returns `false` if it is not above the last one, so that the frame must have no effect.
-    pub(crate) fn advances(&mut self, seq: Option<u64>) -> bool {
+    pub(crate) fn note_seq(&mut self, seq: Option<u64>) -> bool {
         let Some(seq) = seq else { return true };
         let news = self.seq.is_none_or(|last| seq > last);
         if news {

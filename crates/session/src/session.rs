@@ -229,7 +229,7 @@ impl Session {
                 commands.ask(command, requester, effects, now, |id| connections.contains_key(id))
             }
             ClientFrame::Resize { cols, rows, seq } => {
-                if connection.advances(seq) {
+                if connection.note_seq(seq) {
                     connection.size = Some(Size { cols, rows });
                     self.refit();
                 }
@@ -261,7 +261,7 @@ impl Session {
                 Reply::Nothing
             }
             ClientFrame::Detach { seq } => {
-                if connection.advances(seq) {
+                if connection.note_seq(seq) {
                     connection.left = seq;
                     self.detach(id, now);
                     self.refit();
