@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shellbridge_protocol::{
     ErrorCode,
-    access::{good_until, may_open},
+    access::{may_open, valid_until},
     bridge::Envelope,
     frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
     ids::{ConnectionId, SessionId, UserId},
@@ -175,7 +175,7 @@ impl Identity {
             user: self.user,
             token_id: self.token_id.map(Into::into),
             connected_at: self.connected_at,
-            token_lasts: good_until(self.token_expires_at).saturating_since(unix_ms()),
+            token_lasts: valid_until(self.token_expires_at).saturating_since(unix_ms()),
             limits,
         }
     }

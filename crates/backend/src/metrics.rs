@@ -112,7 +112,7 @@ pub(crate) fn cut(doing: &'static str) {
 
 /// Counts a frame above a rate limit.
 pub(crate) fn rate_limited(whose: TooMany) {
-    counter!(RATE_LIMITED, "by" => whose.word()).increment(1);
+    counter!(RATE_LIMITED, "by" => whose.label()).increment(1);
 }
 
 /// Counts the body of a message.

@@ -43,7 +43,7 @@ pub(crate) enum TooMany {
 
 impl TooMany {
     /// The metrics label.
-    pub(crate) const fn word(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
             Self::User => "user",

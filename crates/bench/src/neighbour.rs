@@ -95,7 +95,7 @@ pub fn print(costs: &[Cost]) {
         line
     });
     print_table(&head.map(str::to_owned), &lines.collect::<Vec<_>>());
-    println!("Met: a ratio of {RATIO} at most, and {HEALTH_WITHIN} ms.");
+    println!("Targets: a ratio of at most {RATIO}, and at most {HEALTH_WITHIN} ms.");
 }
 
 async fn one(

@@ -4,7 +4,7 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Event;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use shellbridge_protocol::{
     ErrorCode,
-    access::good_until,
+    access::valid_until,
     bridge::{BridgeContext, Envelope, MESSAGE_PATH},
     frame::{ErrorFrame, FrameHead},
     times::UnixMs,
@@ -83,7 +83,7 @@ impl App {
         };
         stats.set_session(&record.session_id);
         let now = unix_ms();
-        if now >= good_until(record.token_expires_at) {
+        if now >= valid_until(record.token_expires_at) {
             let error = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired");
             return Err(FrameError { error, outcome: "token_expired", closes: true });
         }

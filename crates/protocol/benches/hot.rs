@@ -1,7 +1,7 @@
-//! What runs once a frame or once a chunk of output: `make microbench`. Times and allocations; what a whole frame costs
-//! is `make counts`.
+//! Micro-benchmarks of code that runs for each frame or piece of output, with times and allocations: `make microbench`.
+//! `make counts` measures whole frames.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::{hint::black_box, time::Duration};
 
@@ -22,18 +22,18 @@ fn main() {
     divan::main();
 }
 
-/// What a read of a PTY gives at most.
+/// Largest read of a PTY.
 const CHUNK: usize = 4096;
 const NOW: Duration = Duration::from_secs(1);
 
-/// Three kinds of output, each about as many bytes as one frame takes.
+/// Three kinds of output, each about as long as one frame.
 #[derive(Debug, Clone, Copy)]
 enum Output {
-    /// A build log: a line end in about 80 bytes.
+    /// A build log: a line end every 80 bytes or so.
     Text,
-    /// A program in colours: an escape, six bytes as JSON, in about 20.
+    /// Coloured output: an escape, six bytes as JSON, every 20 bytes or so.
     Colours,
-    /// Not UTF-8: goes as base64.
+    /// Not UTF-8: sent as base64.
     Binary,
 }
 
@@ -52,7 +52,7 @@ impl Output {
     }
 }
 
-/// The two frames that there are most of.
+/// The two most frequent frames.
 #[derive(Debug, Clone, Copy)]
 enum Frame {
     Key,
@@ -96,7 +96,7 @@ fn parse_frame(frame: Frame) -> ClientFrame {
     ClientFrame::parse(black_box(frame.json().as_bytes())).unwrap()
 }
 
-/// As the session makes them: how much fits, the payload, the JSON.
+/// As in the session: how much fits, the payload, the JSON.
 #[divan::bench(args = KINDS)]
 fn encode_output(bencher: Bencher<'_, '_>, kind: Output) {
     let bytes = kind.bytes(MAX_FRAME - 256);
@@ -121,7 +121,7 @@ fn wrap_envelope(bencher: Bencher<'_, '_>, frame: Frame) {
     bencher.with_inputs(envelope).bench_values(|envelope| envelope.wrap(black_box(frame.json())).unwrap());
 }
 
-/// Both readings that the backend's door makes of a body.
+/// Both passes of the backend over a body.
 #[divan::bench(args = FRAMES)]
 fn read_envelope(bencher: Bencher<'_, '_>, frame: Frame) {
     let body = envelope().wrap(frame.json()).unwrap();
@@ -145,7 +145,7 @@ fn verify_request(bencher: Bencher<'_, '_>) {
         .bench(|| keys.verify(black_box(&token), MESSAGE_PATH, &"c".into(), &body, UnixSecs(1_000)).unwrap());
 }
 
-/// A minute of a busy backend is remembered.
+/// With the entries of a busy minute.
 #[divan::bench]
 fn remember_request(bencher: Bencher<'_, '_>) {
     let ann = "ann".into();
@@ -168,7 +168,7 @@ fn sign_with(keys: &BridgeKeys, body: &[u8]) -> String {
     keys.sign(MESSAGE_PATH, &"c".into(), body, UnixSecs(1_000), "0123456789abcdef".into()).unwrap()
 }
 
-/// Typing: one byte, in order, taken at once.
+/// Typing: one byte, in order, consumed at once.
 #[divan::bench]
 fn reassemble_keys(bencher: Bencher<'_, '_>) {
     let mut stream = Reassembler::new(64 * 1024);
@@ -181,7 +181,7 @@ fn reassemble_keys(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A window of frames of which each second overtook the one before.
+/// A window of frames in which every second one overtook its predecessor.
 #[divan::bench]
 fn reassemble_overtaken(bencher: Bencher<'_, '_>) {
     let frame = Output::Text.bytes(CHUNK);
@@ -198,7 +198,7 @@ fn reassemble_overtaken(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Bulk output through a full log: eight reads of a PTY, then a frame is made of them.
+/// Bulk output through a full log: eight reads of a PTY, then one frame.
 #[divan::bench]
 fn log_append_and_read(bencher: Bencher<'_, '_>) {
     let chunk = Output::Text.bytes(CHUNK);

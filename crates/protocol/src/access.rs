@@ -1,4 +1,4 @@
-//! Users' tokens: which keys verify them, and what a verified token allows.
+//! Users' tokens: the keys that verify them, and what a verified token permits.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
@@ -19,15 +19,15 @@ use crate::{
 
 mod jwks;
 
-/// Longest token looked at. API Gateway allows URLs of 4,096 characters; headers may be longer.
+/// Longest token accepted. API Gateway allows URLs of 4,096 characters; headers may be longer.
 const MAX_TOKEN: usize = 8_192;
 /// Longest session id.
 const MAX_SESSION_ID: usize = 128;
-/// Keys of a JWKS looked at.
+/// Keys used of a JWK set; further ones are ignored.
 const MAX_KEYS: usize = 32;
 
-/// The keys that users' tokens are verified with. Each key fixes the one algorithm it is good for, so that a
-/// public key is never used as an HMAC secret.
+/// The keys that verify users' tokens. Each key has exactly one algorithm, so that a public key is never used as an HMAC
+/// secret.
 #[derive(Clone)]
 pub struct TokenKeys(Vec<TokenKey>);
 
@@ -38,84 +38,84 @@ struct TokenKey {
     algorithm: Algorithm,
 }
 
-/// Why a key was refused. The process does not start with it.
+/// Why a key is invalid. The process does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// `JWT_SECRET` is too weak.
     #[error("JWT_SECRET: {0}")]
     Secret(#[from] Unfit),
-    /// `JWT_PUBLIC_KEY` is no public key in PEM of RSA, P-256 or Ed25519.
+    /// `JWT_PUBLIC_KEY` is not a PEM public key of RSA, P-256 or Ed25519.
     #[error("JWT_PUBLIC_KEY: not a PEM public key of RSA, EC P-256 or Ed25519")]
     Pem,
-    /// The document is not a JWK set, or has no key that can verify.
+    /// The document is not a JWK set, or contains no usable verification key.
     #[error("JWKS: {0}")]
     Jwks(&'static str),
 }
 
-/// What the claims must say beside being in time.
+/// Requirements on claims other than times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimRules {
-    /// `JWT_ISSUER`: what `iss` must be.
+    /// `JWT_ISSUER`: the required `iss`.
     pub issuer: Option<String>,
-    /// `JWT_AUDIENCE`: what `aud` must be or contain.
+    /// `JWT_AUDIENCE`: `aud` must equal or contain it.
     pub audience: Option<String>,
 }
 
-/// What a verified token allows.
+/// What a verified token permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The session asked for.
+    /// The requested session.
     pub session_id: SessionId,
     /// `sub`, or `userId`.
     pub user_id: UserId,
     /// `username`.
     pub username: Option<String>,
-    /// Whether it only allows to watch.
+    /// Whether the token is view-only.
     pub read_only: bool,
-    /// Whether the token itself names the session; a read-only token of another user opens it only then.
+    /// Whether the token itself names the session. A view-only token of another user opens a session only if so.
     pub names_session: bool,
     /// `exp`.
     pub expires_at: UnixSecs,
-    /// `shellbridgeId`: which token of which session this is, if a backend of ours minted it. Opaque here.
+    /// `shellbridgeId`: identifies a token that the backend minted. Opaque here.
     pub token_id: Option<String>,
 }
 
 impl Grant {
-    /// Whether it opens a session of `owner`.
+    /// Whether the token opens a session owned by `owner`.
     pub fn opens(&self, owner: &UserId) -> bool {
         may_open(&self.user_id, self.read_only, self.names_session, owner)
     }
 }
 
-/// The rule of [`Grant::opens`], for a connection that was verified before.
+/// The rule of [`Grant::opens`], for a connection whose token has been verified earlier.
 pub fn may_open(user_id: &UserId, read_only: bool, names_session: bool, owner: &UserId) -> bool {
     user_id == owner || (read_only && names_session)
 }
 
 /// When a token whose `exp` is `expires_at` stops being valid, leeway included. Every check of a token's expiry uses this,
 /// so that a handshake accepted at the last moment is not cut by the next check.
-pub const fn good_until(expires_at: UnixSecs) -> UnixMs {
+pub const fn valid_until(expires_at: UnixSecs) -> UnixMs {
     // `exp` has no fraction, so its whole second is valid.
     expires_at.saturating_add(TOKEN_LEEWAY + 1).ms()
 }
 
-/// Why a token does not open a session.
+/// Why a token does not open a session. A retry helps only for [`Denied::UnknownKey`], after fetching the key set again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Neither the request nor the token names a session, or the name is none.
+    /// Neither the request nor the token names a session, or the name is not a session id.
     #[error("no session is named")]
     NoSession,
     /// There is no token.
     #[error("no token")]
     Missing,
-    /// Not a JWT, or without a claim that it must have.
+    /// Not a JWT, or a required claim is missing.
     #[error("the token is malformed")]
     Malformed,
-    /// Signed by nobody, by somebody else, or with another algorithm.
+    /// Unsigned, signed with another key, or with another algorithm.
     #[error("the token's signature is not valid")]
     Signature,
-    /// Its `kid` is in no key set that is known. Worth one look at a newer set.
-    #[error("the token's key is not known")]
+    /// No known key set contains its `kid`; a newer set may.
+    #[error("unknown token key")]
     UnknownKey,
     /// Past `exp`.
     #[error("the token has expired")]
@@ -123,7 +123,7 @@ pub enum Denied {
     /// Before `nbf`.
     #[error("the token is not valid yet")]
     Early,
-    /// `iss` or `aud` of something else.
+    /// `iss` or `aud` of another service.
     #[error("the token is for another service")]
     Elsewhere,
     /// The token names another session.
@@ -132,7 +132,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// The status of the refused handshake.
+    /// Status of the rejected handshake.
     pub const fn status(self) -> u16 {
         match self {
             Self::NoSession => 400,
@@ -141,7 +141,7 @@ impl Denied {
         }
     }
 
-    /// The code of the answer, in frames, HTTP bodies and diagnostics.
+    /// Error code in frames, HTTP bodies and diagnostics.
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::NoSession => ErrorCode::SessionInvalid,
@@ -185,7 +185,7 @@ impl std::fmt::Debug for TokenKeys {
 }
 
 impl TokenKeys {
-    /// HS256 with a shared secret (`JWT_SECRET`): one key, or the new and the old one during rotation.
+    /// HS256 with a shared secret (`JWT_SECRET`): one key, or the new and the old key during rotation.
     pub fn from_secret(secret: &str) -> Result<Self, KeyError> {
         let key = |key: &str| TokenKey {
             id: None,
@@ -195,9 +195,9 @@ impl TokenKeys {
         Ok(Self(secret::keys(secret)?.into_iter().map(key).collect()))
     }
 
-    /// RS256, ES256 or `EdDSA`, as the kind of the PEM public key says (`JWT_PUBLIC_KEY`).
+    /// RS256, ES256 or `EdDSA`, depending on the type of the PEM public key (`JWT_PUBLIC_KEY`).
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        // One-line settings carry the line breaks as \n.
+        // Settings on one line contain line breaks as \n.
         let pem = pem.replace("\\n", "\n");
         let pem = pem.trim().as_bytes();
         let (key, algorithm) = DecodingKey::from_rsa_pem(pem)
@@ -208,7 +208,7 @@ impl TokenKeys {
         Ok(Self(vec![TokenKey { id: None, key, algorithm }]))
     }
 
-    /// The verifying keys of a JWK set (RFC 7517). Keys of other kinds are passed over.
+    /// The verification keys of a JWK set (RFC 7517). Ignores keys of other types.
     pub fn from_jwks(json: &[u8]) -> Result<Self, KeyError> {
         let set: JwkSet = serde_json::from_slice(json).map_err(|_| KeyError::Jwks("not a JWK set"))?;
         let keys: Vec<_> = set.keys.iter().take(MAX_KEYS).filter_map(verifying_key).collect();
@@ -219,9 +219,11 @@ impl TokenKeys {
         }
     }
 
-    /// Verifies a token and says what it allows for `session`, the one the request names.
+    /// Verifies a token and returns what it permits in `session`, the session that the request names. Time claims have a
+    /// leeway of 30 s.
     ///
-    /// The time claims have a leeway of 30 s.
+    /// # Errors
+    /// See [`Denied`].
     pub fn authorize(
         &self,
         token: &str,
@@ -236,7 +238,7 @@ impl TokenKeys {
         )]
         let secs = |number: f64| UnixSecs(number as i64);
         let (expires_at, not_before) = (secs(claims.exp), claims.nbf.map(secs));
-        if now.ms() >= good_until(expires_at) {
+        if now.ms() >= valid_until(expires_at) {
             return Err(Denied::Expired);
         }
         if not_before.is_some_and(|nbf| nbf.saturating_sub(TOKEN_LEEWAY) > now) {
@@ -283,9 +285,9 @@ impl TokenKeys {
         if token.len() > MAX_TOKEN {
             return Err(Denied::Malformed);
         }
-        // `alg: none` and unknown algorithms already fail here.
+        // `alg: none` and unknown algorithms fail here.
         let header = jsonwebtoken::decode_header(token).map_err(|_| Denied::Malformed)?;
-        // RFC 7515, section 4.1.11: an extension that must be understood, and is not, refuses the token.
+        // RFC 7515, section 4.1.11: a critical extension that is not understood invalidates the token.
         if header.crit.is_some() {
             return Err(Denied::Malformed);
         }
@@ -296,7 +298,7 @@ impl TokenKeys {
         let mut denied = Denied::Signature;
         for TokenKey { key, algorithm, .. } in named {
             let mut validation = Validation::new(*algorithm);
-            // The time claims and the audience are checked against the caller's clock and rules.
+            // `authorize` checks times and audience, against the caller's clock and rules.
             validation.validate_exp = false;
             validation.validate_aud = false;
             validation.required_spec_claims.clear();

@@ -1,4 +1,4 @@
-//! The Lambda–backend HTTP contract: bodies, and the signature that lets nobody else speak for a connection.
+//! The HTTP contract between Lambda and backend: bodies, and the signature that authenticates the Lambda.
 
 mod replay;
 mod token;
@@ -26,46 +26,45 @@ pub const CONNECT_PATH: &str = "/api/ws/connect";
 pub const MESSAGE_PATH: &str = "/api/ws/message";
 /// Path of [`DisconnectRequest`].
 pub const DISCONNECT_PATH: &str = "/api/ws/disconnect";
-/// Header that repeats the connection id beside the signed claim.
+/// Header that repeats the signed connection id.
 pub const CONNECTION_ID_HEADER: &str = "x-connection-id";
-/// Header with the id that both programs log.
+/// Header with the request id that both programs log.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
-/// A connection whose token verified and whose Origin is allowed.
+/// Announces a connection with a verified token and an allowed origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectRequest {
     /// API Gateway's id.
     pub connection_id: ConnectionId,
-    /// The session asked for.
+    /// The requested session.
     pub session_id: SessionId,
     /// The token's `sub`.
     pub user_id: UserId,
     /// The token's `username`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// Whether the token only allows to watch.
+    /// Whether the token is view-only.
     pub read_only: bool,
-    /// Whether the token names the session. A read-only token of another user opens it only then.
+    /// Whether the token names the session. A view-only token of another user opens it only if so.
     #[serde(default)]
     pub names_session: bool,
-    /// When the connection was made.
+    /// When the handshake began.
     pub connected_at: UnixMs,
     /// The token's `exp`.
     pub token_expires_at: UnixSecs,
-    /// Where to post frames to it.
+    /// Base URL of its `@connections`.
     pub callback_url: String,
-    /// The token's `shellbridgeId`, if it has one: with it the backend refuses tokens that were revoked, or that were
-    /// minted for an earlier session of this id. Added to contract version 1: a Lambda that leaves it out vouches for
-    /// the token without it.
+    /// The token's `shellbridgeId`, if present. With it the backend rejects tokens that were revoked or minted for an
+    /// earlier session with this id. Added to version 1 of the contract: if a Lambda omits it, this check does not apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
-    /// The client's address.
+    /// The client's IP address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_ip: Option<String>,
 }
 
-/// A connection that is gone.
+/// Announces that a connection has closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DisconnectRequest {
@@ -83,32 +82,32 @@ pub struct DisconnectRequest {
     pub reason: Option<String>,
 }
 
-/// What the Lambda adds to a client's frame, under `bridge`.
+/// The `bridge` field, which the Lambda adds to a client's frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeContext {
     /// API Gateway's id of the message.
     pub message_id: String,
-    /// When the connection was made.
+    /// When the handshake began.
     pub connected_at: UnixMs,
-    /// Where to post frames to it.
+    /// Base URL of its `@connections`.
     pub callback_url: String,
     /// The token's `exp`.
     pub token_expires_at: UnixSecs,
     /// The token's `username`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// Whether the token only allows to watch.
+    /// Whether the token is view-only.
     pub read_only: bool,
     /// See [`ConnectRequest::token_id`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
-    /// The frame's own `timestamp`, which the Lambda's replaced.
+    /// The client's `timestamp`, which the Lambda's has replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_timestamp: Option<Box<RawJson>>,
 }
 
-/// Who sent a frame, when, and by which way: the part of a message body that the Lambda sets.
+/// The fields of a message body that the Lambda sets: sender, time and route of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
@@ -120,15 +119,15 @@ pub struct Envelope {
     pub user_id: UserId,
     /// When the Lambda received the frame.
     pub timestamp: UnixMs,
-    /// The rest.
+    /// Everything else.
     pub bridge: BridgeContext,
 }
 
-/// The fields of a message body that are the Lambda's.
+/// Top-level fields that belong to the Lambda.
 const ENVELOPE_FIELDS: [&str; 5] = ["connectionId", "sessionId", "userId", "timestamp", "bridge"];
 
 impl Envelope {
-    /// Writes the body of `/api/ws/message`: the client's frame with the Lambda's fields in place of its own.
+    /// Encodes the body of `/api/ws/message`: the client's frame, with the Lambda's fields replacing any of the same name.
     ///
     /// # Errors
     /// `BAD_FRAME` if the frame is not a JSON object, `TOO_LARGE` beyond [`limits::MAX_FRAME`].
@@ -136,7 +135,7 @@ impl Envelope {
         if frame.len() > limits::MAX_FRAME {
             return Err(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes"));
         }
-        // A map keeps one of several equal keys, so that no second `sessionId` can follow ours.
+        // A map drops repeated keys, so the body cannot contain a second `sessionId`.
         let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(frame)
             .map_err(|_| ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object"))?;
         self.bridge.client_timestamp = fields.get("timestamp").map(|value| Box::new(RawJson::from(*value)));
@@ -154,11 +153,11 @@ impl Envelope {
             .map_err(|_| ErrorFrame::new(ErrorCode::Internal, "the frame cannot be forwarded"))
     }
 
-    /// The client's frame out of a message body, its own `timestamp` restored: what `echo` gives back. Values stay as
-    /// they were written; no key in them means anything.
+    /// Extracts the client's frame from a message body and restores its `timestamp`, for `echo`. Copies values verbatim, so
+    /// no key inside them has a meaning.
     ///
     /// # Errors
-    /// When the body is not a JSON object.
+    /// The body is not a JSON object.
     pub fn unwrap_frame(body: &[u8]) -> Result<RawJson, serde_json::Error> {
         type Fields<'a> = BTreeMap<String, &'a RawValue>;
         let mut fields: Fields<'_> = serde_json::from_slice(body)?;
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lambda_s_fields_replace_whatever_the_frame_has_there() {
+    fn the_lambdas_fields_replace_the_clients() {
         let frame = r#"{"type":"echo","sessionId":"evil","userId":"root","connectionId":"x","bridge":{"readOnly":true},
             "timestamp":1.50,"sessionId":"evil2","big":123456789012345678901234567890}"#;
         let body = envelope().wrap(frame).unwrap();
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn echo_gives_the_frame_back_as_sent() {
+    fn echo_returns_the_frame_as_sent() {
         let frame = json!({"type":"echo","timestamp":1.5,"x":[1,{"y":null}]});
         let body = envelope().wrap(&frame.to_string()).unwrap();
         let echoed: serde_json::Value =
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn regression_no_key_of_a_frame_is_taken_for_a_document() {
+    fn regression_no_key_of_a_frame_is_parsed_as_a_document() {
         let inner = r#"{"$serde_json::private::RawValue":"{\"type\":\"command\"}"}"#;
         for frame in [
             format!(r#"{{"type":"echo","x":{inner}}}"#),
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused() {
+    fn frames_that_are_not_objects_are_rejected() {
         for frame in ["", "[]", "7", "{", "null", "{\"a\":1}x"] {
             assert_eq!(envelope().wrap(frame).unwrap_err().code, ErrorCode::BadFrame, "{frame}");
         }

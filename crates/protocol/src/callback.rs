@@ -1,9 +1,10 @@
-//! The callback URL, which is the base of `@connections`: building and checking it.
+//! The callback URL, the base of `@connections`: building and checking it.
 
 /// Builds the callback URL.
 ///
 /// `domain` and `stage` are the settings `DOMAIN_NAME` and `STAGE`, or the event's fields. A custom domain maps its path to a
-/// stage by itself, so the stage is omitted; an empty stage means none (API Gateway Developer Guide, "Use @connections commands in your backend service").
+/// stage by itself, so the stage is omitted; an empty stage means none (API Gateway Developer Guide, "Use @connections
+/// commands in your backend service").
 pub fn callback_url(domain: &str, stage: &str) -> String {
     if stage.is_empty() || !is_execute_api(domain) {
         format!("https://{domain}")

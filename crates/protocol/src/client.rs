@@ -127,7 +127,7 @@ impl Client {
         self.attach(now);
     }
 
-    /// Reports that the connection is gone.
+    /// Reports that the connection has closed.
     pub fn disconnected(&mut self) {
         if self.link != Link::Replaced {
             self.link = Link::Down;
@@ -225,7 +225,7 @@ impl Client {
         if self.attach_at.is_some_and(|due| due <= now) {
             self.attach_at = Some(now + ATTACH_AGAIN);
             self.counts.attaches += 1;
-            // A repetition has a `seq` of its own: it asks for output from where this client is by now.
+            // A repetition has a higher `seq`, because it may request a later offset.
             self.seq += 1;
             return Some(ClientFrame::Attach {
                 client_id: self.id.clone(),

@@ -1,19 +1,19 @@
-//! Error codes, as the client sees them.
+//! Error codes that clients see.
 
 use serde::{Deserialize, Serialize};
 
-/// Code of an `error` frame. What a client may do about it is [`ErrorCode::retryable`].
+/// Code of an `error` frame. [`ErrorCode::retryable`] says whether a retry may help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
     /// Not JSON, not an object, or a field of the wrong type or range.
     BadFrame,
-    /// The frame, or its answer, is over the limit.
+    /// The frame or its response exceeds the limit.
     TooLarge,
     /// Too many frames or commands at once.
     RateLimited,
-    /// The token's `exp` and its leeway have passed, or it was revoked; the connection is deleted next.
+    /// The token has expired (leeway included) or was revoked; the connection is deleted next.
     TokenExpired,
     /// There is no token.
     MissingAuth,
@@ -23,27 +23,27 @@ pub enum ErrorCode {
     OriginNotAllowed,
     /// Not allowed for this user.
     Forbidden,
-    /// The session is unknown here; the connection is deleted next.
+    /// The session does not exist; the connection is deleted next.
     SessionInvalid,
-    /// The session's time is over.
+    /// The session has expired.
     SessionExpired,
     /// The connection must `attach` (again) first.
     NotAttached,
-    /// The token only allows to watch.
+    /// The token is view-only.
     ReadOnly,
-    /// A newer connection took this `clientId`, or a writer's place.
+    /// A newer connection took over this `clientId`, or a writer's place.
     Replaced,
-    /// Input is missing before what arrived; send again from `inputOffset`.
+    /// Earlier input is missing; resend from `inputOffset`.
     InputGap,
     /// The command ran past its `timeoutMs` and was killed.
     CommandTimeout,
-    /// The command could not be run at all.
+    /// The command could not be started, or its end not observed.
     CommandFailed,
-    /// The backend refused, is down, or answered nonsense.
+    /// The backend is down, refused the request, or sent an invalid response.
     BackendUnavailable,
-    /// The backend did not answer in time.
+    /// The backend did not respond in time.
     BackendTimeout,
-    /// A fault of ours.
+    /// Internal error.
     Internal,
     /// A code of a newer server.
     #[serde(other)]
@@ -52,8 +52,8 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// Whether the same request may succeed later, or after attaching again. (`SESSION_INVALID` is so only
-    /// where the Lambda lost the connection's record; it says so in the frame.)
+    /// Whether the same request may succeed later, or after attaching again. The Lambda also marks `SESSION_INVALID` as
+    /// retryable if it lost the connection's record.
     pub const fn retryable(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Ids of connections, sessions, users and clients, each with a type of its own so that they cannot be mixed. All are
+//! Ids of connections, sessions, users and clients, each with its own type so that they cannot be mixed. All are
 //! strings on the wire and cheap to clone.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};

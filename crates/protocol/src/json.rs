@@ -1,14 +1,13 @@
-//! JSON that comes from outside, kept or read for what it is.
+//! Untrusted JSON, kept verbatim.
 //!
-//! With its `raw_value` feature, `serde_json::Value` takes an object whose first key is
-//! `$serde_json::private::RawValue` for the text of another document and parses that (`serde_json::value::de`), so a
-//! client could have one frame read as another. Nothing here does, and nothing else here reads a stranger's JSON into
-//! a `Value`.
+//! With the `raw_value` feature, `serde_json::Value` treats an object whose first key is `$serde_json::private::RawValue` as
+//! the text of another document, and parses that (`serde_json::value::de`). A client could thus disguise one frame as
+//! another. This module never does so, and no other code parses untrusted JSON into a `Value`.
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value, value::RawValue};
 
-/// JSON text kept as it was written, so that a client's numbers and keys survive the way.
+/// JSON text kept verbatim, so that forwarding changes no number and no key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RawJson(Box<RawValue>);
@@ -19,18 +18,18 @@ impl RawJson {
         self.0.get()
     }
 
-    /// The value as a number; none if it is `null`.
+    /// The value as a number; `None` if it is `null`.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// The value is neither.
     pub fn number(&self) -> Result<Option<serde_json::Number>, serde_json::Error> {
         serde_json::from_str(self.0.get())
     }
 
-    /// Writes a value down.
+    /// Serializes a value.
     ///
     /// # Errors
-    /// When it has maps whose keys are not text.
+    /// A map has a key that is not a string.
     pub fn new(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
@@ -50,14 +49,14 @@ impl PartialEq for RawJson {
 
 impl Eq for RawJson {}
 
-/// Reads a field of a frame into [`RawJson`]. Frames are told apart by a tag, so serde hands over their fields parsed,
-/// and their text is gone: it is written anew.
+/// Deserializes a field of a frame into [`RawJson`]. serde buffers the fields of a tagged enum in parsed form and drops
+/// their text, so this serializes the value again.
 pub(crate) fn rewritten<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RawJson, D::Error> {
     let Plain(value) = Plain::deserialize(deserializer)?;
     RawJson::new(&value).map_err(de::Error::custom)
 }
 
-/// A value in which no key means more than itself.
+/// A value without the special key.
 struct Plain(Value);
 
 impl<'de> Deserialize<'de> for Plain {

@@ -1,14 +1,13 @@
-//! Shared secrets that can be rotated: one key, or the new and the old one with a comma between.
+//! Shared secrets that can be rotated: one key, or the new and the old key, separated by a comma.
 //!
-//! `BRIDGE_SECRET`, `JWT_SECRET` and `ADMIN_TOKEN` are read here, so that one rule holds for all of them. The first
-//! key signs and mints; every key verifies.
+//! `BRIDGE_SECRET`, `JWT_SECRET` and `ADMIN_TOKEN` are all parsed here. The first key signs and mints; every key verifies.
 
 use crate::limits::MIN_SECRET;
 
-/// Keys in force at a time: the new one and the one it replaces.
+/// Most keys in use at a time: the new one and the one that it replaces.
 pub const MAX_KEYS: usize = 2;
 
-/// Why a secret was refused. The process does not start with it.
+/// Why a secret is invalid. The process does not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// A key is shorter than [`MIN_SECRET`].
@@ -19,7 +18,7 @@ pub enum Unfit {
     TooMany,
 }
 
-/// The keys of a secret, one or two, the newest first. White space around a key is not part of it.
+/// The keys of a secret, one or two, newest first. Ignores white space around a key.
 pub fn keys(secret: &str) -> Result<Vec<&str>, Unfit> {
     let keys: Vec<&str> = parts(secret).collect();
     if keys.len() > MAX_KEYS {
@@ -31,7 +30,7 @@ pub fn keys(secret: &str) -> Result<Vec<&str>, Unfit> {
     Ok(keys)
 }
 
-/// Whether two secrets have a key in common: whoever holds one could do what the other is for.
+/// Whether two secrets share a key. A holder of one could then act with the other's authority.
 pub fn overlap(one: &str, other: &str) -> bool {
     parts(one).any(|key| parts(other).any(|theirs| key == theirs))
 }

@@ -1,14 +1,14 @@
-//! Environment variables that look like a setting and are none: a typing error would otherwise leave a default in force.
+//! Misspelt settings in the environment: without this check a typo would silently leave the default in force.
 
-/// Names this long may differ in one character; shorter ones resemble too much that is not ours (`PORT`, `WS_URL`).
+/// Names of at least this length may differ in one character; shorter ones resemble other programs' (`PORT`, `WS_URL`).
 const ONE_FROM: usize = 8;
-/// Names this long may differ in two.
+/// Names of at least this length may differ in two characters.
 const TWO_FROM: usize = 12;
 
-/// The setting that `name` is probably meant to be, if it is none itself.
+/// The setting that `name` probably misspells; `None` if it is a setting.
 ///
-/// The environment also holds names of other programs, so only near misses count: the same first letter, and one
-/// character (from 8 on) or two (from 12 on) too many, missing, swapped or different, whatever the case.
+/// The environment also contains other programs' variables, so only near misses count: the same first letter, and one
+/// character (names of 8 or more) or two (12 or more) added, missing, swapped or different, ignoring case.
 pub fn misspelt<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if known.contains(&name) {
         return None;

@@ -10,7 +10,7 @@ pub struct Size {
 }
 
 impl Default for Size {
-    /// The VT100's, until a client sends one.
+    /// The size of a VT100, until a client sends one.
     fn default() -> Self {
         Self { cols: 80, rows: 24 }
     }

@@ -1,4 +1,4 @@
-//! Times of the wire contract and the shell's epoch, each with a type of its own so that units cannot be mixed. This crate
+//! Times of the wire contract and the shell's epoch, each with its own type so that units cannot be mixed. This crate
 //! has no clock: programs construct these from theirs.
 
 use std::{fmt, time::Duration};
@@ -80,7 +80,7 @@ impl UnixSecs {
 }
 
 impl Epoch {
-    /// The epoch of a shell started at `started` after the shell of this epoch: higher, whatever the clock says.
+    /// The epoch of a shell started at `started` after the shell of this epoch: always higher, even if the clock was set back.
     #[must_use]
     pub fn next(self, started: UnixMs) -> Self {
         Self(started.0.max(self.0.saturating_add(1)))

@@ -37,18 +37,26 @@ fn typescript() -> String {
     let number = |value: usize| value.to_string();
     let millis = |value: std::time::Duration| value.as_millis().to_string();
     for (name, docs, value) in [
-        ("PROTOCOL_VERSION", "Version of the contract.", limits::PROTOCOL_VERSION.to_string()),
+        ("PROTOCOL_VERSION", "Version of the protocol.", limits::PROTOCOL_VERSION.to_string()),
         ("SUBPROTOCOL", "WebSocket subprotocol.", format!("{:?}", limits::SUBPROTOCOL)),
-        ("MAX_FRAME", "Bytes of a client frame as JSON.", number(limits::MAX_FRAME)),
-        ("INPUT_WINDOW", "Input bytes beyond `inputOffset`.", number(limits::INPUT_WINDOW)),
-        ("INPUT_RETRY_MS", "First wait before input is sent again.", millis(limits::INPUT_RETRY)),
-        ("OUTPUT_WINDOW", "Output bytes past an acknowledgement.", number(limits::OUTPUT_WINDOW)),
-        ("OUTPUT_ACK_EVERY", "Unacknowledged bytes that want an ack.", number(limits::OUTPUT_ACK_EVERY)),
-        ("OUTPUT_ACK_WITHIN_MS", "Longest wait of an ack.", millis(limits::OUTPUT_ACK_WITHIN)),
-        ("PING_EVERY_MS", "Between two pings.", millis(limits::PING_EVERY)),
-        ("PING_EVERY_QUIET_MS", "The same where all is quiet.", millis(limits::PING_EVERY_QUIET)),
-        ("PING_QUIET_AFTER_MS", "Time in which nothing else was sent.", millis(limits::PING_QUIET_AFTER)),
-        ("RESUME_GRACE_MS", "How long a lost client is waited for.", millis(limits::RESUME_GRACE)),
+        ("MAX_FRAME", "Largest client frame, bytes of JSON.", number(limits::MAX_FRAME)),
+        ("INPUT_WINDOW", "Input bytes accepted beyond `inputOffset`.", number(limits::INPUT_WINDOW)),
+        ("INPUT_RETRY_MS", "First wait before input is resent.", millis(limits::INPUT_RETRY)),
+        ("OUTPUT_WINDOW", "Output bytes sent past an acknowledgement.", number(limits::OUTPUT_WINDOW)),
+        (
+            "OUTPUT_ACK_EVERY",
+            "Unacknowledged output bytes that cause an acknowledgement.",
+            number(limits::OUTPUT_ACK_EVERY),
+        ),
+        ("OUTPUT_ACK_WITHIN_MS", "Longest delay of an acknowledgement.", millis(limits::OUTPUT_ACK_WITHIN)),
+        ("PING_EVERY_MS", "Interval of pings.", millis(limits::PING_EVERY)),
+        ("PING_EVERY_QUIET_MS", "Interval of pings on a quiet connection.", millis(limits::PING_EVERY_QUIET)),
+        (
+            "PING_QUIET_AFTER_MS",
+            "A connection is quiet after this long without other frames.",
+            millis(limits::PING_QUIET_AFTER),
+        ),
+        ("RESUME_GRACE_MS", "How long the shell waits for a lost client.", millis(limits::RESUME_GRACE)),
         ("COMMAND_TIMEOUT_MS", "Default `timeoutMs`.", millis(limits::COMMAND_TIMEOUT)),
     ] {
         writeln!(out, "/** {docs} */\nexport const {name} = {value};").unwrap();

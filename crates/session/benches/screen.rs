@@ -1,12 +1,12 @@
-//! The terminal model, which sees every byte of every shell: `make microbench`.
+//! The screen model, which processes every byte of output: `make microbench`.
 
-#![allow(clippy::unwrap_used, missing_docs, dead_code)]
+#![expect(dead_code, reason = "the benchmark uses a part of the module")]
 
 use std::hint::black_box;
 
 use divan::{AllocProfiler, Bencher, counter::BytesCount};
 
-// The crate shows none of this; it is compiled in here by itself.
+// The crate does not export these modules, so the benchmark includes them.
 #[path = "../src/screen/mod.rs"]
 mod screen;
 
@@ -20,9 +20,9 @@ fn main() {
     divan::main();
 }
 
-/// Output of `base64`, of a build, of a program in colours, and one refresh of `top` after the other.
+/// Output of `base64`, a build, a coloured program, and refreshes of `top`.
 const KINDS: [&str; 4] = ["base64", "build", "colours", "top"];
-/// What is fed at once: a read of a PTY.
+/// Bytes fed at once: a read of a PTY.
 const CHUNK: usize = 4096;
 const SIZE: Size = Size { cols: 80, rows: 24 };
 
@@ -55,7 +55,7 @@ fn feed(bencher: Bencher<'_, '_>, kind: &str) {
     });
 }
 
-/// With all of its scrollback.
+/// With a full scrollback.
 #[divan::bench(args = KINDS)]
 fn snapshot(bencher: Bencher<'_, '_>, kind: &str) {
     let mut screen = Screen::new(SIZE);

@@ -1,4 +1,4 @@
-//! Which connections a session has: who gets in, who gives way, and who is gone.
+//! Admission of connections: limits, displacement and removal.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::{
 
 /// Connections of one session at once.
 pub(crate) const MAX_CONNECTIONS: usize = 256;
-/// Of these, how many may be viewers': the rest are kept for writers.
+/// Viewers among them; the other places are reserved for writers.
 pub(crate) const MAX_VIEWERS: usize = 192;
-/// Viewers with the same token, so that one share link leaves places for the others.
+/// Viewers with the same token, so that one share link cannot take all places.
 pub(crate) const MAX_VIEWERS_PER_TOKEN: usize = 32;
-/// Dropped connections that are remembered, so that their late frames are told to attach again.
+/// Removed connections that are remembered, so that their late frames receive `NOT_ATTACHED`.
 pub(crate) const MAX_DROPPED: usize = 64;
 
 impl Session {
-    /// Takes a connection in, newly made or found out about by its first frame. A writer always gets in, but for one
-    /// that had to give way.
+    /// Adds a connection, announced by its transport or by its first frame. A writer is always admitted, unless it was
+    /// displaced before.
     pub(crate) fn connect(&mut self, info: ConnectionInfo, now: Duration) -> Result<(), TooManyConnections> {
         self.stale = true;
         if let Some(known) = self.connections.get_mut(&info.id) {
@@ -40,7 +40,7 @@ impl Session {
                 return Err(TooManyConnections);
             }
         } else if full {
-            // One that had to go is not let in again at the cost of another, or late frames would throw out all.
+            // Late frames of displaced connections would otherwise displace all others in turn.
             if self.was_dropped(&info.id) {
                 return Err(TooManyConnections);
             }
@@ -51,7 +51,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a connection out.
+    /// Removes a connection.
     pub(crate) fn disconnect(&mut self, id: &ConnectionId, now: Duration) {
         if let Some(connection) = self.connections.remove(id) {
             self.lost(&connection, now);
@@ -63,51 +63,51 @@ impl Session {
         }
     }
 
-    /// Ends a connection that no longer exists, so far as pushes can tell: a client that is there all the same notices.
+    /// Ends a connection that seems to have closed. Closing it makes a client that is still connected notice.
     pub(crate) fn drop_connection(&mut self, id: &ConnectionId, now: Duration) {
         self.disconnect(id, now);
         self.effects.push_back(Effect::Close { connection: id.clone(), last: None, reason: None });
     }
 
     /// Ends a connection with an error frame.
-    pub(crate) fn farewell(&mut self, id: &ConnectionId, error: ErrorFrame, now: Duration) {
+    pub(crate) fn end_connection(&mut self, id: &ConnectionId, error: ErrorFrame, now: Duration) {
         self.disconnect(id, now);
         let reason = Some(error.code);
         let last = Some(ServerFrame::from(error).to_json());
         self.effects.push_back(Effect::Close { connection: id.clone(), last, reason });
     }
 
-    /// Whether a connection that is not known was known before, so that its frames come late.
+    /// Whether an unknown connection was removed recently, so that its frames are late.
     pub(crate) fn was_dropped(&self, id: &ConnectionId) -> bool {
         self.dropped.contains(id)
     }
 
-    /// Ends the viewer that was silent longest, or the writer, where there are only writers.
+    /// Displaces the viewer that was silent longest; if there are only writers, the writer.
     fn make_room(&mut self, now: Duration) {
         let silent = self.connections.values().min_by_key(|c| (!c.info.read_only, c.heard));
         let Some(info) = silent.map(|connection| connection.info.clone()) else { return };
-        self.give_way(&info.id, info.read_only, now);
+        self.displace(&info.id, info.read_only, now);
     }
 
-    /// Ends the writer that was silent longest: every input stream belongs to a connected client.
+    /// Displaces the writer that was silent longest, for when every input stream belongs to a connected client.
     pub(crate) fn make_room_for_client(&mut self, newer: &ConnectionId, now: Duration) {
         let holders = self.connections.iter().filter(|(id, connection)| {
             *id != newer && connection.attachment.is_some() && !connection.info.read_only
         });
         let silent = holders.min_by_key(|(_, connection)| connection.heard).map(|(id, _)| id.clone());
         if let Some(silent) = silent {
-            self.give_way(&silent, false, now);
+            self.displace(&silent, false, now);
         }
     }
 
-    /// Ends a connection whose place a newer writer takes.
-    fn give_way(&mut self, id: &ConnectionId, read_only: bool, now: Duration) {
+    /// Ends a connection to make room for a newer writer.
+    fn displace(&mut self, id: &ConnectionId, read_only: bool, now: Duration) {
         let error = if read_only {
             ErrorFrame::new(ErrorCode::RateLimited, "the session is full; a writer takes this place")
         } else {
-            // Not to be tried again at once: the two would throw each other out for ever.
+            // Not retryable: the two would displace each other for ever.
             ErrorFrame::new(ErrorCode::Replaced, "the session is full; a newer connection took this place")
         };
-        self.farewell(id, error, now);
+        self.end_connection(id, error, now);
     }
 }

@@ -1,4 +1,4 @@
-//! What is due: output to send, acknowledgements, probes, ends; and whether the shell may be read.
+//! What is due: output, acknowledgements, probes and expiry; and flow control of the shell.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::{
     timers::Timer,
 };
 
-/// Input is acknowledged after this if no output does it; the rest of [`INPUT_ACK_WITHIN`] is for the way.
+/// Input is acknowledged after this unless output does so earlier. The rest of [`INPUT_ACK_WITHIN`] is for the network.
 const INPUT_ACK_AFTER: Duration = INPUT_ACK_WITHIN.checked_div(2).expect("two is not zero");
-/// Bytes of one write to the PTY, whose own buffer holds no more than a page.
+/// Bytes of one write to the PTY, whose buffer holds one page.
 const MAX_WRITE: usize = 4096;
-/// How long before its end a session says so.
+/// How long before it expires a session notifies its clients.
 const EXPIRY_NOTICE: Duration = Duration::from_mins(5);
 
 impl Session {
-    /// How many bytes may be read from the shell now. Only clients that may write hold it back: while there are any,
-    /// the one that keeps up best; while there are none, those lost a short time ago.
+    /// Number of bytes that may be read from the shell now. Only writers hold it back: the one that is least behind or, if
+    /// none is connected, those lost recently.
     pub fn read_allowance(&self, now: Duration) -> usize {
         let room = |c: &Connection, a: &Attachment| {
             let behind = self.log.end().saturating_sub(a.window.acked());
@@ -41,11 +41,11 @@ impl Session {
                 (None, Some(needs)) => self.log.room_before(needs),
                 (None, None) => usize::MAX,
             };
-        // The screen model holds it back, too, for the moment that a turn takes.
+        // The screen model holds it back too, for the duration of a turn.
         room.min(self.model.room(&self.log))
     }
 
-    /// Input that can be written to the shell now: whose, and the bytes. The turn is of the one who wrote longest ago.
+    /// Input to write to the shell now: the client and the bytes. Clients take turns.
     pub fn poll_write(&self) -> Option<(ClientId, Vec<u8>)> {
         self.clients
             .iter()
@@ -55,7 +55,7 @@ impl Session {
             .map(|(_, id, bytes)| (id.clone(), bytes.iter().copied().take(MAX_WRITE).collect()))
     }
 
-    /// The shell took `count` bytes of this client's input: now they may be acknowledged.
+    /// The shell has read `count` bytes of this client's input, which may now be acknowledged.
     pub fn handle_written(&mut self, client_id: &ClientId, count: usize, now: Duration) {
         self.stale = true;
         let Some(client) = self.clients.get_mut(client_id) else { return };
@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    /// Does what is due, and sets every timer.
+    /// Does everything that is due and sets every timer.
     pub(crate) fn advance(&mut self, now: Duration) {
         if self.over {
             return;
@@ -89,7 +89,7 @@ impl Session {
             None
         };
         if now >= self.expires {
-            self.end_with(ErrorCode::SessionExpired, "the session's time is over", End::Expired);
+            self.end_with(ErrorCode::SessionExpired, "the session has expired", End::Expired);
             return;
         }
         let notice = self.expires.saturating_sub(EXPIRY_NOTICE);
@@ -105,7 +105,7 @@ impl Session {
         self.timers.set(Timer::Gaps, gaps);
         let grace = self.settings.limits.resume_grace;
         self.timers.set(Timer::Grace, self.clients.wait_ends(now, grace));
-        // Past that, the session waits for something else, such as a new shell's turn.
+        // After that, the session waits for another timer, such as the restart.
         let exit = self.exit.as_ref().map(|(_, since)| *since + grace).filter(|due| *due > now);
         self.timers.set(Timer::Exit, exit);
         let model = match self.model.next(&self.log, now) {
@@ -128,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Whether the shell has ended and everybody who may want to knows it.
+    /// Whether the shell has ended and every client knows, or has had the time to learn it.
     pub(crate) fn is_over(&self, now: Duration) -> bool {
         let Some((_, since)) = &self.exit else { return false };
         let knows = |connection: &Connection| {
@@ -142,7 +142,7 @@ impl Session {
             || (!waiting && self.connections.values().all(knows))
     }
 
-    /// A connected client that stays behind without a word for `RESUME_GRACE` holds nobody back.
+    /// Whether a connected client has been behind for `RESUME_GRACE` without an acknowledgement, and so holds nothing back.
     fn counts_as_lost(&self, attachment: &Attachment, now: Duration) -> bool {
         attachment.behind_since.is_some_and(|since| now >= since + self.settings.limits.resume_grace)
     }
@@ -155,7 +155,7 @@ impl Session {
         let connection = connections.get_mut(id)?;
         if now >= connection.expires {
             let error = ErrorFrame::new(ErrorCode::TokenExpired, "the token has expired or was revoked");
-            self.farewell(id, error, now);
+            self.end_connection(id, error, now);
             return None;
         }
         if now >= connection.heard + CHECK_AFTER {
@@ -164,12 +164,12 @@ impl Session {
         }
         let mut due = connection.expires.min(connection.heard + CHECK_AFTER);
         let read_only = connection.info.read_only;
-        // One at a time, so that the newest is the last, and a slow connection gathers none.
+        // One at a time, so that the newest size arrives last and none queue up on a slow connection.
         if connection.attachment.is_some()
             && !connection.size_in_flight
-            && connection.told_size != Some(*size)
+            && connection.announced_size != Some(*size)
         {
-            connection.told_size = Some(*size);
+            connection.announced_size = Some(*size);
             connection.size_in_flight = true;
             let Size { cols, rows } = *size;
             let frame = ServerFrame::ResizeAck { cols, rows, timestamp }.to_json();
@@ -201,14 +201,14 @@ impl Session {
         }
         if attachment.input_ack_at.is_some_and(|due| due <= now) {
             attachment.input_ack_at = None;
-            if let Some(input_offset) = input.filter(|input| *input > attachment.told_input) {
-                attachment.told_input = input_offset;
+            if let Some(input_offset) = input.filter(|input| *input > attachment.acked_input) {
+                attachment.acked_input = input_offset;
                 let client_id = attachment.client_id.clone();
                 let frame = ServerFrame::InputAck { epoch: *epoch, client_id, input_offset }.to_json();
                 effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Other });
             }
         }
-        // Whatever stays unacknowledged is asked after: a push that counted as delivered may be lost with its socket.
+        // Probe for any unacknowledged output: a push that counted as delivered may have been lost with its socket.
         let window = &mut attachment.window;
         let waits = window.acked() < window.sent();
         let probe_at = window.probe_at(waits, now);
@@ -227,7 +227,7 @@ impl Session {
         [Some(due), probe_at.filter(|at| *at > now), attachment.input_ack_at].into_iter().flatten().min()
     }
 
-    /// Tells clients of holes in their input that stay open.
+    /// Reports holes in clients' input that stay open.
     fn tick_gaps(&mut self, now: Duration) -> Option<Duration> {
         let mut told = Vec::new();
         let mut next: Option<Duration> = None;
@@ -239,8 +239,7 @@ impl Session {
             next = [next, client.gap_at()].into_iter().flatten().min();
         }
         for (to, input_offset) in told {
-            let mut error =
-                ErrorFrame::new(ErrorCode::InputGap, "input is missing; send again from inputOffset");
+            let mut error = ErrorFrame::new(ErrorCode::InputGap, "input is missing; resend from inputOffset");
             error.input_offset = Some(input_offset);
             self.push(&to, &error.answering(Some("input".to_owned())).into());
         }

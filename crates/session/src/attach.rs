@@ -1,4 +1,4 @@
-//! Attaching to the byte streams, typing, acknowledging, and leaving.
+//! The byte streams' frames: `attach`, `input`, `ack` and `detach`.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Session {
     ) -> Option<ServerFrame> {
         let connection = self.connections.get(id)?;
         let writes = !connection.info.read_only;
-        // Viewers have no input stream, and may not take a writer's.
+        // Viewers have no input stream and cannot take over a writer's.
         if writes
             && let Some(holder) = self.clients.get(&client_id).and_then(|client| client.holder.as_ref())
             && holder != id
@@ -44,7 +44,7 @@ impl Session {
             self.detach(&holder, now);
         }
         let connection = self.connections.get_mut(id)?;
-        let news = connection.is_news(seq);
+        let news = connection.note_seq(seq);
         if !news && connection.attachment.is_some() {
             return self.attached(id);
         }
@@ -52,12 +52,12 @@ impl Session {
             return error(ErrorCode::NotAttached, "this connection has detached since");
         }
         let same = connection.attachment.as_ref().filter(|attachment| attachment.client_id == client_id);
-        // Without a counter it may be a repetition that comes late: never behind what is acknowledged.
+        // Without a counter it may be a late repetition, so the position never moves below the acknowledged one.
         let from = match same {
             Some(attachment) if seq.is_none() => offset.max(attachment.window.acked()),
             _ => offset,
         };
-        // Nothing beyond the end exists: an offset there is of another shell.
+        // An offset beyond the end belongs to another shell.
         let from = if from > self.log.end() { 0 } else { from };
         connection.client_id = Some(client_id.clone());
         self.commands.attached(id, &client_id);
@@ -82,16 +82,16 @@ impl Session {
             connection.attachment.get_or_insert_with(|| Attachment::new(client_id, from, window));
         attachment.window.reset(from);
         attachment.behind_since = None;
-        attachment.told_input = input;
+        attachment.acked_input = input;
         attachment.exit = ExitFrame::Unsent;
-        // A resize that overtook it is newer.
+        // A `resize` that overtook this frame is newer.
         if writes && (news || connection.size.is_none()) {
             connection.size = Some(size);
         }
         self.refit();
         let Session { connections, log, model, picture, size, .. } = self;
         let connection = connections.get_mut(id)?;
-        connection.told_size = Some(*size);
+        connection.announced_size = Some(*size);
         let attachment = connection.attachment.as_mut()?;
         attachment.bridge_gap(log, || model.picture(picture, log.end(), *size));
         let goes_on = attachment.window.sent();
@@ -99,7 +99,7 @@ impl Session {
         self.attached(id)
     }
 
-    /// The answer to `attach`, the first or a repeated one.
+    /// The answer to a first or repeated `attach`.
     fn attached(&self, id: &ConnectionId) -> Option<ServerFrame> {
         let connection = self.connections.get(id)?;
         let attachment = connection.attachment.as_ref()?;
@@ -129,15 +129,15 @@ impl Session {
         let Some(holder) = client.holder.as_ref() else { return not_attached() };
         if holder != id {
             let (this, holder) = (self.connections.get(id)?, self.connections.get(holder)?);
-            // A newer connection will hold it once its `attach` has come, which may be late.
+            // This connection may be the newer one, and its `attach` still on the way.
             return if this.is_older_than(holder) { replaced() } else { not_attached() };
         }
         let arrival = client.typed(offset, bytes, now);
         let consumed = client.input.consumed();
         if arrival == Arrival::Repeat {
-            // Its acknowledgement was lost: said at once, by the way the frame came.
+            // The acknowledgement was lost, so repeat it at once, as the answer.
             let attachment = self.connections.get_mut(id)?.attachment.as_mut()?;
-            attachment.told_input = consumed;
+            attachment.acked_input = consumed;
             return Some(ServerFrame::InputAck {
                 epoch: self.epoch,
                 client_id: client_id.clone(),
@@ -160,7 +160,7 @@ impl Session {
         let Some(attachment) = self.connections.get_mut(id).and_then(|c| c.attachment.as_mut()) else {
             return;
         };
-        // Nobody can have what has not been sent: this was said before a picture had to take the place of output.
+        // The client cannot have a snapshot that is not sent yet: this acknowledgement predates it.
         if attachment
             .snapshot
             .as_ref()
@@ -185,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Takes a connection out of the streams. Its client is gone, and not waited for.
+    /// Removes a connection from the streams. The shell does not wait for its client.
     pub(crate) fn detach(&mut self, id: &ConnectionId, now: Duration) {
         if let Some(attachment) =
             self.connections.get_mut(id).and_then(|connection| connection.attachment.take())
@@ -193,11 +193,11 @@ impl Session {
             && client.holder.as_ref() == Some(id)
         {
             client.holder = None;
-            client.gone = Some(Gone { since: now, needs: None, told_exit: true });
+            client.gone = Some(Gone { since: now, needs: None, knows_exit: true });
         }
     }
 
-    /// A connection broke: its client may come back for what it has not acknowledged.
+    /// Handles a lost connection, whose client may come back for unacknowledged output.
     pub(crate) fn lost(&mut self, connection: &Connection, now: Duration) {
         if let Some(attachment) = &connection.attachment
             && let Some(client) = self.clients.get_mut(&attachment.client_id)
@@ -205,11 +205,11 @@ impl Session {
         {
             client.holder = None;
             let since = attachment.behind_since.unwrap_or(now);
-            // A picture on its way stands for what is before it.
+            // A snapshot under way replaces the output before it.
             let snapshot = attachment.snapshot.as_ref().map_or(0, Snapshot::offset);
             let needs = attachment.window.acked().max(snapshot);
             client.gone =
-                Some(Gone { since, needs: Some(needs), told_exit: attachment.exit == ExitFrame::Delivered });
+                Some(Gone { since, needs: Some(needs), knows_exit: attachment.exit == ExitFrame::Delivered });
         }
     }
 }

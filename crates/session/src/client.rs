@@ -1,4 +1,4 @@
-//! The clients of a session: their input streams, and how long the shell is held for those that are lost.
+//! The clients of a session: their input streams, and how long the shell waits for lost ones.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,17 +12,17 @@ use shellbridge_protocol::{
 /// Waits between reports of an open hole in the input.
 const GAP_REPORTS: Backoff = Backoff::new(INPUT_GAP_AFTER, PROBE_MAX);
 
-/// One client, over all of its connections.
+/// A client over all of its connections.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) input: Reassembler,
-    /// The connection that speaks for it.
+    /// The connection that holds the client.
     pub(crate) holder: Option<ConnectionId>,
-    /// Since when it has none, and the output it still needs if the shell is to wait for it.
+    /// Set while no connection holds it.
     pub(crate) gone: Option<Gone>,
     /// When an open hole is reported.
     gap: Option<BackoffTimer>,
-    /// Which of the session's writes to the shell was its last; 0 if none was.
+    /// Number of the session's write to the shell that took this client's input last; 0 if none did.
     pub(crate) wrote: u64,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct Client {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gone {
     pub(crate) since: Duration,
-    /// First output byte that it did not acknowledge; none if it left of its own will.
+    /// First unacknowledged output byte; `None` if the client detached, so that the shell does not wait for it.
     pub(crate) needs: Option<u64>,
-    /// It knows that the shell has ended, or does not want to.
-    pub(crate) told_exit: bool,
+    /// It has received `exit`, or has detached.
+    pub(crate) knows_exit: bool,
 }
 
-/// At most [`MAX_CLIENTS`] clients by their ids.
+/// Clients by id, at most [`MAX_CLIENTS`].
 #[derive(Debug, Default)]
 pub(crate) struct Clients(HashMap<ClientId, Client>);
 
@@ -45,7 +45,7 @@ impl Client {
         Self { input: Reassembler::new(INPUT_WINDOW), holder: None, gone: None, gap: None, wrote: 0 }
     }
 
-    /// Takes typed bytes and keeps watch over holes.
+    /// Receives typed bytes and watches for holes.
     pub(crate) fn typed(&mut self, offset: u64, bytes: &[u8], now: Duration) -> Arrival {
         let arrival = self.input.push(offset, bytes);
         if !self.input.has_hole() {
@@ -56,18 +56,18 @@ impl Client {
         arrival
     }
 
-    /// When to look at its hole again.
+    /// When to call [`Client::gap_due`] again.
     pub(crate) fn gap_at(&self) -> Option<Duration> {
         self.gap.as_ref().map(BackoffTimer::due)
     }
 
-    /// Whether a hole has been open for so long that the client should be told. Told again ever more rarely.
+    /// Whether to report a hole. Reports recur with a backoff.
     pub(crate) fn gap_due(&mut self, now: Duration) -> bool {
         self.gap.as_mut().is_some_and(|timer| timer.fire(now))
     }
 
-    /// A connection takes it over: sending goes on at what is given back. What an earlier page typed beyond a hole is
-    /// not for the later one to complete.
+    /// A connection takes over the client. Returns the offset at which its input continues. Discards bytes beyond a hole: a
+    /// later page must not complete what an earlier one typed.
     pub(crate) fn attach(&mut self, holder: ConnectionId) -> u64 {
         self.holder = Some(holder);
         self.gone = None;
@@ -76,7 +76,7 @@ impl Client {
         self.input.next()
     }
 
-    /// Forgets what was not written to the shell that ended.
+    /// Discards input that the ended shell has not read.
     pub(crate) fn discard_input(&mut self) {
         self.input.discard();
         self.gap = None;
@@ -100,14 +100,14 @@ impl Clients {
         self.0.iter_mut()
     }
 
-    /// Whether a client of this id finds no place: it is new, there are as many as may be, and none of them is gone.
+    /// Whether there is no room for a client with this id: it is new, and all places belong to connected clients.
     pub(crate) fn is_full_for(&self, id: &ClientId) -> bool {
         self.0.len() >= MAX_CLIENTS
             && !self.0.contains_key(id)
             && self.0.values().all(|client| client.gone.is_none())
     }
 
-    /// The client of this id, made if it is new. None if there are too many and none of them is gone.
+    /// The client with this id, created if new in place of the one gone longest. `None` if there is no room.
     pub(crate) fn enter(&mut self, id: &ClientId) -> Option<&mut Client> {
         if !self.0.contains_key(id) && self.0.len() >= MAX_CLIENTS {
             let longest = self.0.iter().filter_map(|(id, client)| Some((client.gone?.since, id))).min()?;
@@ -117,18 +117,18 @@ impl Clients {
         Some(self.0.entry(id.clone()).or_insert_with(Client::new))
     }
 
-    /// The first offset that a lost client still needs, of those that the shell waits for. What is gone from the log,
-    /// which begins at `start`, needs no waiting: they get a picture in any case.
+    /// The lowest offset needed by a lost client for which the shell waits. Ignores clients whose next byte precedes `start`,
+    /// the start of the log: they receive a snapshot in any case.
     pub(crate) fn waited_for(&self, now: Duration, grace: Duration, start: u64) -> Option<u64> {
         self.gone(now, grace).filter_map(|gone| gone.needs).filter(|needs| *needs >= start).min()
     }
 
-    /// Whether one who was lost a short time ago has not learnt that the shell ended at `end`.
+    /// Whether a recently lost client does not know yet that the shell has ended at `end`.
     pub(crate) fn any_unaware(&self, now: Duration, grace: Duration, end: u64) -> bool {
-        self.gone(now, grace).any(|gone| gone.needs.is_some_and(|needs| needs < end) || !gone.told_exit)
+        self.gone(now, grace).any(|gone| gone.needs.is_some_and(|needs| needs < end) || !gone.knows_exit)
     }
 
-    /// When the next lost client stops being waited for.
+    /// When the shell stops waiting for the next lost client.
     pub(crate) fn wait_ends(&self, now: Duration, grace: Duration) -> Option<Duration> {
         self.gone(now, grace).map(|gone| gone.since + grace).min()
     }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_gone_makes_room_and_nobody_else_does() {
+    fn only_the_client_gone_longest_makes_room() {
         let mut clients = Clients::default();
         for n in 0..MAX_CLIENTS {
             assert!(clients.enter(&format!("client-{n:02}").into()).is_some());
@@ -151,11 +151,11 @@ mod tests {
         assert!(clients.enter(&"one-too-many".into()).is_none());
         for (id, since) in [("client-05", 9), ("client-07", 3)] {
             clients.get_mut(&id.into()).unwrap().gone =
-                Some(Gone { since: Duration::from_secs(since), needs: None, told_exit: true });
+                Some(Gone { since: Duration::from_secs(since), needs: None, knows_exit: true });
         }
         assert!(clients.enter(&"newcomer".into()).is_some());
         assert!(clients.get(&"client-07".into()).is_none() && clients.get(&"client-05".into()).is_some());
-        assert!(clients.enter(&"client-05".into()).is_some(), "one that is known needs no room");
+        assert!(clients.enter(&"client-05".into()).is_some(), "a known client needs no room");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The `command` frames of a session: one at a time, each once, the answer to whoever asked last.
+//! The `command` frames of a session: commands run one at a time and once each; the newest request gets the answer.
 //!
-//! A command is the same as an earlier one if id, text and client are. A client is the `clientId` that the connection
-//! attached as; one that never attached is its connection, and, once that is gone, whoever repeats its command: it may
-//! be the same one, reconnected, and running a command twice would be worse than to tell another its result.
+//! Two commands are the same if id, text and client are equal. A client is the `clientId` with which the connection
+//! attached. A connection that never attached is a separate client and, once closed, equals any client that repeats its
+//! command: it may have reconnected, and a second run would be worse than giving the result to another client.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,42 +20,42 @@ use shellbridge_protocol::{
 
 use crate::effect::{Effect, Reply};
 
-/// Room for all of an answer but the long text in it.
+/// Room for an answer without its long text, bytes of JSON.
 const ANSWER_HEAD: usize = 1024;
 
-/// The request that waits for an answer.
+/// A request that awaits its answer.
 #[derive(Debug)]
-pub(crate) struct Asker {
-    pub(crate) by: By,
-    /// The driver's number for it.
+pub(crate) struct Requester {
+    pub(crate) owner: Owner,
+    /// The driver's number of the request.
     pub(crate) request: u64,
 }
 
-/// Whose command it is.
+/// The client that owns a command.
 #[derive(Debug, Clone)]
-pub(crate) struct By {
+pub(crate) struct Owner {
     pub(crate) connection: ConnectionId,
-    /// The client that connection attached as.
+    /// The `clientId` with which that connection attached.
     pub(crate) client: Option<ClientId>,
 }
 
-impl By {
-    /// Whether both are the same client. `lives` says whether a connection is still there.
-    fn is(&self, other: &Self, lives: impl Fn(&ConnectionId) -> bool) -> bool {
+impl Owner {
+    /// Whether both are the same client. `exists`: whether a connection still exists.
+    fn is(&self, other: &Self, exists: impl Fn(&ConnectionId) -> bool) -> bool {
         match (&self.client, &other.client) {
             (Some(mine), Some(theirs)) => mine == theirs,
-            _ => self.connection == other.connection || !lives(&self.connection),
+            _ => self.connection == other.connection || !exists(&self.connection),
         }
     }
 
-    /// The same client asks again, by another connection perhaps.
-    fn again(&mut self, other: Self) {
+    /// Notes that the same client repeats its request, possibly over another connection.
+    fn repeated_by(&mut self, other: Self) {
         let client = other.client.or_else(|| self.client.take());
         *self = Self { connection: other.connection, client };
     }
 }
 
-/// A command as a client asked for it.
+/// A command as requested.
 #[derive(Debug)]
 pub(crate) struct Command {
     id: String,
@@ -63,12 +63,12 @@ pub(crate) struct Command {
     timeout: Duration,
 }
 
-/// What became of a command.
+/// Outcome of a command.
 #[derive(Debug)]
 pub enum CommandOutcome {
     /// It could not be started.
     NotStarted,
-    /// It was started, and could not be followed.
+    /// It was started, but its end could not be observed.
     Lost,
     /// It ended.
     Ended(CommandEnd),
@@ -77,23 +77,23 @@ pub enum CommandOutcome {
 /// How a command ended.
 #[derive(Debug)]
 pub struct CommandEnd {
-    /// stdout and stderr in the order written; more than [`MAX_COMMAND_RESULT`] bytes are of no use.
+    /// stdout and stderr in the order written. Bytes beyond [`MAX_COMMAND_RESULT`] are ignored.
     pub output: Vec<u8>,
-    /// There was more output.
+    /// Whether there was more output.
     pub truncated: bool,
-    /// Its status.
+    /// Its exit status.
     pub exit: Exit,
     /// How long it ran.
     pub took: Duration,
-    /// It was killed at its time limit.
+    /// Whether it was killed at its time limit.
     pub timed_out: bool,
 }
 
 /// All commands of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
-    queue: VecDeque<(Command, Asker)>,
-    current: Option<(Command, Asker)>,
+    queue: VecDeque<(Command, Requester)>,
+    current: Option<(Command, Requester)>,
     results: VecDeque<Done>,
     history: VecDeque<HistoryEntry>,
 }
@@ -101,7 +101,7 @@ pub(crate) struct Commands {
 #[derive(Debug)]
 struct Done {
     command: Command,
-    by: By,
+    owner: Owner,
     at: Duration,
     size: usize,
     frame: ServerFrame,
@@ -113,68 +113,73 @@ impl Command {
         Self { id, text, timeout }
     }
 
-    /// Whether a client that asks for both means the same run.
+    /// Whether both are the same command, if they have the same owner.
     fn is(&self, other: &Self) -> bool {
         self.id == other.id && self.text == other.text
     }
 }
 
 impl Commands {
-    /// Takes a command. It is answered when it is done, or at once if that was before, or there is no room.
-    /// `lives` says whether a connection is still there.
+    /// Queues a command. Answers at once if it has ended before or the queue is full. `exists`: whether a connection still
+    /// exists.
     pub(crate) fn ask(
         &mut self,
         command: Command,
-        asker: Asker,
+        requester: Requester,
         effects: &mut VecDeque<Effect>,
         now: Duration,
-        lives: impl Fn(&ConnectionId) -> bool,
+        exists: impl Fn(&ConnectionId) -> bool,
     ) -> Reply {
         self.results.retain(|done| now < done.at + COMMAND_RESULT_TTL);
         let mut results = self.results.iter_mut();
-        if let Some(done) = results.find(|done| done.command.is(&command) && done.by.is(&asker.by, &lives)) {
-            done.by.again(asker.by);
+        if let Some(done) =
+            results.find(|done| done.command.is(&command) && done.owner.is(&requester.owner, &exists))
+        {
+            done.owner.repeated_by(requester.owner);
             return Reply::Frame(done.frame.clone());
         }
         let mut pending = self.current.iter_mut().chain(self.queue.iter_mut());
-        let same = |known: &Command, waiting: &Asker| known.is(&command) && waiting.by.is(&asker.by, &lives);
-        if let Some((_, waiting)) = pending.find(|(known, waiting)| same(known, waiting)) {
-            // The answer goes to the newest; the older request ends with nothing to say.
-            let to = waiting.by.connection.clone();
-            let request = std::mem::replace(&mut waiting.request, asker.request);
-            waiting.by.again(asker.by);
+        let same = |known: &Command, earlier: &Requester| {
+            known.is(&command) && earlier.owner.is(&requester.owner, &exists)
+        };
+        if let Some((_, earlier)) = pending.find(|(known, earlier)| same(known, earlier)) {
+            // The newest request gets the answer; the older one ends without.
+            let to = earlier.owner.connection.clone();
+            let request = std::mem::replace(&mut earlier.request, requester.request);
+            earlier.owner.repeated_by(requester.owner);
             effects.push_back(Effect::Answer { request, to, frame: None });
             return Reply::Later;
         }
         if self.queue.len() >= MAX_COMMAND_QUEUE {
-            let error = ErrorFrame::new(ErrorCode::RateLimited, "too many commands wait");
+            let error = ErrorFrame::new(ErrorCode::RateLimited, "too many commands are waiting");
             return Reply::Frame(error.answering(Some(command.id)).into());
         }
-        self.queue.push_back((command, asker));
+        self.queue.push_back((command, requester));
         Reply::Later
     }
 
-    /// A connection has attached: what it asked for before is that client's.
+    /// A connection has attached: its earlier commands now belong to that client.
     pub(crate) fn attached(&mut self, connection: &ConnectionId, client: &ClientId) {
-        let pending = self.current.iter_mut().chain(self.queue.iter_mut()).map(|(_, asker)| &mut asker.by);
-        for by in pending.chain(self.results.iter_mut().map(|done| &mut done.by)) {
-            if by.client.is_none() && by.connection == *connection {
-                by.client = Some(client.clone());
+        let pending =
+            self.current.iter_mut().chain(self.queue.iter_mut()).map(|(_, requester)| &mut requester.owner);
+        for owner in pending.chain(self.results.iter_mut().map(|done| &mut done.owner)) {
+            if owner.client.is_none() && owner.connection == *connection {
+                owner.client = Some(client.clone());
             }
         }
     }
 
-    /// Starts the next command, if it is its turn.
+    /// Starts the next command if none is running.
     pub(crate) fn start(&mut self, effects: &mut VecDeque<Effect>) {
         if self.current.is_none()
-            && let Some((command, asker)) = self.queue.pop_front()
+            && let Some((command, requester)) = self.queue.pop_front()
         {
             effects.push_back(Effect::Run { command: command.text.clone(), timeout: command.timeout });
-            self.current = Some((command, asker));
+            self.current = Some((command, requester));
         }
     }
 
-    /// The current command has ended, or could not be run.
+    /// Handles the outcome of the running command.
     pub(crate) fn finished(
         &mut self,
         outcome: CommandOutcome,
@@ -182,11 +187,11 @@ impl Commands {
         effects: &mut VecDeque<Effect>,
         now: Duration,
     ) {
-        let Some((command, asker)) = self.current.take() else { return };
+        let Some((command, requester)) = self.current.take() else { return };
         let failed = |message| ErrorFrame::new(ErrorCode::CommandFailed, message).into();
         let frame = match outcome {
             CommandOutcome::NotStarted => failed("the command cannot be started"),
-            CommandOutcome::Lost => failed("the command cannot be followed"),
+            CommandOutcome::Lost => failed("the command's end could not be observed"),
             CommandOutcome::Ended(end) => {
                 let exit_code = end.exit.exit_code;
                 let frame = result(&command, end, timestamp);
@@ -198,31 +203,31 @@ impl Commands {
             ServerFrame::Error(error) => error.answering(Some(command.id.clone())).into(),
             frame => frame,
         };
-        let Asker { by, request } = asker;
-        let to = by.connection.clone();
-        self.keep(command, by, frame.clone(), now);
+        let Requester { owner, request } = requester;
+        let to = owner.connection.clone();
+        self.keep(command, owner, frame.clone(), now);
         effects.push_back(Effect::Answer { request, to, frame: Some(frame) });
     }
 
-    /// The newest commands run, oldest first.
+    /// The newest commands, oldest first.
     pub(crate) fn history(&self, timestamp: UnixMs) -> ServerFrame {
         ServerFrame::History { history: self.history.iter().cloned().collect(), timestamp }
     }
 
-    /// Empties the history.
+    /// Clears the history.
     pub(crate) fn clear(&mut self, timestamp: UnixMs) -> ServerFrame {
         self.history.clear();
         ServerFrame::ClearAck { timestamp }
     }
 
-    /// Keeps an answer for repetitions of its command.
-    fn keep(&mut self, command: Command, by: By, frame: ServerFrame, now: Duration) {
+    /// Keeps an answer for repetitions of the command.
+    fn keep(&mut self, command: Command, owner: Owner, frame: ServerFrame, now: Duration) {
         let result = match &frame {
             ServerFrame::CommandResult { result, .. } => result.len(),
             _ => 0,
         };
         let size = result + command.id.len() + command.text.len();
-        self.results.push_back(Done { command, by, at: now, size, frame });
+        self.results.push_back(Done { command, owner, at: now, size, frame });
         while self.results.len() > MAX_COMMAND_RESULTS
             || self.results.iter().map(|done| done.size).sum::<usize>() > MAX_COMMAND_RESULTS_BYTES
         {
@@ -230,7 +235,7 @@ impl Commands {
         }
     }
 
-    /// Adds to the history, and keeps it within one frame.
+    /// Adds to the history and keeps it small enough for one frame.
     fn remember(&mut self, entry: HistoryEntry) {
         let size = |entry: &HistoryEntry| serde_json::to_string(entry).map_or(0, |json| json.len() + 1);
         self.history.push_back(entry);
@@ -242,7 +247,7 @@ impl Commands {
     }
 }
 
-/// The frame that says how a command ended.
+/// The answer to a command that ended.
 fn result(command: &Command, end: CommandEnd, timestamp: UnixMs) -> ServerFrame {
     if end.timed_out {
         return ErrorFrame::new(ErrorCode::CommandTimeout, "the command was killed at its time limit").into();
@@ -250,7 +255,7 @@ fn result(command: &Command, end: CommandEnd, timestamp: UnixMs) -> ServerFrame 
     let mut text = String::from_utf8_lossy(&end.output).into_owned();
     let whole = text.len();
     text.truncate(text.floor_char_boundary(MAX_COMMAND_RESULT));
-    // The id comes back as it is, and may be long.
+    // The answer repeats the id, which may be long.
     let id = serde_json::to_string(&command.id).map_or(0, |json| json.len());
     text.truncate(Payload::fit(text.as_bytes(), (MAX_MESSAGE - ANSWER_HEAD).saturating_sub(id)));
     let truncated = end.truncated || text.len() < whole;
@@ -269,7 +274,7 @@ fn result(command: &Command, end: CommandEnd, timestamp: UnixMs) -> ServerFrame 
 mod tests {
     use super::*;
 
-    /// The commands of a session and what they ask for, with a shell that a closure stands for.
+    /// The commands of a session and their effects, with a closure in place of the shell.
     #[derive(Default)]
     struct Bench {
         commands: Commands,
@@ -283,7 +288,7 @@ mod tests {
             self.ask_as(("c", None), id, text, &["c"])
         }
 
-        /// Asks by a connection, attached as a client or not, while some connections live.
+        /// Requests a command over a connection, attached or not, while the connections `living` exist.
         fn ask_as(
             &mut self,
             (connection, client): (&str, Option<&str>),
@@ -292,14 +297,14 @@ mod tests {
             living: &[&str],
         ) -> (u64, Reply) {
             self.requests += 1;
-            let by = By { connection: connection.into(), client: client.map(ClientId::from) };
-            let asker = Asker { by, request: self.requests };
+            let owner = Owner { connection: connection.into(), client: client.map(ClientId::from) };
+            let requester = Requester { owner, request: self.requests };
             let command = Command::new(id.into(), text.into(), None);
-            let lives = |id: &ConnectionId| living.contains(&id.as_str());
-            (self.requests, self.commands.ask(command, asker, &mut self.effects, Duration::ZERO, lives))
+            let exists = |id: &ConnectionId| living.contains(&id.as_str());
+            (self.requests, self.commands.ask(command, requester, &mut self.effects, Duration::ZERO, exists))
         }
 
-        /// Asks as above; the number of the run that answers.
+        /// Like `ask_as`; returns the number of the run whose result answers.
         fn run_of(&mut self, who: (&str, Option<&str>), id: &str, text: &str, living: &[&str]) -> String {
             let (request, reply) = self.ask_as(who, id, text, living);
             if let Reply::Frame(frame) = reply {
@@ -315,7 +320,7 @@ mod tests {
             self::text(answer.as_ref()).to_owned()
         }
 
-        /// Runs all that wait; gives back the texts that ran and the answers by their requests.
+        /// Runs all waiting commands. Returns the texts that ran, and the answers by request.
         fn run_all(
             &mut self,
             mut shell: impl FnMut(&str) -> CommandOutcome,
@@ -358,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_runs_once_however_often_it_is_asked() {
+    fn a_repeated_id_runs_once() {
         let mut bench = Bench::default();
         let (first, reply) = bench.ask("1", "x");
         assert_eq!(reply, Reply::Later);
@@ -366,7 +371,7 @@ mod tests {
         let (ran, answers) = bench.run_all(|_| ended(b"1"));
         assert_eq!(ran, ["x"]);
         let [(older, nothing), (newest, answer)] = &answers[..] else { panic!("{answers:?}") };
-        assert_eq!((*older, nothing), (first, &None), "the answer moved to the newest asker");
+        assert_eq!((*older, nothing), (first, &None), "the answer moved to the newest request");
         assert_eq!((*newest, text(answer.as_ref())), (second, "1"));
         let (_, reply) = bench.ask("1", "x");
         assert!(matches!(reply, Reply::Frame(ServerFrame::CommandResult { .. })), "{reply:?}");
@@ -425,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_cannot_start_leaves_the_turn_to_the_next() {
+    fn a_command_that_cannot_start_does_not_block_the_next() {
         let mut bench = Bench::default();
         bench.ask("bad", "bad");
         bench.ask("next", "next");

@@ -1,4 +1,4 @@
-//! One connection of a session: who it is, where it is in the output, and which frame goes out next.
+//! A connection of a session: its identity, its position in the output, and the next frame to send.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,26 +18,26 @@ use crate::snapshot::{FRAME_HEAD, Picture, Snapshot};
 /// What a transport can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutletLimits {
-    /// Largest frame, bytes of JSON; at most [`MAX_FRAME`] count.
+    /// Largest frame, bytes of JSON; values above [`MAX_FRAME`] mean [`MAX_FRAME`].
     pub max_frame: usize,
     /// Output frames in flight at once.
     pub in_flight: usize,
 }
 
-/// Who a connection is, as its transport vouches for it.
+/// A connection's identity, as authenticated by its transport.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
-    /// Its name.
+    /// Its id.
     pub id: ConnectionId,
-    /// It may only watch.
+    /// Whether it is view-only.
     pub read_only: bool,
     /// The token's user.
     pub user: UserId,
-    /// The token's `shellbridgeId`, if it was minted by the backend.
+    /// The token's `shellbridgeId`, if the backend minted the token.
     pub token_id: Option<Arc<str>>,
-    /// When it was made, by the transport's clock: the newer of two connections holds a client.
+    /// When it was made, by the transport's clock. The newer of two connections holds a client.
     pub connected_at: UnixMs,
-    /// How much longer its token is valid.
+    /// Remaining validity of its token.
     pub token_lasts: Duration,
     /// What its transport can carry.
     pub limits: OutletLimits,
@@ -46,25 +46,25 @@ pub struct ConnectionInfo {
 /// A connection as the session sees it.
 pub(crate) struct Connection {
     pub(crate) info: ConnectionInfo,
-    /// The newest `seq` seen.
+    /// The highest `seq` received.
     pub(crate) seq: Option<u64>,
-    /// What it said its terminal is.
+    /// The size of its terminal, as the client reported it.
     pub(crate) size: Option<Size>,
     pub(crate) attachment: Option<Attachment>,
-    /// The client that it attached as last, still or not.
+    /// The client with which it attached last, even if it has detached since.
     pub(crate) client_id: Option<ClientId>,
-    /// Output frames under way.
+    /// Output frames in flight.
     pub(crate) in_flight: usize,
-    /// The size it was told last, unasked, and whether that is under way.
-    pub(crate) told_size: Option<Size>,
+    /// The size announced to it last, and whether that frame is in flight.
+    pub(crate) announced_size: Option<Size>,
     pub(crate) size_in_flight: bool,
-    /// It knows that the session's time is nearly over.
-    pub(crate) told_expiry: bool,
-    /// The newest `seq` by which it left the streams.
+    /// It was told that the session expires soon.
+    pub(crate) expiry_announced: bool,
+    /// `seq` of its last `detach`.
     pub(crate) left: Option<u64>,
-    /// When its last frame came, or it was last seen to exist.
+    /// When its last frame arrived, or it was last checked.
     pub(crate) heard: Duration,
-    /// When its token ends.
+    /// When its token expires.
     pub(crate) expires: Duration,
 }
 
@@ -72,20 +72,20 @@ pub(crate) struct Connection {
 pub(crate) struct Attachment {
     pub(crate) client_id: ClientId,
     pub(crate) window: SendWindow,
-    /// Parts still to be sent of the snapshot that the window stands at.
+    /// The snapshot at the window's position, until it is acknowledged.
     pub(crate) snapshot: Option<Snapshot>,
-    /// The input offset it was told last.
-    pub(crate) told_input: u64,
-    /// When input is acknowledged, if no output does it before.
+    /// The input offset last acknowledged to the client.
+    pub(crate) acked_input: u64,
+    /// When to acknowledge input, unless output does so earlier.
     pub(crate) input_ack_at: Option<Duration>,
-    /// What `attach` was answered, for its repetitions.
+    /// `outputOffset` and `gap` of the answer to `attach`, for repetitions.
     pub(crate) answered: (u64, Option<u64>),
-    /// Since when it is a window behind, without an acknowledgement.
+    /// Since when it has been a full window behind without an acknowledgement.
     pub(crate) behind_since: Option<Duration>,
     pub(crate) exit: ExitFrame,
 }
 
-/// How far the news of the shell's end has got.
+/// Progress of the `exit` frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExitFrame {
     Unsent,
@@ -103,16 +103,16 @@ impl Connection {
             attachment: None,
             client_id: None,
             in_flight: 0,
-            told_size: None,
+            announced_size: None,
             size_in_flight: false,
-            told_expiry: false,
+            expiry_announced: false,
             left: None,
             heard: now,
             expires,
         }
     }
 
-    /// Whether a token is the one it was let in by: the same id, or the same user where it has none.
+    /// Whether both connections have the same token: the same id or, without one, the same user.
     pub(crate) fn has_token_of(&self, info: &ConnectionInfo) -> bool {
         match (&self.info.token_id, &info.token_id) {
             (None, None) => self.info.user == info.user,
@@ -120,13 +120,13 @@ impl Connection {
         }
     }
 
-    /// Whether `other` came after this connection, so that it takes over a client id.
+    /// Whether `other` is newer than this connection and so takes over a client id.
     pub(crate) fn is_older_than(&self, other: &Self) -> bool {
         (self.info.connected_at, &self.info.id) < (other.info.connected_at, &other.info.id)
     }
 
-    /// Notes a `seq`; false if it is not above the last seen, so that the frame has no effect.
-    pub(crate) fn is_news(&mut self, seq: Option<u64>) -> bool {
+    /// Notes a `seq`. Returns `false` if it is not above the last one, so that the frame must have no effect.
+    pub(crate) fn note_seq(&mut self, seq: Option<u64>) -> bool {
         let Some(seq) = seq else { return true };
         let news = self.seq.is_none_or(|last| seq > last);
         if news {
@@ -142,7 +142,7 @@ impl Attachment {
             client_id,
             window: SendWindow::new(offset, window),
             snapshot: None,
-            told_input: 0,
+            acked_input: 0,
             input_ack_at: None,
             answered: (offset, None),
             behind_since: None,
@@ -150,20 +150,20 @@ impl Attachment {
         }
     }
 
-    /// Puts a snapshot in place of what is gone, if the next byte to send is.
+    /// If the next byte to send has been evicted, sends a snapshot instead.
     pub(crate) fn bridge_gap(&mut self, log: &OutputLog, picture: impl FnOnce() -> Arc<Picture>) {
         let needed = self.window.sent();
         if log.lost(needed) == 0 {
-            // A picture of before is not needed by one who goes on where it has been.
+            // An older snapshot is obsolete if output continues below it.
             if self.snapshot.as_ref().is_some_and(|snapshot| needed < snapshot.offset()) {
                 self.snapshot = None;
             }
             return;
         }
-        // A picture that never arrived is no part of what the client has.
+        // The client does not have a snapshot that it has not acknowledged.
         let has = if self.snapshot.is_some() { self.window.acked() } else { needed };
         let snapshot = match self.snapshot.take() {
-            // Its bytes were asked for again, and what follows it is still there.
+            // The same snapshot serves again, since the output after it has not been evicted.
             Some(snapshot) if snapshot.offset() > needed && log.lost(snapshot.offset()) == 0 => {
                 snapshot.again()
             }
@@ -173,10 +173,10 @@ impl Attachment {
         self.snapshot = Some(snapshot);
     }
 
-    /// The next output frame, if one should go now. `input`: the client's input offset, to ride along.
+    /// The next output frame, if one should be sent now. `input`: the client's input offset, which the frame may acknowledge.
     ///
-    /// The first bytes after a quiet moment leave at once; while a push is under way, what comes meanwhile is
-    /// gathered into a whole frame.
+    /// The first bytes after a pause are sent at once. While a push is in flight, further bytes are gathered into a full
+    /// frame.
     pub(crate) fn next_frame(
         &mut self,
         in_flight: usize,
@@ -190,12 +190,12 @@ impl Attachment {
             return None;
         }
         if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| !snapshot.is_sent()) {
-            // None is for now: it is still to be painted, and what follows it goes after it.
+            // `None` until it is painted; output follows it.
             return snapshot.next(epoch);
         }
         let budget = limits.max_frame.min(MAX_FRAME).saturating_sub(FRAME_HEAD);
         let sendable = usize::try_from(self.window.sendable(log.end())).unwrap_or(usize::MAX);
-        // What is acknowledged has arrived, whether or not its push has come back.
+        // Acknowledged output has arrived, even if its push has not completed.
         let under_way = in_flight > 0 && self.window.acked() < self.window.sent();
         if sendable == 0 || (under_way && sendable < budget) {
             return None;
@@ -207,20 +207,20 @@ impl Attachment {
             epoch,
             offset,
             payload: Payload::new(bytes.get(..cut)?),
-            input_offset: self.news_of_input(input),
+            input_offset: self.input_ack(input),
         };
         self.window.advance(offset + cut as u64, now);
         Some(frame.to_json())
     }
 
-    /// An empty frame, which the client answers with what it has.
+    /// A probe: an empty frame, to which the client responds with its position.
     pub(crate) fn probe(&mut self, epoch: Epoch, input: Option<u64>) -> Bytes {
-        let input_offset = self.news_of_input(input);
+        let input_offset = self.input_ack(input);
         let payload = Payload::new(b"");
         ServerFrame::Output { epoch, offset: self.window.sent(), payload, input_offset }.to_json()
     }
 
-    /// Goes back to what the client has: the snapshot it lacks, or the output.
+    /// Returns to the client's position: the snapshot that it lacks, or the output.
     pub(crate) fn rewound(&mut self) {
         let acked = self.window.acked();
         if let Some(snapshot) = self.snapshot.take()
@@ -238,10 +238,10 @@ impl Attachment {
         }
     }
 
-    /// The offset to tell, if it is not told already.
-    fn news_of_input(&mut self, input: Option<u64>) -> Option<u64> {
-        let input = input.filter(|input| *input > self.told_input)?;
-        self.told_input = input;
+    /// The input offset to acknowledge, unless it has been already.
+    fn input_ack(&mut self, input: Option<u64>) -> Option<u64> {
+        let input = input.filter(|input| *input > self.acked_input)?;
+        self.acked_input = input;
         self.input_ack_at = None;
         Some(input)
     }

@@ -1,4 +1,4 @@
-//! What a session asks its driver to do, and what the driver reports of it.
+//! Effects that a session requests from its driver, and their outcomes.
 
 use std::time::Duration;
 
@@ -12,67 +12,66 @@ use shellbridge_protocol::{
 
 use crate::model::Work;
 
-/// Something the driver must do.
+/// An action for the driver.
 #[derive(Debug)]
 pub enum Effect {
-    /// Push a frame. Report what became of it with [`Session::handle_pushed`](crate::Session::handle_pushed).
+    /// Push a frame. Report the outcome with [`Session::handle_pushed`](crate::Session::handle_pushed).
     Push {
         /// The connection.
         to: ConnectionId,
         /// JSON text.
         frame: Bytes,
-        /// To be reported back.
+        /// Repeated in the report.
         kind: PushKind,
     },
-    /// Answer a request that [`Reply::Later`] left open: the frame, or nothing. Push the frame if the request is no
-    /// longer open.
+    /// Answer a request that got [`Reply::Later`]. Push the frame if the request has ended since.
     Answer {
         /// [`Request::number`].
         request: u64,
-        /// The connection that asked.
+        /// The connection of the request.
         to: ConnectionId,
         /// The answer, if there is one.
         frame: Option<ServerFrame>,
     },
-    /// Close a connection, after a last frame if there is one.
+    /// Close a connection, after sending the last frame if there is one.
     Close {
         /// The connection.
         connection: ConnectionId,
-        /// The error frame that says why.
+        /// The error frame with the reason.
         last: Option<Bytes>,
-        /// The same for transports with close codes. None if the connection is gone already.
+        /// The reason for transports with close codes. `None` if the connection has probably closed already.
         reason: Option<ErrorCode>,
     },
-    /// Ask whether a connection still exists. Report it with
+    /// Check whether a connection still exists. Report it with
     /// [`Session::handle_checked`](crate::Session::handle_checked).
     Check(ConnectionId),
     /// Resize the terminal.
     Resize(Size),
-    /// Run a command beside the shell. Report its end with
-    /// [`Session::handle_command`](crate::Session::handle_command); until then there is no other.
+    /// Run a command beside the shell. Report its outcome with
+    /// [`Session::handle_command`](crate::Session::handle_command); no other command starts before.
     Run {
-        /// Handed to the shell's `-c`.
+        /// Passed to the shell's `-c`.
         command: String,
-        /// Killed after this.
+        /// Time limit.
         timeout: Duration,
     },
-    /// Run [`Work::run`], on a thread that may be busy for milliseconds, and hand the work back with
-    /// [`Session::handle_followed`](crate::Session::handle_followed): the screen model follows the output.
+    /// Call [`Work::run`] on a thread that may be busy for milliseconds, and return the work with
+    /// [`Session::handle_followed`](crate::Session::handle_followed). It updates the screen model.
     Follow(Box<Work>),
-    /// Start a shell in place of the one that ended. Report it with
+    /// Start a new shell after the last one ended. Report it with
     /// [`Session::handle_restarted`](crate::Session::handle_restarted) or
     /// [`Session::handle_restart_failed`](crate::Session::handle_restart_failed).
     StartShell,
-    /// The session is over; connections were closed by the effects before this one. The last effect.
+    /// The session is over. The last effect; earlier ones have closed the connections.
     End(End),
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Its shell ended, and every client knows it.
+    /// Its shell ended and every client has received `exit`.
     ShellEnded,
-    /// Its time is over.
+    /// It expired.
     Expired,
     /// No client was connected for too long.
     Detached,
@@ -80,7 +79,7 @@ pub enum End {
     Deleted,
 }
 
-/// What a push carries, so that its outcome means something.
+/// Content of a push, which decides what its outcome means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PushKind {
     /// Output or a snapshot; counts as in flight.
@@ -93,36 +92,36 @@ pub enum PushKind {
     Other,
 }
 
-/// The outcome of a push, after all retries.
+/// Outcome of a push, after all retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It was handed to the client's socket.
+    /// It was written to the client's socket.
     Delivered,
-    /// There is no such connection any more, or it takes nothing.
+    /// The connection has closed, or accepts nothing.
     Gone,
-    /// This frame is larger than the connection takes, however often it is sent.
+    /// The frame is too large for the connection; no retry helps.
     TooLarge,
 }
 
-/// What names a frame's answer.
+/// Identifies a request.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The driver's own number, for [`Effect::Answer`].
     pub number: u64,
-    /// The gateway's id of the message: the id of a `command` without one.
+    /// The gateway's id of the message, which a `command` without an id uses.
     pub message_id: String,
 }
 
-/// The answer to a frame. The driver knows the frame's text; the session does not.
+/// The answer to a frame. Some need the frame's text, which only the driver has.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// This frame.
     Frame(ServerFrame),
-    /// None.
+    /// No answer.
     Nothing,
     /// An [`Effect::Answer`] follows.
     Later,
-    /// An `echo` of the frame as it was sent.
+    /// An `echo` of the frame as sent.
     Echo,
     /// `unknown_command`.
     Unknown,

@@ -1,16 +1,15 @@
-//! The session of a terminal as one state machine: frames, output and time go in, effects come out.
+//! The state machine of a terminal session: consumes frames, output and time; produces effects.
 //!
-//! There is no I/O, no clock and no runtime here, so that schedules are generated in tests instead of waited for, and
-//! the crate builds for `wasm32-unknown-unknown`. Whoever drives a [`Session`] owns the terminal, the running command
-//! and the ways to the clients. The order of calls, after each thing that happened:
+//! It has no I/O, no clock and no runtime, so that tests generate schedules instead of waiting, and the crate builds for
+//! `wasm32-unknown-unknown`. The driver of a [`Session`] owns the terminal, the running command and the connections. After
+//! each event it calls, in this order:
 //!
-//! 1. one `handle_*`, with the time at which it happened;
-//! 2. [`Session::poll_effect`] until it returns none, doing what each [`Effect`] says;
-//! 3. [`Session::poll_write`] and [`Session::read_allowance`], for what the terminal may take and give;
-//! 4. [`Session::poll_timeout`], and [`Session::handle_timeout`] no later than that.
+//! 1. the event's `handle_*`, with the time of the event;
+//! 2. [`Session::poll_effect`] until it returns `None`, executing each [`Effect`];
+//! 3. [`Session::poll_write`] and [`Session::read_allowance`], for input to write and output to read;
+//! 4. [`Session::poll_timeout`], and [`Session::handle_timeout`] by that time.
 //!
-//! Times are durations since the session's start, by a monotonic clock. What clients are told in Unix time is derived
-//! from the start.
+//! Times are durations since the session's start, by a monotonic clock. Unix times in frames are derived from the start.
 
 mod admit;
 mod advance;

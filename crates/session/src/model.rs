@@ -1,7 +1,6 @@
-//! The model of the screen: follows the output on a thread of its own, within a budget.
+//! The screen model, updated on another thread within a budget.
 //!
-//! The session decides what is followed next, to which size it changes and when a picture is made ([`Model`]); the thread
-//! does one turn of that ([`Work::run`]). Output, sizes and pictures keep their order.
+//! [`Model`] queues output, resizes and pictures in order; [`Work::run`] processes one turn of them on the thread.
 
 use std::{
     collections::VecDeque,
@@ -14,59 +13,59 @@ use shellbridge_protocol::{size::Size, stream::OutputLog, times::Epoch};
 
 use crate::{screen::Screen, snapshot::Picture};
 
-/// Cells that the model of one session may touch a second, saved up for a second: a fifth of a core, and a dozen
-/// megabytes of text in colours. A flood of a few bytes each for a whole screen has used that up at once.
+/// Cells that the model of one session may touch per second, saved up for at most a second: a fifth of a core, or a dozen
+/// megabytes of coloured text. A flood of short sequences that each redraw the whole screen exhausts it at once.
 const CELLS: i64 = 100_000_000;
 /// Cells of one turn: 2 ms, so that many models share a thread.
 const TURN: i64 = 1_000_000;
-/// Output that may wait to be followed: 20 ms of plain text.
+/// Output that may wait for the model, bytes: 20 ms of plain text.
 const MAX_WAITING: usize = 1024 * 1024;
-/// How long the shell is held for the model, and how long a picture is waited for, until the model gives up what it is
-/// behind by: the thread may have other things to do, or the machine.
+/// How long the shell may wait for the model, and a client for a picture, before the model skips its backlog: the thread or
+/// the machine may be busy.
 const HELD: Duration = Duration::from_millis(200);
 const WAITED: Duration = Duration::from_millis(500);
-/// Changes of size that may wait, before one takes the place of the last.
+/// Most queued resizes; beyond, a resize replaces the last one.
 const MAX_STEPS: usize = 32;
 
-/// What is to be followed, by which place in the output.
+/// The queue of the screen model.
 pub(crate) struct Model {
-    /// None while the thread has it.
+    /// `None` while the thread has it.
     work: Option<Box<Work>>,
-    /// Which shell the model is of.
+    /// The shell of the model.
     epoch: Epoch,
     steps: VecDeque<(u64, Step)>,
-    /// The first byte that the work has not got.
+    /// The first byte not passed to the work.
     taken: u64,
-    /// All of what it has not got is plain text.
+    /// Whether all later bytes are plain text.
     plain: bool,
     waiting: usize,
-    /// Cells that may be touched; below zero by what the last turn took too many.
+    /// Remaining budget in cells; negative if the last turn exceeded it.
     cells: i64,
-    /// When those were counted.
+    /// When the budget was last refilled.
     counted: Duration,
-    /// Since when the shell is held, and since when somebody waits for a picture.
+    /// Since when the shell has waited, and since when a client has waited for a picture.
     held_since: Option<Duration>,
     waited_since: Option<Duration>,
 }
 
-/// What comes after output.
+/// A step between two pieces of output.
 enum Step {
     Resize(Size),
-    /// For as long as somebody waits for it.
+    /// Skipped once no client needs the picture.
     Paint(Weak<Picture>),
 }
 
-/// Output for the screen model to follow, and what comes after it: see [`Effect::Follow`](crate::Effect::Follow).
+/// The screen model, with output to process and the step after it: see [`Effect::Follow`](crate::Effect::Follow).
 pub struct Work {
     epoch: Epoch,
     screen: Screen,
     bytes: Vec<u8>,
-    /// How many of the bytes were followed.
+    /// Number of bytes processed.
     at: usize,
-    /// Bytes before these that are gone.
+    /// Number of evicted bytes before these.
     gone: u64,
-    /// The bytes are not to be followed any more.
-    given_up: bool,
+    /// Skip the remaining bytes.
+    skips: bool,
     step: Option<Step>,
     spent: i64,
 }
@@ -87,18 +86,18 @@ impl Model {
         }
     }
 
-    /// Another shell: its output starts anew.
+    /// Starts again for a new shell.
     pub(crate) fn restart(&mut self, size: Size, epoch: Epoch) {
         let (cells, counted) = (self.cells, self.counted);
         *self = Self { cells, counted, ..Self::new(size, epoch, self.waiting) };
     }
 
-    /// These bytes are appended to the output.
+    /// Notes bytes that are appended to the log.
     pub(crate) fn output(&mut self, bytes: &[u8]) {
         self.plain &= Screen::is_plain(bytes);
     }
 
-    /// The size changes, at this place in the output.
+    /// Queues a resize at this offset of the output.
     pub(crate) fn resize(&mut self, at: u64, size: Size) {
         let many = self.steps.len() >= MAX_STEPS;
         match self.steps.back_mut() {
@@ -122,17 +121,17 @@ impl Model {
 
     /// The picture shows the screen as it is at this place in the output.
     fn paint(&mut self, at: u64, picture: &Arc<Picture>) {
-        self.steps.retain(|(_, step)| step.is_wanted());
+        self.steps.retain(|(_, step)| step.is_needed());
         self.steps.push_back((at, Step::Paint(Arc::downgrade(picture))));
     }
 
-    /// How many bytes may be appended to the output before something is gone that was not followed.
+    /// Number of bytes that the log may grow by before it could evict bytes that the model has not processed.
     pub(crate) fn room(&self, log: &OutputLog) -> usize {
         let waits = usize::try_from(log.end() - self.taken).unwrap_or(usize::MAX);
         self.waiting.saturating_sub(waits)
     }
 
-    /// The next turn of the work, if there is any to do and it may be done now. It comes back to [`Model::followed`].
+    /// The next turn, if there is work and budget. Return it with [`Model::followed`].
     pub(crate) fn next(&mut self, log: &OutputLog, now: Duration) -> Option<Box<Work>> {
         self.count(now);
         let mut work = self.work.take()?;
@@ -146,7 +145,7 @@ impl Model {
         let late =
             |since: Option<Duration>, within| since.is_some_and(|since| spent || now >= since + within);
         if !work.is_done() {
-            work.given_up |= late(self.held_since, HELD) || late(self.waited_since, WAITED);
+            work.skips |= late(self.held_since, HELD) || late(self.waited_since, WAITED);
             if !spent {
                 return Some(work);
             }
@@ -155,7 +154,7 @@ impl Model {
         None
     }
 
-    /// When there is a turn to do, after [`Model::next`] had none.
+    /// When to call [`Model::next`] again after it returned `None`.
     pub(crate) fn due(&self, now: Duration) -> Option<Duration> {
         let work = self.work.as_ref()?;
         let wait =
@@ -163,7 +162,7 @@ impl Model {
         (!work.is_done()).then(|| now + Duration::from_nanos(wait))
     }
 
-    /// A turn was done.
+    /// A turn has run.
     pub(crate) fn followed(&mut self, work: Box<Work>) {
         self.cells -= work.spent;
         if work.epoch == self.epoch {
@@ -177,15 +176,15 @@ impl Model {
         self.counted = self.counted.max(now);
     }
 
-    /// Whether a picture is to be made of what this work leads to.
+    /// Whether a client waits for a picture that depends on this work.
     fn is_waited_for(&self, work: &Work) -> bool {
-        let paints = |step: &Step| matches!(step, Step::Paint(_)) && step.is_wanted();
+        let paints = |step: &Step| matches!(step, Step::Paint(_)) && step.is_needed();
         work.step.as_ref().is_some_and(paints) || self.steps.iter().any(|(_, step)| paints(step))
     }
 
-    /// Takes what is to be done next, if it is time for that: plain text is cheap in bulk, and waits.
+    /// Passes the next output and step to the work. Plain text may wait, since it is cheaper in bulk.
     fn fill(&mut self, work: &mut Work, log: &OutputLog) {
-        self.steps.retain(|(_, step)| step.is_wanted());
+        self.steps.retain(|(_, step)| step.is_needed());
         let end = self.steps.front().map_or(log.end(), |(at, _)| *at);
         if self.steps.is_empty() && (end == self.taken || (self.plain && self.room(log) > self.waiting / 2)) {
             return;
@@ -196,7 +195,7 @@ impl Model {
         work.bytes.extend_from_slice(b);
         work.bytes.truncate(usize::try_from(end - self.taken - work.gone).unwrap_or(usize::MAX));
         work.at = 0;
-        work.given_up = false;
+        work.skips = false;
         self.taken = end;
         work.step = self.steps.pop_front().map(|(_, step)| step);
         self.plain = end == log.end() || self.plain;
@@ -204,7 +203,7 @@ impl Model {
 }
 
 impl Step {
-    fn is_wanted(&self) -> bool {
+    fn is_needed(&self) -> bool {
         match self {
             Self::Resize(_) => true,
             Self::Paint(picture) => picture.strong_count() > 0,
@@ -212,7 +211,7 @@ impl Step {
     }
 }
 
-/// Without what a shell wrote.
+/// Omits the shell's output.
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Work").field("epoch", &self.epoch).field("at", &self.at).finish_non_exhaustive()
@@ -222,20 +221,20 @@ impl fmt::Debug for Work {
 impl Work {
     fn new(size: Size, epoch: Epoch) -> Self {
         let screen = Screen::new(size);
-        Self { epoch, screen, bytes: Vec::new(), at: 0, gone: 0, given_up: false, step: None, spent: 0 }
+        Self { epoch, screen, bytes: Vec::new(), at: 0, gone: 0, skips: false, step: None, spent: 0 }
     }
 
     fn is_done(&self) -> bool {
         self.gone == 0 && self.at == self.bytes.len() && self.step.is_none()
     }
 
-    /// Does a turn: a few milliseconds of work. May run on any thread.
+    /// Runs one turn, a few milliseconds. May run on any thread.
     pub fn run(&mut self) {
         let mut cells = TURN;
         let gone = std::mem::take(&mut self.gone);
-        if self.given_up || gone > 0 {
+        if self.skips || gone > 0 {
             let (followed, rest) = self.bytes.split_at_checked(self.at).unwrap_or_default();
-            let rest = if self.given_up { rest } else { &[] };
+            let rest = if self.skips { rest } else { &[] };
             self.screen.skip(gone, rest);
             self.at = followed.len() + rest.len();
         }
@@ -257,7 +256,7 @@ impl Work {
             }
         }
         if self.is_done() {
-            // A megabyte for every session that ever was in a hurry would be much.
+            // Frees the buffer: idle sessions would otherwise keep a megabyte each.
             self.bytes = Vec::new();
             self.at = 0;
         }

@@ -1,4 +1,4 @@
-//! The state of a session, and what each thing that happens does to it.
+//! The state of a session and its event handlers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,7 +17,7 @@ use shellbridge_protocol::{
 
 use crate::{
     client::{Clients, Gone},
-    commands::{Asker, By, Command, CommandOutcome, Commands},
+    commands::{Command, CommandOutcome, Commands, Owner, Requester},
     connection::{Connection, ConnectionInfo, ExitFrame},
     effect::{Effect, End, PushKind, Reply, Request, Sent, error},
     model::{Model, Work},
@@ -25,52 +25,52 @@ use crate::{
     timers::{Restarts, TimerTable},
 };
 
-/// The bounds of a session's streams and waits.
+/// Bounds of a session's streams and waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// `OUTPUT_BUFFER`: output kept for replay, bytes.
+    /// `OUTPUT_BUFFER`: bytes of output kept for replay.
     pub output_buffer: usize,
-    /// `OUTPUT_WINDOW`: output sent past a connection's last acknowledgement, bytes.
+    /// `OUTPUT_WINDOW`: bytes of output sent past a connection's last acknowledgement.
     pub output_window: u64,
     /// `RESUME_GRACE`: how long the shell waits for a lost client.
     pub resume_grace: Duration,
 }
 
-/// What a session is made with.
+/// Settings of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Bounds of its streams.
     pub limits: Limits,
-    /// `DETACHED_TTL`: how long it lives without a connection.
+    /// `DETACHED_TTL`: how long a session without a connection exists.
     pub detached_ttl: Duration,
-    /// `SHELL_RESTART`: whether a new shell is started when one ends.
+    /// `SHELL_RESTART`: whether a new shell starts when one ends.
     pub shell_restart: bool,
 }
 
-/// A session has as many connections as it may.
+/// The session is full. A retry may help once others have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session has too many connections")]
 pub struct TooManyConnections;
 
-/// What is known of a session from outside.
+/// Public status of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// Connections it has.
+    /// Number of connections.
     pub connections: usize,
     /// Whether its shell has ended.
     pub exited: bool,
 }
 
-/// A session: one shell, its byte streams, and the connections that watch and type.
+/// A session: one shell, its byte streams and its connections.
 pub struct Session {
     pub(crate) id: SessionId,
     pub(crate) settings: Settings,
-    /// When the session's own time is zero.
+    /// Unix time of the session's start, which is zero on its own clock.
     started: UnixMs,
     pub(crate) epoch: Epoch,
     pub(crate) log: OutputLog,
     pub(crate) model: Model,
-    /// The newest picture of the screen, for as long as a client is to get it.
+    /// The newest picture of the screen, while a client still needs it.
     pub(crate) picture: Weak<Picture>,
     pub(crate) size: Size,
     pub(crate) exit: Option<(Exit, Duration)>,
@@ -80,15 +80,15 @@ pub struct Session {
     /// Writes to the shell so far.
     pub(crate) writes: u64,
     pub(crate) dropped: VecDeque<ConnectionId>,
-    /// When its time is over.
+    /// When the session expires.
     pub(crate) expires: Duration,
     pub(crate) detached_since: Option<Duration>,
     pub(crate) restarts: Restarts,
     pub(crate) timers: TimerTable,
     pub(crate) effects: VecDeque<Effect>,
-    /// [`Effect::StartShell`] was given, and its outcome has not come.
+    /// [`Effect::StartShell`] awaits its outcome.
     pub(crate) restarting: bool,
-    /// Something happened since the timers were set.
+    /// An event occurred since the timers were set.
     pub(crate) stale: bool,
     pub(crate) over: bool,
 }
@@ -129,20 +129,20 @@ impl Session {
         self.size
     }
 
-    /// What is known of it from outside.
+    /// Its public status.
     pub fn status(&self) -> Status {
         Status { connections: self.connections.len(), exited: self.exit.is_some() }
     }
 
-    /// Whether it has this connection.
+    /// Whether the session has this connection.
     pub fn has(&self, id: &ConnectionId) -> bool {
         self.connections.contains_key(id)
     }
 
-    /// A connection was made, or is vouched for anew.
+    /// A connection was made, or its transport has confirmed its identity again.
     ///
     /// # Errors
-    /// When there are too many.
+    /// There are too many connections.
     pub fn handle_connect(&mut self, info: ConnectionInfo, now: Duration) -> Result<(), TooManyConnections> {
         let id = info.id.clone();
         let read_only = info.read_only;
@@ -150,7 +150,7 @@ impl Session {
         self.connect(info, now)?;
         if !known {
             let greeting = ServerFrame::Connected {
-                message: "connected to the session's shell".to_owned(),
+                message: "connected".to_owned(),
                 session_id: self.id.clone(),
                 connection_id: id.clone(),
                 timestamp: self.unix_ms(now),
@@ -162,13 +162,13 @@ impl Session {
         Ok(())
     }
 
-    /// A connection is gone, as its `$disconnect` says.
+    /// A connection has closed, as its transport reports.
     pub fn handle_gone(&mut self, id: &ConnectionId, now: Duration) {
         self.stale = true;
         self.disconnect(id, now);
     }
 
-    /// A frame came. A connection that is not known is adopted, as `info` vouches for it.
+    /// A frame arrived. Adds its connection if the session does not have it.
     pub fn handle_frame(
         &mut self,
         info: ConnectionInfo,
@@ -188,7 +188,7 @@ impl Session {
         self.decide(&id, frame, request, now)
     }
 
-    /// Decides every frame; read-only is judged here and nowhere else.
+    /// Handles every type of frame. The only place that enforces view-only connections.
     pub(crate) fn decide(
         &mut self,
         id: &ConnectionId,
@@ -208,7 +208,7 @@ impl Session {
             | ClientFrame::Input { .. }
             | ClientFrame::Command { .. }
             | ClientFrame::Clear
-            // What was run is the writers' matter: a command may hold a secret that the screen never showed.
+            // Not for viewers: a command may contain a secret that the screen never showed.
             | ClientFrame::History
                 if read_only =>
             {
@@ -221,14 +221,14 @@ impl Session {
                 Reply::Frame(ServerFrame::Pong { timestamp, echo })
             }
             ClientFrame::Command { command, id: name, timeout_ms } => {
-                let by = By { connection: id.clone(), client: connection.client_id.clone() };
-                let asker = Asker { by, request: request.number };
+                let owner = Owner { connection: id.clone(), client: connection.client_id.clone() };
+                let requester = Requester { owner, request: request.number };
                 let command = Command::new(name.unwrap_or(request.message_id), command, timeout_ms);
                 let Self { commands, connections, effects, .. } = self;
-                commands.ask(command, asker, effects, now, |id| connections.contains_key(id))
+                commands.ask(command, requester, effects, now, |id| connections.contains_key(id))
             }
             ClientFrame::Resize { cols, rows, seq } => {
-                if connection.is_news(seq) {
+                if connection.note_seq(seq) {
                     connection.size = Some(Size { cols, rows });
                     self.refit();
                 }
@@ -260,7 +260,7 @@ impl Session {
                 Reply::Nothing
             }
             ClientFrame::Detach { seq } => {
-                if connection.is_news(seq) {
+                if connection.note_seq(seq) {
                     connection.left = seq;
                     self.detach(id, now);
                     self.refit();
@@ -271,7 +271,7 @@ impl Session {
         }
     }
 
-    /// Connections that `stale` names end in a while: whoever waits for a newer token has until then to connect with it.
+    /// Ends the connections for which `stale` returns `true` after `wait`, which lets clients connect with a newer token.
     pub fn handle_revoked(&mut self, wait: Duration, now: Duration, stale: impl Fn(&ConnectionInfo) -> bool) {
         self.stale = true;
         for connection in self.connections.values_mut().filter(|connection| stale(&connection.info)) {
@@ -279,7 +279,7 @@ impl Session {
         }
     }
 
-    /// A push ended, as [`Effect::Push`] asked for it.
+    /// Outcome of [`Effect::Push`].
     pub fn handle_pushed(&mut self, id: &ConnectionId, kind: PushKind, sent: Sent, now: Duration) {
         self.stale = true;
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -291,9 +291,9 @@ impl Session {
         if sent == Sent::Gone {
             self.drop_connection(id, now);
         } else if sent == Sent::TooLarge {
-            // Sent again it would be as large, and nothing may be left out.
+            // A retry would be as large, and the stream may not skip it.
             let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
-            self.farewell(id, error, now);
+            self.end_connection(id, error, now);
         } else if kind == PushKind::Exit
             && let Some(attachment) = &mut connection.attachment
             && attachment.exit == ExitFrame::InFlight
@@ -302,7 +302,7 @@ impl Session {
         }
     }
 
-    /// What [`Effect::Check`] found.
+    /// Outcome of [`Effect::Check`].
     pub fn handle_checked(&mut self, id: &ConnectionId, exists: bool, now: Duration) {
         self.stale = true;
         if !exists {
@@ -310,33 +310,33 @@ impl Session {
         }
     }
 
-    /// The shell wrote bytes, no more than [`Session::read_allowance`] said.
+    /// The shell wrote bytes; no more than [`Session::read_allowance`] permitted.
     pub fn handle_output(&mut self, bytes: &[u8]) {
         self.stale = true;
         self.model.output(bytes);
         self.log.append(bytes);
     }
 
-    /// The screen model has done a turn, as [`Effect::Follow`] asked.
+    /// The turn of [`Effect::Follow`] has run.
     pub fn handle_followed(&mut self, work: Box<Work>) {
         self.stale = true;
         self.model.followed(work);
     }
 
-    /// The shell ended, and all of its output was given to [`Session::handle_output`].
+    /// The shell has ended, and [`Session::handle_output`] has received all its output.
     pub fn handle_exit(&mut self, exit: Exit, now: Duration) {
         self.stale = true;
         self.exit = Some((exit, now));
     }
 
-    /// The command that [`Effect::Run`] started has ended, or could not be started or followed.
+    /// Outcome of [`Effect::Run`].
     pub fn handle_command(&mut self, outcome: CommandOutcome, now: Duration) {
         self.stale = true;
         let timestamp = self.unix_ms(now);
         self.commands.finished(outcome, timestamp, &mut self.effects, now);
     }
 
-    /// A new shell runs, as [`Effect::StartShell`] asked: its streams start anew, and every client attaches again.
+    /// [`Effect::StartShell`] succeeded. The streams start again from 0, and every client must attach again.
     pub fn handle_restarted(&mut self, now: Duration) {
         self.stale = true;
         self.restarting = false;
@@ -344,17 +344,17 @@ impl Session {
         self.restarted(self.unix_ms(now), now);
     }
 
-    /// No new shell could be started: the session is over.
+    /// [`Effect::StartShell`] failed: the session ends.
     pub fn handle_restart_failed(&mut self) {
         self.end(End::ShellEnded);
     }
 
-    /// The session lives until `expires_at`. Clients are told anew when that is near.
+    /// Extends the session until `expires_at`. Connections are notified again before that.
     pub fn handle_extend(&mut self, expires_at: UnixMs) {
         self.stale = true;
         self.expires = self.expires.max(expires_at.saturating_since(self.started));
         for connection in self.connections.values_mut() {
-            connection.told_expiry = false;
+            connection.expiry_announced = false;
         }
     }
 
@@ -363,17 +363,17 @@ impl Session {
         self.notify(NoticeCode::Draining, "the backend is stopping");
     }
 
-    /// The session is deleted: its clients are told, and it is over.
+    /// The session is deleted: it ends after an error frame to every connection.
     pub fn handle_end(&mut self) {
-        self.end_with(ErrorCode::SessionInvalid, "the session was ended", End::Deleted);
+        self.end_with(ErrorCode::SessionInvalid, "the session has ended", End::Deleted);
     }
 
-    /// Something may be due; see [`Session::poll_timeout`].
+    /// The time of [`Session::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.advance(now);
     }
 
-    /// The next thing to do.
+    /// The next effect.
     pub fn poll_effect(&mut self, now: Duration) -> Option<Effect> {
         if self.effects.is_empty() && std::mem::take(&mut self.stale) {
             self.advance(now);
@@ -381,12 +381,12 @@ impl Session {
         self.effects.pop_front()
     }
 
-    /// When [`Session::handle_timeout`] must be called at the latest, if nothing else happens before.
+    /// When to call [`Session::handle_timeout`], unless another event occurs first.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timers.next()
     }
 
-    /// Unix time, derived from the start.
+    /// The Unix time of `now`.
     pub(crate) fn unix_ms(&self, now: Duration) -> UnixMs {
         self.started.saturating_add(now)
     }
@@ -409,7 +409,7 @@ impl Session {
         }
     }
 
-    /// Starts the streams anew.
+    /// Starts the streams of a new shell.
     pub(crate) fn restarted(&mut self, started: UnixMs, now: Duration) {
         self.epoch = self.epoch.next(started);
         self.log = OutputLog::new(self.settings.limits.output_buffer);
@@ -436,26 +436,25 @@ impl Session {
         }
     }
 
-    /// Tells every connection once that the session's time is nearly over.
+    /// Notifies every connection once that the session expires soon.
     pub(crate) fn expires_soon(&mut self) {
-        let message = "the session's time is nearly over".to_owned();
+        let message = "the session expires soon".to_owned();
         let frame = ServerFrame::Notice { code: NoticeCode::SessionExpiring, message }.to_json();
         for (to, connection) in &mut self.connections {
-            if !std::mem::replace(&mut connection.told_expiry, true) {
+            if !std::mem::replace(&mut connection.expiry_announced, true) {
                 let effect = Effect::Push { to: to.clone(), frame: frame.clone(), kind: PushKind::Other };
                 self.effects.push_back(effect);
             }
         }
     }
 
-    /// Pushes a frame that answers no request.
+    /// Pushes a frame that is neither output nor a size.
     pub(crate) fn push(&mut self, to: &ConnectionId, frame: &ServerFrame) {
         let frame = frame.to_json();
         self.effects.push_back(Effect::Push { to: to.clone(), frame, kind: PushKind::Other });
     }
 
-    /// Sets the terminal to the smallest size of the attached writers, or, while there is none, to the size of the
-    /// connection heard last.
+    /// Sets the terminal to the smallest size of the attached writers or, without any, to that of the connection heard last.
     pub(crate) fn refit(&mut self) {
         let attached = self.connections.values().filter(|c| c.attachment.is_some() && !c.info.read_only);
         let smallest = attached

@@ -1,4 +1,4 @@
-//! Pictures of the screen for clients whose output is gone: made once for all that are behind, sent to each.
+//! Snapshots of the screen for clients whose output was evicted: painted once, sent to each client that needs it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,22 +12,22 @@ pub(crate) const FRAME_HEAD: usize = 256;
 /// Bytes of JSON that the payload of a frame may take, where the frame may be as large as the contract allows.
 const PAYLOAD_BUDGET: usize = MAX_FRAME - FRAME_HEAD;
 
-/// The screen as it stood at one offset of the output, cut into what frames hold.
+/// The screen at one offset of the output, split into payloads of frames.
 #[derive(Debug)]
 pub(crate) struct Picture {
     offset: u64,
     size: Size,
-    /// Unset until the model has come to the offset.
+    /// Unset until the model has reached the offset.
     parts: OnceLock<Vec<Payload>>,
 }
 
-/// A picture on its way to one client, kept until it is acknowledged: the same bytes for the same offset.
+/// A picture sent to one client, kept until acknowledged, so that a repetition has the same bytes.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     picture: Arc<Picture>,
-    /// Bytes of output that it stands for and that this client does not have.
+    /// Number of output bytes that it replaces for this client.
     gap: u64,
-    /// Parts that were sent.
+    /// Number of parts sent.
     sent: u32,
 }
 
@@ -42,7 +42,7 @@ impl Picture {
         self.offset
     }
 
-    /// What is to be written to a terminal that was just reset.
+    /// Sets the bytes to write to a terminal that was just reset.
     pub(crate) fn paint(&self, bytes: &[u8]) {
         let mut rest = bytes;
         let mut parts = Vec::new();
@@ -54,11 +54,11 @@ impl Picture {
                 break;
             }
         }
-        // It is painted once.
+        // Painted only once, so it cannot be set already.
         let _ = self.parts.set(parts);
     }
 
-    /// How many parts it has, once it is painted.
+    /// Number of parts, once painted.
     fn count(&self) -> Option<u32> {
         Some(u32::try_from(self.parts.get()?.len()).unwrap_or(u32::MAX))
     }
@@ -69,7 +69,7 @@ impl Snapshot {
         Self { picture, gap, sent: 0 }
     }
 
-    /// Where output goes on after it.
+    /// Offset at which output continues after it.
     pub(crate) fn offset(&self) -> u64 {
         self.picture.offset
     }
@@ -79,12 +79,12 @@ impl Snapshot {
         &self.picture
     }
 
-    /// Whether all parts were sent.
+    /// Whether all parts have been sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.picture.count().is_some_and(|parts| self.sent >= parts)
     }
 
-    /// The next part to send, if it is painted.
+    /// The next part to send, once painted.
     pub(crate) fn next(&mut self, epoch: Epoch) -> Option<Bytes> {
         let part = self.sent;
         let Picture { offset, size: Size { cols, rows }, .. } = *self.picture;
@@ -94,7 +94,7 @@ impl Snapshot {
         Some(ServerFrame::Snapshot { epoch, offset, part, parts, cols, rows, gap, payload }.to_json())
     }
 
-    /// All parts are to be sent again.
+    /// The same snapshot, with all parts to send again.
     pub(crate) fn again(self) -> Self {
         Self::new(self.picture, self.gap)
     }

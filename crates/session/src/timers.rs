@@ -4,33 +4,33 @@ use std::time::Duration;
 
 use shellbridge_protocol::backoff::Backoff;
 
-/// A shell that lived for less than this is not started anew at once.
+/// A shell that lived for less than this is restarted with a delay.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// Longest wait before a shell is started anew.
+/// Longest delay before a restart.
 const RESTART_MAX: Duration = Duration::from_secs(30);
 
-/// What a session waits for. Each has at most one deadline.
+/// What a session waits for; one deadline each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timer {
-    /// A connection's token, check, probe, acknowledgement or grace: the first of all connections.
+    /// The earliest of all connections' expiry, check, probe, acknowledgement or grace.
     Connections,
-    /// A client's hole in its input.
+    /// A hole in a client's input.
     Gaps,
-    /// A lost client is no longer waited for.
+    /// The shell stops waiting for a lost client.
     Grace,
-    /// The session whose shell ended is over.
+    /// The session ends after its shell.
     Exit,
     /// A new shell may be started.
     Restart,
-    /// No connection came.
+    /// The session ends for lack of connections.
     Detached,
-    /// The screen model's budget allows another turn.
+    /// The screen model's budget permits another turn.
     Model,
-    /// The session's time is nearly over, then over.
+    /// The session expires soon; then, it expires.
     Expiry,
 }
 
-/// The deadlines of a session, one place for each [`Timer`].
+/// The deadlines of a session, by [`Timer`].
 #[derive(Debug, Default)]
 pub(crate) struct TimerTable([Option<Duration>; Timer::Expiry as usize + 1]);
 
@@ -42,7 +42,7 @@ impl TimerTable {
         }
     }
 
-    /// The first deadline.
+    /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.0.iter().flatten().min().copied()
     }

@@ -1,7 +1,7 @@
 // Generated from crates/protocol by `make types`. Do not edit: `make test` fails when it differs.
 
 /**
- * Code of an `error` frame. What a client may do about it is [`ErrorCode::retryable`].
+ * Code of an `error` frame. [`ErrorCode::retryable`] says whether a retry may help.
  */
 export type ErrorCode = "BAD_FRAME" | "TOO_LARGE" | "RATE_LIMITED" | "TOKEN_EXPIRED" | "MISSING_AUTH" | "UNAUTHORIZED" | "ORIGIN_NOT_ALLOWED" | "FORBIDDEN" | "SESSION_INVALID" | "SESSION_EXPIRED" | "NOT_ATTACHED" | "READ_ONLY" | "REPLACED" | "INPUT_GAP" | "COMMAND_TIMEOUT" | "COMMAND_FAILED" | "BACKEND_UNAVAILABLE" | "BACKEND_TIMEOUT" | "INTERNAL";
 
@@ -53,7 +53,7 @@ b64?: string, };
  */
 export type Exit = { 
 /**
- * As a shell's `$?` has it: 128 + signal when killed.
+ * Like a shell's `$?`: 128 + signal if killed.
  */
 exitCode: number, 
 /**
@@ -62,15 +62,15 @@ exitCode: number,
 signal?: string, };
 
 /**
- * One command that was run with `command`.
+ * A command that `command` ran.
  */
 export type HistoryEntry = { 
 /**
- * As it was sent.
+ * The command as sent.
  */
 command: string, 
 /**
- * As a shell's `$?` has it.
+ * Like a shell's `$?`.
  */
 exitCode: number, 
 /**
@@ -83,11 +83,11 @@ timestamp: UnixMs, };
  */
 export type ErrorFrame = { 
 /**
- * What failed.
+ * The error.
  */
 code: ErrorCode, 
 /**
- * For people; never a secret, never another program's words.
+ * For humans. Contains no secret and no other program's text.
  */
 message: string, 
 /**
@@ -95,7 +95,7 @@ message: string,
  */
 retryable: boolean, 
 /**
- * The frame it answers: its `id`, else its `type`.
+ * The frame that caused it: its `id`, else its `type`.
  */
 ref?: string, 
 /**
@@ -104,55 +104,55 @@ ref?: string,
 inputOffset?: number, };
 
 /**
- * What a client sends.
+ * A frame from a client.
  */
 export type ClientFrame = { "type": "ping", 
 /**
- * The client's clock, given back as `echo`.
+ * Any number; `pong` returns it as `echo`.
  */
 timestamp?: number, 
 /**
- * Acknowledges output up to here.
+ * Acknowledges all output before this offset.
  */
 outputOffset?: number, } | { "type": "command", 
 /**
- * Handed to the shell's `-c`.
+ * Passed to the shell's `-c`.
  */
 command: string, 
 /**
- * Repeats with the same id are answered from the first run.
+ * A repetition with the same id receives the first run's result.
  */
 id?: string, 
 /**
- * Killed after this many milliseconds; default 25,000, at most 600,000.
+ * Time limit in milliseconds: 25,000 by default, at most 600,000.
  */
 timeoutMs?: number, } | { "type": "resize", 
 /**
- * Columns, 1 or more.
+ * Columns, at least 1.
  */
 cols: number, 
 /**
- * Rows, 1 or more.
+ * Rows, at least 1.
  */
 rows: number, 
 /**
- * Counter per connection; one not above the last seen has no effect.
+ * Counter per connection. A frame whose `seq` is not above the last one has no effect.
  */
 seq?: number, } | { "type": "history" } | { "type": "clear" } | { "type": "echo" } | { "type": "attach", 
 /**
- * The client's own name for its input stream: 16–64 of `[A-Za-z0-9_-]`.
+ * The client's input stream: 16–64 of `[A-Za-z0-9_-]`.
  */
 clientId: ClientId, 
 /**
- * Columns, 1 or more.
+ * Columns, at least 1.
  */
 cols: number, 
 /**
- * Rows, 1 or more.
+ * Rows, at least 1.
  */
 rows: number, 
 /**
- * First output byte still needed; without it, 0.
+ * First output byte still needed; 0 by default.
  */
 outputOffset?: number, 
 /**
@@ -164,7 +164,7 @@ epoch?: Epoch,
  */
 seq?: number, } | { "type": "input", 
 /**
- * Whose input stream it is.
+ * The client's input stream.
  */
 clientId: ClientId, 
 /**
@@ -172,11 +172,11 @@ clientId: ClientId,
  */
 offset: number, 
 /**
- * The shell they are meant for.
+ * The shell that the bytes are for.
  */
 epoch?: Epoch, 
 /**
- * Acknowledges output up to here.
+ * Acknowledges all output before this offset.
  */
 outputOffset?: number, 
 /**
@@ -188,7 +188,7 @@ data?: string,
  */
 b64?: string, } | { "type": "ack", 
 /**
- * Everything before this offset has arrived.
+ * All output before this offset has arrived.
  */
 outputOffset: number, 
 /**
@@ -201,15 +201,15 @@ epoch?: Epoch, } | { "type": "detach",
 seq?: number, };
 
 /**
- * What the backend, or the Lambda for it, sends.
+ * A frame to a client, from the backend or, on its behalf, the Lambda.
  */
 export type ServerFrame = { "type": "connected", 
 /**
- * For people.
+ * For humans.
  */
 message: string, 
 /**
- * The session the token opened.
+ * The session that the token opened.
  */
 sessionId: SessionId, 
 /**
@@ -221,11 +221,11 @@ connectionId: ConnectionId,
  */
 timestamp: UnixMs, 
 /**
- * Version of this contract.
+ * Version of the protocol.
  */
 protocol: number, 
 /**
- * Whether this connection may only watch.
+ * Whether this connection is view-only.
  */
 readOnly: boolean, } | { "type": "pong", 
 /**
@@ -237,11 +237,11 @@ timestamp: UnixMs,
  */
 echo?: number, } | { "type": "command_result", 
 /**
- * stdout and stderr in the order written; invalid UTF-8 replaced.
+ * stdout and stderr in the order written, with invalid UTF-8 replaced.
  */
 result: string, 
 /**
- * As a shell's `$?` has it: 128 + signal when killed.
+ * Like a shell's `$?`: 128 + signal if killed.
  */
 exitCode: number, 
 /**
@@ -253,7 +253,7 @@ timestamp: UnixMs,
  */
 id: string, 
 /**
- * How long it ran.
+ * Run time in milliseconds.
  */
 durationMs: number, 
 /**
@@ -261,7 +261,7 @@ durationMs: number,
  */
 signal?: string, 
 /**
- * Whether `result` is not all there was.
+ * Whether `result` is incomplete.
  */
 truncated?: boolean, } | { "type": "resize_ack", 
 /**
@@ -277,7 +277,7 @@ rows: number,
  */
 timestamp: UnixMs, } | { "type": "history", 
 /**
- * The newest 100, oldest first.
+ * The newest 100 commands, oldest first.
  */
 history: Array<HistoryEntry>, 
 /**
@@ -301,7 +301,7 @@ timestamp: UnixMs, } | { "type": "unknown_command",
  */
 received?: string, 
 /**
- * For people.
+ * For humans.
  */
 message: string, 
 /**
@@ -309,15 +309,15 @@ message: string,
  */
 timestamp: UnixMs, } | { "type": "attached", 
 /**
- * The shell running now.
+ * The current shell.
  */
 epoch: Epoch, 
 /**
- * Where output goes on.
+ * Offset at which output continues.
  */
 outputOffset: number, 
 /**
- * The next input byte expected of this client.
+ * The next input byte expected from this client.
  */
 inputOffset: number, 
 /**
@@ -329,15 +329,15 @@ cols: number,
  */
 rows: number, 
 /**
- * Whether this connection may only watch.
+ * Whether this connection is view-only.
  */
 readOnly: boolean, 
 /**
- * Output bytes that the client needs and that are gone; a `snapshot` follows.
+ * Number of evicted output bytes that the client needed; a `snapshot` follows.
  */
 gap?: number, 
 /**
- * The shell has ended.
+ * Present if the shell has ended.
  */
 exit?: Exit, } | { "type": "output", 
 /**
@@ -349,7 +349,7 @@ epoch: Epoch,
  */
 offset: number, 
 /**
- * Acknowledges input up to here.
+ * Acknowledges all input before this offset.
  */
 inputOffset?: number, 
 /**
@@ -365,7 +365,7 @@ b64?: string, } | { "type": "snapshot",
  */
 epoch: Epoch, 
 /**
- * Where output goes on; also names the snapshot that this part belongs to.
+ * Offset at which output continues; also identifies the snapshot.
  */
 offset: number, 
 /**
@@ -373,7 +373,7 @@ offset: number,
  */
 part: number, 
 /**
- * How many parts there are.
+ * Number of parts.
  */
 parts: number, 
 /**
@@ -385,7 +385,7 @@ cols: number,
  */
 rows: number, 
 /**
- * Output bytes that it stands for.
+ * Number of output bytes that the snapshot replaces.
  */
 gap: number, 
 /**
@@ -401,11 +401,11 @@ b64?: string, } | { "type": "input_ack",
  */
 epoch: Epoch, 
 /**
- * Whose input.
+ * The client's input stream.
  */
 clientId: ClientId, 
 /**
- * Everything before this offset was written to the shell.
+ * All input before this offset has been written to the shell.
  */
 inputOffset: number, } | { "type": "exit", 
 /**
@@ -413,11 +413,11 @@ inputOffset: number, } | { "type": "exit",
  */
 epoch: Epoch, 
 /**
- * End of its output; the client waits for everything before it.
+ * End of its output; the client first waits for all output before it.
  */
 offset: number, 
 /**
- * As a shell's `$?` has it: 128 + signal when killed.
+ * Like a shell's `$?`: 128 + signal if killed.
  */
 exitCode: number, 
 /**
@@ -425,37 +425,37 @@ exitCode: number,
  */
 signal?: string, } | { "type": "detached" } | { "type": "notice", 
 /**
- * What it is about.
+ * The event.
  */
 code: NoticeCode, 
 /**
- * For people.
+ * For humans.
  */
 message: string, } | { "type": "error" } & ErrorFrame;
 
-/** Version of the contract. */
+/** Version of the protocol. */
 export const PROTOCOL_VERSION = 1;
 /** WebSocket subprotocol. */
 export const SUBPROTOCOL = "shellbridge.v1";
-/** Bytes of a client frame as JSON. */
+/** Largest client frame, bytes of JSON. */
 export const MAX_FRAME = 32768;
-/** Input bytes beyond `inputOffset`. */
+/** Input bytes accepted beyond `inputOffset`. */
 export const INPUT_WINDOW = 65536;
-/** First wait before input is sent again. */
+/** First wait before input is resent. */
 export const INPUT_RETRY_MS = 500;
-/** Output bytes past an acknowledgement. */
+/** Output bytes sent past an acknowledgement. */
 export const OUTPUT_WINDOW = 262144;
-/** Unacknowledged bytes that want an ack. */
+/** Unacknowledged output bytes that cause an acknowledgement. */
 export const OUTPUT_ACK_EVERY = 32768;
-/** Longest wait of an ack. */
+/** Longest delay of an acknowledgement. */
 export const OUTPUT_ACK_WITHIN_MS = 200;
-/** Between two pings. */
+/** Interval of pings. */
 export const PING_EVERY_MS = 30000;
-/** The same where all is quiet. */
+/** Interval of pings on a quiet connection. */
 export const PING_EVERY_QUIET_MS = 60000;
-/** Time in which nothing else was sent. */
+/** A connection is quiet after this long without other frames. */
 export const PING_QUIET_AFTER_MS = 300000;
-/** How long a lost client is waited for. */
+/** How long the shell waits for a lost client. */
 export const RESUME_GRACE_MS = 60000;
 /** Default `timeoutMs`. */
 export const COMMAND_TIMEOUT_MS = 25000;

@@ -209,7 +209,7 @@ pub(crate) async fn show(known: Known) -> Json<Value> {
     let owner = (!known.only_watches()).then_some(&status.owner);
     let mut answer = json!({
         "sessionId": status.id,
-        "status": status.word(),
+        "status": status.state(),
         "connections": status.connections(),
         "createdAt": status.created_at,
         "expiresAt": status.expires_at(),
@@ -235,7 +235,7 @@ pub(crate) async fn validate(known: Result<Known, ApiError>) -> Result<Response,
     Ok(Json(json!({
         "valid": true,
         "sessionId": status.id,
-        "status": status.word(),
+        "status": status.state(),
         "expiresAt": expires_at,
         "expiresIn": expires_at.saturating_since(unix_ms()).as_secs(),
     }))

@@ -111,7 +111,7 @@ impl Status {
     }
 
     /// `active`, `detached` (nobody is connected) or `exited` (the shell has ended).
-    pub(crate) fn word(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         match (self.exited.load(Ordering::Relaxed), self.connections()) {
             (true, _) => "exited",
             (false, 0) => "detached",

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_token_ends_the_older_at_the_door_at_once_and_its_connections_soon() {
+    fn a_newer_token_ends_the_older_and_soon_its_connections() {
         let tokens = Tokens::new();
         let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
         tokens.renew(&first, None, T0);

@@ -1,30 +1,30 @@
-//! JWK sets over the network: when to fetch one, from where, and what to accept. The fetcher (`shellbridge-outbound`)
-//! looks the host up, asks [`JwksPolicy::admit`], connects to exactly those addresses, follows no redirect, reads at most
-//! [`MAX_JWKS`] bytes and hands them to [`JwksPolicy::accept`].
+//! Policy for fetching JWK sets: when, from where, and what to accept. The fetcher (`shellbridge-outbound`) resolves the host,
+//! calls [`JwksPolicy::admit`], connects to exactly those addresses, follows no redirect, reads at most [`MAX_JWKS`] bytes
+//! and passes them to [`JwksPolicy::accept`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{KeyError, TokenKeys};
 use crate::times::UnixSecs;
 
-/// Largest JWK set taken. Sets of large providers have a few KiB.
+/// Largest JWK set accepted, bytes. Sets of large providers have a few KiB.
 pub const MAX_JWKS: usize = 256 * 1024;
-/// Seconds between two fetches, however many tokens name unknown keys.
+/// Seconds between two fetches, regardless of how many tokens name unknown keys.
 const REFETCH_AFTER: i64 = 30;
-/// Seconds between two tries while there is no set at all.
+/// Seconds between two attempts while no set is available.
 const RETRY_AFTER: i64 = 1;
-/// Seconds after which a set is fetched anew, so that a key taken out of it stops working.
+/// Seconds after which a set is fetched again, so that a removed key stops working.
 const MAX_AGE: i64 = 600;
-/// Seconds that a set is used while its source does not answer.
+/// Seconds that a set stays in use while its source does not respond.
 const KEEP: i64 = 24 * 3600;
 
-/// Why a JWK set is not fetched from there.
+/// Why a source of JWK sets is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwksRefused {
     /// Not `http` or `https`.
     #[error("not an http or https URL")]
     Scheme,
-    /// `http`, where keys could be exchanged on the way.
+    /// `http`, where an attacker on the network could replace the keys.
     #[error("plain http needs JWKS_ALLOW_PRIVATE=true")]
     Plain,
     /// The host has no address.
@@ -44,12 +44,12 @@ pub struct JwksPolicy {
 }
 
 impl JwksPolicy {
-    /// Nothing fetched yet. `allow_private`: `JWKS_ALLOW_PRIVATE`.
+    /// No set has been fetched. `allow_private`: `JWKS_ALLOW_PRIVATE`.
     pub const fn new(allow_private: bool) -> Self {
         Self { allow_private, keys: None, asked: None }
     }
 
-    /// Whether a set may come by this scheme.
+    /// Checks the URL's scheme.
     pub fn admit_scheme(&self, scheme: &str) -> Result<(), JwksRefused> {
         match scheme {
             "https" => Ok(()),
@@ -59,20 +59,19 @@ impl JwksPolicy {
         }
     }
 
-    /// Whether the host with these addresses may be asked. All of them count: one private address among
-    /// public ones is what DNS rebinding looks like.
+    /// Checks the host's addresses. All must be public: a private address among public ones indicates DNS rebinding.
     pub fn admit(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), JwksRefused> {
         let mut addresses = addresses.into_iter().peekable();
         addresses.peek().ok_or(JwksRefused::NoAddress)?;
         if self.allow_private || addresses.all(is_public) { Ok(()) } else { Err(JwksRefused::Private) }
     }
 
-    /// The keys that count now, if there are any.
+    /// The keys, unless they are missing or too old.
     pub fn keys(&self, now: UnixSecs) -> Option<&TokenKeys> {
         self.keys.as_ref().filter(|(_, fetched)| now.saturating_since(*fetched) < KEEP).map(|(keys, _)| keys)
     }
 
-    /// Whether to fetch now. `unknown_kid`: a token names a key that is not in the set.
+    /// Whether a fetch is due. `unknown_kid`: a token names a key that the set lacks.
     pub fn is_due(&self, unknown_kid: bool, now: UnixSecs) -> bool {
         let wait = if self.keys(now).is_some() { REFETCH_AFTER } else { RETRY_AFTER };
         let asked_lately = self.asked.is_some_and(|asked| (0..wait).contains(&now.saturating_since(asked)));
@@ -80,7 +79,7 @@ impl JwksPolicy {
         !asked_lately && (unknown_kid || !fresh)
     }
 
-    /// [`Self::is_due`], which then counts as asked.
+    /// Like [`Self::is_due`], and notes the fetch that the caller then makes.
     pub fn wants_fetch(&mut self, unknown_kid: bool, now: UnixSecs) -> bool {
         let due = self.is_due(unknown_kid, now);
         if due {
@@ -89,10 +88,10 @@ impl JwksPolicy {
         due
     }
 
-    /// Takes a fetched set in place of the one before.
+    /// Replaces the set with a fetched one.
     ///
     /// # Errors
-    /// When it is too large or has no useful key; the one before is kept.
+    /// The set is too large or contains no usable key. The previous set stays in use.
     pub fn accept(&mut self, set: &[u8], now: UnixSecs) -> Result<(), KeyError> {
         if set.len() > MAX_JWKS {
             return Err(KeyError::Jwks("larger than 256 KiB"));
@@ -102,7 +101,7 @@ impl JwksPolicy {
     }
 }
 
-/// Whether an address is one of the public Internet (IANA special-purpose address registries).
+/// Whether an address belongs to the public Internet (IANA special-purpose address registries).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -130,13 +129,13 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match address.segments() {
-        // IPv4 mapped into IPv6; NAT64 (RFC 6052), by which a network reaches IPv4; 6to4.
+        // IPv4-mapped; NAT64 (RFC 6052); 6to4.
         [0, 0, 0, 0, 0, 0xffff, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => embedded(high, low),
-        // IETF protocols, among them Teredo; documentation.
+        // IETF protocol assignments, such as Teredo; documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] => false,
-        // All else that is given out is in 2000::/3.
+        // Everything else allocated so far is in 2000::/3.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }

@@ -41,7 +41,7 @@ fn with(change: &Value) -> Value {
 }
 
 #[test]
-fn a_good_token_says_who_and_what() {
+fn a_valid_token_grants_its_user_and_session() {
     let grant = authorize(&hs256(&with(&json!({"readOnly":true,"username":"Ann"})))).unwrap();
     assert_eq!(
         grant,
@@ -84,16 +84,16 @@ fn every_claim_is_checked() {
 }
 
 #[test]
-fn regression_the_leeway_counts_wherever_a_token_s_time_is_judged() {
+fn regression_every_check_of_expiry_allows_the_leeway() {
     let exp = UnixSecs(NOW - TOKEN_LEEWAY);
     assert!(authorize(&hs256(&with(&json!({"exp":exp})))).is_ok());
-    assert!(NOW_SECS.ms() < good_until(exp), "what the door lets in is good for the rest of the second");
-    assert_eq!(good_until(exp), UnixSecs(NOW + 1).ms());
-    assert_eq!(good_until(UnixSecs(i64::MAX)), UnixMs::MAX);
+    assert!(NOW_SECS.ms() < valid_until(exp), "what the door lets in is good for the rest of the second");
+    assert_eq!(valid_until(exp), UnixSecs(NOW + 1).ms());
+    assert_eq!(valid_until(UnixSecs(i64::MAX)), UnixMs::MAX);
 }
 
 #[test]
-fn each_refusal_has_a_code_that_says_what_is_wrong() {
+fn each_denial_has_a_code_that_names_its_cause() {
     for (denied, code) in [
         (Denied::Missing, ErrorCode::MissingAuth),
         (Denied::Malformed, ErrorCode::Unauthorized),
@@ -137,7 +137,7 @@ fn the_session_may_be_named_by_request_or_token() {
 }
 
 #[test]
-fn a_read_only_token_opens_a_foreign_session_only_if_it_names_it() {
+fn a_view_only_token_opens_a_foreign_session_only_if_it_names_it() {
     assert!(may_open(&"u".into(), false, false, &"u".into()));
     assert!(may_open(&"viewer".into(), true, true, &"u".into()));
     assert!(!may_open(&"viewer".into(), true, false, &"u".into()));
@@ -179,7 +179,7 @@ fn each_public_key_verifies_its_own_algorithm_and_no_other() {
             let verified = keys.authorize(&token, Some("s"), &ClaimRules::default(), NOW_SECS).is_ok();
             assert_eq!(verified, algorithm == *signed_with, "{signed_with:?} under {algorithm:?}");
         }
-        // Algorithm confusion: the public key, which everybody knows, used as an HMAC secret.
+        // Algorithm confusion: the public key used as an HMAC secret.
         let confused =
             sign(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(public.as_bytes()));
         assert_eq!(
@@ -214,7 +214,7 @@ fn one_line_pem_settings_are_read() {
 }
 
 #[test]
-fn a_key_set_verifies_by_kid_and_an_unknown_kid_says_so() {
+fn a_key_set_verifies_by_kid_and_reports_an_unknown_one() {
     let mut jwk =
         Jwk::from_encoding_key(&EncodingKey::from_ed_pem(ED.0.as_bytes()).unwrap(), Algorithm::EdDSA)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Which bridge tokens were used: bounded, exact within the bound, and never one user's alone.
+//! Replay protection: a bounded record of used bridge tokens, which no single user can fill.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -7,31 +7,32 @@ use std::{
 
 use crate::{ids::UserId, times::UnixSecs};
 
-/// What the cache says of a `jti`.
+/// Result of checking a `jti`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
-    /// Not seen before; now remembered.
+    /// Not seen before; now recorded.
     Fresh,
-    /// Seen before: refuse with 401.
+    /// Seen before: reject with 401.
     Seen,
-    /// This user has as much remembered as there is room left for others: refuse with 429.
+    /// This user's entries have reached the room left for others: reject with 429.
     Share,
-    /// Cannot remember more: refuse with 503. Nothing is evicted, or an attacker could make room for a replay.
+    /// Full: reject with 503. Evicting an entry would let an attacker make room for a replay.
     Full,
 }
 
-/// Remembers each `jti` until its token has expired. Only verified tokens may be asked about.
+/// Records each `jti` until its token has expired. Check only verified tokens.
 ///
-/// A user may have no more remembered than there is room left (dynamic thresholds, Choudhury and Hahne 1998). One who
-/// floods stops at half of the room, two at a third each; whoever has sent little always finds some.
+/// A user may hold no more entries than are free (dynamic thresholds, Choudhury and Hahne 1998). A single flooding user
+/// stops at half the capacity, two at a third each; users that send little always find room.
 #[derive(Debug)]
 pub struct ReplayCache {
-    /// Ids and users by their hashes, 24 bytes an entry instead of two texts. They are keyed at random, so that nobody
-    /// can choose two that meet; that two meet by chance is one in 10^13, and the Lambda then signs anew.
+    /// Ids and users are stored as hashes: 24 bytes an entry instead of two strings. The hash is keyed at random, so that an
+    /// attacker cannot construct collisions. An accidental one has a probability of 10^-13, and the Lambda then signs
+    /// again.
     seen: HashSet<u64>,
-    /// In order of arrival. Tokens live equally long, so this is nearly the order of expiry.
+    /// In order of arrival, which is nearly the order of expiry because all tokens have the same lifetime.
     order: VecDeque<Used>,
-    /// How many of them are whose. Each user has one at least.
+    /// Entries per user; never 0.
     users: HashMap<u64, usize>,
     hasher: RandomState,
     capacity: usize,
@@ -45,7 +46,7 @@ struct Used {
 }
 
 impl ReplayCache {
-    /// Entries that the contract wants remembered.
+    /// Capacity that the contract requires.
     pub const CAPACITY: usize = 1_000_000;
 
     /// An empty cache for at most `capacity` ids.
@@ -59,13 +60,13 @@ impl ReplayCache {
         }
     }
 
-    /// Whether `jti` was recorded. For a request that may still be refused for something else, such as its rate:
-    /// then it leaves nothing here.
+    /// Whether `jti` is recorded. Lets a caller reject a replay before other checks, such as rates, without recording
+    /// anything.
     pub fn has(&self, jti: &str) -> bool {
         self.seen.contains(&self.hasher.hash_one(jti))
     }
 
-    /// Records that `user` made use of `jti`, which must be remembered while `now <= until`.
+    /// Records `jti` for `user` while `now <= until`.
     pub fn check(&mut self, jti: &str, user: &UserId, until: UnixSecs, now: UnixSecs) -> Replay {
         self.forget(now);
         let (jti, user) = (self.hasher.hash_one(jti), self.hasher.hash_one(user));
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn regression_one_user_cannot_fill_it() {
+    fn regression_one_user_cannot_fill_the_cache() {
         let mut cache = ReplayCache::new(1_000);
         let taken = |cache: &mut ReplayCache, user: &str| {
             let tries = (0..2_000).map(|n| check(cache, &format!("{user}-{n}"), user, 65, 0));

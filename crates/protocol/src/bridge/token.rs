@@ -1,4 +1,4 @@
-//! The bridge token: a JWT over one request of the Lambda, good for a minute, bound to body and connection.
+//! The bridge token: a JWT for one request of the Lambda, valid for a minute and bound to path, body and connection.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -23,7 +23,7 @@ pub struct BridgeToken {
     aud: String,
     iat: UnixSecs,
     exp: UnixSecs,
-    /// Unique to this attempt.
+    /// Unique per attempt.
     pub jti: String,
     cid: ConnectionId,
     path: String,
@@ -31,37 +31,37 @@ pub struct BridgeToken {
 }
 
 impl BridgeToken {
-    /// Until when its `jti` must be remembered.
+    /// How long the replay cache must keep its `jti`.
     pub fn remembered_until(&self) -> UnixSecs {
         self.exp.saturating_add(BRIDGE_TOKEN_LEEWAY)
     }
 }
 
-/// The keys of `BRIDGE_SECRET`: signs with the first, accepts all.
+/// The keys of `BRIDGE_SECRET`. The first signs; all verify.
 pub struct BridgeKeys {
     sign: EncodingKey,
     verify: Vec<DecodingKey>,
     validation: Validation,
 }
 
-/// Why a `BRIDGE_SECRET` was refused. The process does not start with it.
+/// `BRIDGE_SECRET` is invalid. The process does not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("BRIDGE_SECRET: {0}")]
 pub struct KeyError(#[from] Unfit);
 
-/// Why a request was not the Lambda's. Said in logs; the answer is 401 for each.
+/// Why a request is not authenticated as the Lambda's. Only logs distinguish the reasons; the response is always 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
     /// No token, not a JWT, another algorithm, a missing claim, or a bad signature.
     #[error("signature")]
     Signature,
-    /// `iss` or `aud` of something else.
+    /// `iss` or `aud` of another service.
     #[error("issuer or audience")]
     Issuer,
-    /// Expired, from the future, or longer-lived than it may be.
+    /// Expired, from the future, or valid for longer than allowed.
     #[error("time")]
     Time,
-    /// Made for another path, connection or body.
+    /// Signed for another path, connection or body.
     #[error("binding")]
     Binding,
 }
@@ -73,11 +73,11 @@ impl std::fmt::Debug for BridgeKeys {
 }
 
 impl BridgeKeys {
-    /// Reads `BRIDGE_SECRET`: one key, or during rotation the new and the old, separated by a comma.
+    /// Parses `BRIDGE_SECRET`: one key, or during rotation the new and the old key, separated by a comma.
     pub fn parse(secret: &str) -> Result<Self, KeyError> {
         let keys = secret::keys(secret)?;
         let mut validation = Validation::new(Algorithm::HS256);
-        // The time and the audience are checked below, against the caller's clock.
+        // `verify` checks times, against the caller's clock, and the audience.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
@@ -88,7 +88,7 @@ impl BridgeKeys {
         })
     }
 
-    /// A token for one attempt of one request; `jti` must be unique.
+    /// Signs one attempt of one request; `jti` must be unique.
     ///
     /// # Errors
     /// Only if the crypto library fails.
@@ -113,7 +113,7 @@ impl BridgeKeys {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign)
     }
 
-    /// Checks everything but a replay of the `jti`, which is up to the [`ReplayCache`](super::ReplayCache).
+    /// Verifies everything except that the `jti` is new, which is up to the [`ReplayCache`](super::ReplayCache).
     pub fn verify(
         &self,
         token: &str,
@@ -144,7 +144,7 @@ impl BridgeKeys {
     }
 }
 
-/// SHA-256 in base64url without padding.
+/// SHA-256 as base64url without padding.
 fn digest(body: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(body))
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_for_its_own_request_only() {
+    fn a_token_is_valid_for_its_own_request_only() {
         let keys = keys(NEW);
         let token = signed(NEW);
         assert_eq!(keys.verify(&token, "/p", &"c".into(), b"body", UnixSecs(1_000)).unwrap().jti, "j");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_for_a_minute_and_the_leeway() {
+    fn a_token_is_valid_for_a_minute_plus_the_leeway() {
         let keys = keys(NEW);
         let token = signed(NEW);
         for (now, good) in [(994, false), (995, true), (1_065, true), (1_066, false)] {

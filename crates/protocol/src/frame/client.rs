@@ -1,62 +1,62 @@
-//! What clients send, and how it is read.
+//! Frames from clients, and their parser.
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::ErrorFrame;
 use crate::{ErrorCode, ids::ClientId, limits, payload::Payload, times::Epoch};
 
-/// What a client sends.
+/// A frame from a client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 #[cfg_attr(test, ts(optional_fields))]
 pub enum ClientFrame {
-    /// Asks for a `pong`; may carry an acknowledgement.
+    /// Requests a `pong`; may acknowledge output.
     Ping {
-        /// The client's clock, given back as `echo`.
+        /// Any number; `pong` returns it as `echo`.
         #[serde(skip_serializing_if = "Option::is_none")]
         #[cfg_attr(test, ts(type = "number", optional))]
         timestamp: Option<serde_json::Number>,
-        /// Acknowledges output up to here.
+        /// Acknowledges all output before this offset.
         #[serde(skip_serializing_if = "Option::is_none")]
         output_offset: Option<u64>,
     },
     /// Runs a command beside the interactive shell.
     Command {
-        /// Handed to the shell's `-c`.
+        /// Passed to the shell's `-c`.
         command: String,
-        /// Repeats with the same id are answered from the first run.
+        /// A repetition with the same id receives the first run's result.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// Killed after this many milliseconds; default 25,000, at most 600,000.
+        /// Time limit in milliseconds: 25,000 by default, at most 600,000.
         #[serde(skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
-    /// Says how large the client's terminal is, in cells.
+    /// Reports the size of the client's terminal, in cells.
     Resize {
-        /// Columns, 1 or more.
+        /// Columns, at least 1.
         cols: u16,
-        /// Rows, 1 or more.
+        /// Rows, at least 1.
         rows: u16,
-        /// Counter per connection; one not above the last seen has no effect.
+        /// Counter per connection. A frame whose `seq` is not above the last one has no effect.
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
     },
-    /// Asks for the newest commands run.
+    /// Requests the newest commands.
     History,
-    /// Empties that list.
+    /// Clears that history.
     Clear,
-    /// Comes back as it was sent, whatever else it holds.
+    /// Requests a copy of this frame, with whatever other fields it has.
     Echo,
-    /// Joins the session's byte streams.
+    /// Joins the byte streams.
     Attach {
-        /// The client's own name for its input stream: 16–64 of `[A-Za-z0-9_-]`.
+        /// The client's input stream: 16–64 of `[A-Za-z0-9_-]`.
         client_id: ClientId,
-        /// Columns, 1 or more.
+        /// Columns, at least 1.
         cols: u16,
-        /// Rows, 1 or more.
+        /// Rows, at least 1.
         rows: u16,
-        /// First output byte still needed; without it, 0.
+        /// First output byte still needed; 0 by default.
         #[serde(skip_serializing_if = "Option::is_none")]
         output_offset: Option<u64>,
         /// The shell that the offset belongs to.
@@ -66,25 +66,25 @@ pub enum ClientFrame {
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
     },
-    /// Bytes typed.
+    /// Typed bytes.
     Input {
-        /// Whose input stream it is.
+        /// The client's input stream.
         client_id: ClientId,
         /// Offset of the first byte.
         offset: u64,
         /// The bytes.
         #[serde(flatten)]
         payload: Payload,
-        /// The shell they are meant for.
+        /// The shell that the bytes are for.
         #[serde(skip_serializing_if = "Option::is_none")]
         epoch: Option<Epoch>,
-        /// Acknowledges output up to here.
+        /// Acknowledges all output before this offset.
         #[serde(skip_serializing_if = "Option::is_none")]
         output_offset: Option<u64>,
     },
     /// Acknowledges output.
     Ack {
-        /// Everything before this offset has arrived.
+        /// All output before this offset has arrived.
         output_offset: u64,
         /// The shell that the offset belongs to.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,31 +96,31 @@ pub enum ClientFrame {
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
     },
-    /// A type this server does not know.
+    /// A type that this version does not know.
     #[serde(other)]
     #[cfg_attr(test, ts(skip))]
     Unknown,
 }
 
-/// What can be told of any JSON object before its type is known.
+/// The fields that identify a frame of any type, even a malformed one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrameHead {
-    /// Its `type`, if that is a string.
+    /// `type`, if it is a string.
     pub kind: Option<String>,
-    /// Its `id`, if that is a string.
+    /// `id`, if it is a string.
     pub id: Option<String>,
 }
 
 impl FrameHead {
-    /// What an error about this frame calls it: the `id`, else the `type`.
+    /// The `ref` of an error about this frame: its `id`, else its `type`.
     pub fn reference(&self) -> Option<String> {
         self.id.clone().or_else(|| self.kind.clone())
     }
 
-    /// Reads them from a frame.
+    /// Parses the fields of a frame.
     ///
     /// # Errors
-    /// When it is not a JSON object.
+    /// The frame is not a JSON object.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Default, Deserialize)]
         #[serde(untagged)]
@@ -149,7 +149,7 @@ impl FrameHead {
     }
 }
 
-/// Names given back to the client are cut here, so that an error is never larger than its cause.
+/// Longest text of a client that an error repeats, so that no error is larger than its cause.
 const MAX_REFERENCE: usize = 128;
 
 fn shortened(mut text: String) -> String {
@@ -158,12 +158,12 @@ fn shortened(mut text: String) -> String {
 }
 
 impl ClientFrame {
-    /// Reads a frame from an untrusted source. The error is the answer to send. Reads the text once; only a frame that
-    /// is refused, or has no type, is read again for its name.
+    /// Parses a frame from an untrusted source. The error is the response to send. Parses once; only an invalid frame, or
+    /// one without a type, is parsed again for its reference.
     ///
     /// # Errors
-    /// `BAD_FRAME` when it is not JSON, not an object, or has fields of the wrong type or range. A missing or unknown
-    /// type is not an error but [`ClientFrame::Unknown`].
+    /// `BAD_FRAME`: not JSON, not an object, or a field of the wrong type or range. A missing or unknown type is
+    /// [`ClientFrame::Unknown`] instead.
     pub fn parse(json: &[u8]) -> Result<Self, ErrorFrame> {
         let frame = if is_object(json) { serde_json::from_slice(json) } else { Err(not_an_object()) };
         let error = match frame.map(Self::checked) {
@@ -178,7 +178,7 @@ impl ClientFrame {
         }
     }
 
-    /// Holds the ranges that types cannot.
+    /// Enforces the ranges that types cannot express.
     fn checked(mut self) -> Result<Self, ErrorFrame> {
         let bad = |message: &str| Err(ErrorFrame::new(ErrorCode::BadFrame, message));
         if let Self::Attach { cols, rows, .. } | Self::Resize { cols, rows, .. } = &mut self {
@@ -197,7 +197,7 @@ impl ClientFrame {
     }
 }
 
-/// serde would also read a struct, or a tagged enum, from an array.
+/// Needed because serde also accepts an array for a struct or a tagged enum.
 fn is_object(json: &[u8]) -> bool {
     json.trim_ascii_start().first() == Some(&b'{')
 }
@@ -207,11 +207,11 @@ fn not_an_object() -> serde_json::Error {
 }
 
 fn bad_frame(error: &serde_json::Error) -> ErrorFrame {
-    // serde_json's message names fields and positions; of values it quotes only what the sender wrote.
+    // serde_json's message names fields and positions, and quotes only values that the sender wrote.
     ErrorFrame::new(ErrorCode::BadFrame, shortened(error.to_string()))
 }
 
-/// Whether a text can be a `clientId`.
+/// Whether a text is a valid `clientId`.
 pub fn is_client_id(text: &str) -> bool {
     limits::CLIENT_ID_LEN.contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')

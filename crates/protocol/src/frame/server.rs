@@ -1,4 +1,4 @@
-//! What clients are sent.
+//! Frames to clients.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,25 +11,25 @@ use crate::{
     times::{Epoch, UnixMs},
 };
 
-/// What the backend, or the Lambda for it, sends.
+/// A frame to a client, from the backend or, on its behalf, the Lambda.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 #[cfg_attr(test, ts(optional_fields))]
 pub enum ServerFrame {
-    /// The first frame of every connection, unasked.
+    /// First frame of every connection; answers no request.
     Connected {
-        /// For people.
+        /// For humans.
         message: String,
-        /// The session the token opened.
+        /// The session that the token opened.
         session_id: SessionId,
         /// API Gateway's id of this connection.
         connection_id: ConnectionId,
         /// When it was sent.
         timestamp: UnixMs,
-        /// Version of this contract.
+        /// Version of the protocol.
         protocol: u32,
-        /// Whether this connection may only watch.
+        /// Whether this connection is view-only.
         read_only: bool,
     },
     /// Answers `ping`.
@@ -43,24 +43,24 @@ pub enum ServerFrame {
     },
     /// Answers `command`.
     CommandResult {
-        /// stdout and stderr in the order written; invalid UTF-8 replaced.
+        /// stdout and stderr in the order written, with invalid UTF-8 replaced.
         result: String,
-        /// As a shell's `$?` has it: 128 + signal when killed.
+        /// Like a shell's `$?`: 128 + signal if killed.
         exit_code: i32,
         /// When it was sent.
         timestamp: UnixMs,
         /// The command's id.
         id: String,
-        /// How long it ran.
+        /// Run time in milliseconds.
         duration_ms: u64,
         /// The signal that ended it, such as `SIGKILL`.
         #[serde(skip_serializing_if = "Option::is_none")]
         signal: Option<String>,
-        /// Whether `result` is not all there was.
+        /// Whether `result` is incomplete.
         #[serde(skip_serializing_if = "Option::is_none")]
         truncated: Option<bool>,
     },
-    /// The size in force, asked for or not.
+    /// The size in force. Answers `resize`, and is also sent when the size changes.
     ResizeAck {
         /// Columns.
         cols: u16,
@@ -71,7 +71,7 @@ pub enum ServerFrame {
     },
     /// Answers `history`.
     History {
-        /// The newest 100, oldest first.
+        /// The newest 100 commands, oldest first.
         history: Vec<HistoryEntry>,
         /// When it was sent.
         timestamp: UnixMs,
@@ -95,33 +95,33 @@ pub enum ServerFrame {
         /// The type, if the frame had one.
         #[serde(skip_serializing_if = "Option::is_none")]
         received: Option<String>,
-        /// For people.
+        /// For humans.
         message: String,
         /// When it was sent.
         timestamp: UnixMs,
     },
     /// Answers `attach`.
     Attached {
-        /// The shell running now.
+        /// The current shell.
         epoch: Epoch,
-        /// Where output goes on.
+        /// Offset at which output continues.
         output_offset: u64,
-        /// The next input byte expected of this client.
+        /// The next input byte expected from this client.
         input_offset: u64,
         /// Columns in force.
         cols: u16,
         /// Rows in force.
         rows: u16,
-        /// Whether this connection may only watch.
+        /// Whether this connection is view-only.
         read_only: bool,
-        /// Output bytes that the client needs and that are gone; a `snapshot` follows.
+        /// Number of evicted output bytes that the client needed; a `snapshot` follows.
         #[serde(skip_serializing_if = "Option::is_none")]
         gap: Option<u64>,
-        /// The shell has ended.
+        /// Present if the shell has ended.
         #[serde(skip_serializing_if = "Option::is_none")]
         exit: Option<Exit>,
     },
-    /// Bytes of the shell.
+    /// Output of the shell.
     Output {
         /// The shell.
         epoch: Epoch,
@@ -130,44 +130,44 @@ pub enum ServerFrame {
         /// The bytes; none in a probe.
         #[serde(flatten)]
         payload: Payload,
-        /// Acknowledges input up to here.
+        /// Acknowledges all input before this offset.
         #[serde(skip_serializing_if = "Option::is_none")]
         input_offset: Option<u64>,
     },
-    /// A part of the screen as it stands, in place of output that is gone.
+    /// A part of a snapshot of the screen, which replaces evicted output.
     Snapshot {
         /// The shell.
         epoch: Epoch,
-        /// Where output goes on; also names the snapshot that this part belongs to.
+        /// Offset at which output continues; also identifies the snapshot.
         offset: u64,
         /// Index of this part, from 0.
         part: u32,
-        /// How many parts there are.
+        /// Number of parts.
         parts: u32,
         /// Columns of the screen.
         cols: u16,
         /// Rows of the screen.
         rows: u16,
-        /// Output bytes that it stands for.
+        /// Number of output bytes that the snapshot replaces.
         gap: u64,
-        /// What to write to a terminal that was reset.
+        /// Bytes to write after resetting the terminal.
         #[serde(flatten)]
         payload: Payload,
     },
-    /// Acknowledges input when there is no output to do it.
+    /// Acknowledges input if no `output` does.
     InputAck {
         /// The shell.
         epoch: Epoch,
-        /// Whose input.
+        /// The client's input stream.
         client_id: ClientId,
-        /// Everything before this offset was written to the shell.
+        /// All input before this offset has been written to the shell.
         input_offset: u64,
     },
-    /// The shell ended.
+    /// The shell has ended.
     Exit {
         /// The shell.
         epoch: Epoch,
-        /// End of its output; the client waits for everything before it.
+        /// End of its output; the client first waits for all output before it.
         offset: u64,
         /// How it ended.
         #[serde(flatten)]
@@ -175,16 +175,16 @@ pub enum ServerFrame {
     },
     /// Answers `detach`.
     Detached,
-    /// Something the user should know.
+    /// An event that the user should know about.
     Notice {
-        /// What it is about.
+        /// The event.
         code: NoticeCode,
-        /// For people.
+        /// For humans.
         message: String,
     },
-    /// Something failed.
+    /// A request failed, or the connection ends.
     Error(ErrorFrame),
-    /// A type of a newer server.
+    /// A type that this version does not know.
     #[serde(other)]
     #[cfg_attr(test, ts(skip))]
     Unknown,
@@ -196,13 +196,13 @@ pub enum ServerFrame {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(test, ts(optional_fields))]
 pub struct ErrorFrame {
-    /// What failed.
+    /// The error.
     pub code: ErrorCode,
-    /// For people; never a secret, never another program's words.
+    /// For humans. Contains no secret and no other program's text.
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
-    /// The frame it answers: its `id`, else its `type`.
+    /// The frame that caused it: its `id`, else its `type`.
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// The next input byte expected (`INPUT_GAP`).
@@ -216,21 +216,21 @@ pub struct ErrorFrame {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(test, ts(optional_fields))]
 pub struct Exit {
-    /// As a shell's `$?` has it: 128 + signal when killed.
+    /// Like a shell's `$?`: 128 + signal if killed.
     pub exit_code: i32,
     /// The signal that ended it, such as `SIGKILL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
 }
 
-/// One command that was run with `command`.
+/// A command that `command` ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
-    /// As it was sent.
+    /// The command as sent.
     pub command: String,
-    /// As a shell's `$?` has it.
+    /// Like a shell's `$?`.
     pub exit_code: i32,
     /// When it ended.
     pub timestamp: UnixMs,
@@ -243,11 +243,11 @@ pub struct HistoryEntry {
 pub enum NoticeCode {
     /// The backend is stopping.
     Draining,
-    /// The session's time is nearly over.
+    /// The session expires soon.
     SessionExpiring,
-    /// A new shell runs; attach again.
+    /// A new shell is running; attach again.
     ShellRestarted,
-    /// A code of a newer server.
+    /// A code that this version does not know.
     #[serde(other)]
     #[cfg_attr(test, ts(skip))]
     Unknown,
@@ -256,13 +256,13 @@ pub enum NoticeCode {
 impl ServerFrame {
     /// The frame as JSON text.
     pub fn to_json(&self) -> Bytes {
-        // Infallible: frames hold no maps whose keys are not text, and writing to memory does not fail.
+        // Cannot fail: every map key in a frame is a string, and the writer is memory.
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 }
 
 impl ErrorFrame {
-    /// An error with the code's own idea of whether a retry helps.
+    /// An error that is as retryable as its code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -273,7 +273,7 @@ impl ErrorFrame {
         }
     }
 
-    /// Names the frame that it answers.
+    /// Sets the frame that caused it.
     #[must_use]
     pub fn answering(mut self, reference: Option<String>) -> Self {
         self.reference = reference;

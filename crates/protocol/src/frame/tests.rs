@@ -81,7 +81,7 @@ fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
 }
 
 #[test]
-fn a_giant_terminal_is_brought_down_to_the_limit() {
+fn the_size_of_a_giant_terminal_is_clamped() {
     let frame = parse(&json!({"type":"resize","cols":65535,"rows":65535}));
     assert_eq!(frame, Ok(ClientFrame::Resize { cols: limits::MAX_COLS, rows: limits::MAX_ROWS, seq: None }));
 }

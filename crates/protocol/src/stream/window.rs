@@ -42,7 +42,7 @@ struct RoundTrip {
 pub enum Acked {
     /// The receiver has more than before.
     Progress,
-    /// It says nothing new.
+    /// It acknowledges nothing new.
     Nothing,
     /// The receiver has lost bytes: sending resumes from what it has.
     Rewound,
@@ -104,12 +104,12 @@ impl SendWindow {
         self.timed = None;
     }
 
-    /// Takes an acknowledgement. One above what was ever sent is ignored.
+    /// Handles an acknowledgement. Ignores one of bytes that were never sent.
     pub fn ack(&mut self, offset: u64, now: Duration) -> Acked {
         if offset > self.highest {
             return Acked::Nothing;
         }
-        // It was in flight when the answer to a probe rewound us; do not send it again.
+        // These bytes were in flight when the response to a probe rewound; do not resend them.
         self.sent = self.sent.max(offset);
         if let Some((timed, at)) = self.timed
             && offset >= timed
@@ -139,7 +139,7 @@ impl SendWindow {
         *self = Self { round_trip, ..Self::new(offset, self.size) };
     }
 
-    /// When to call [`SendWindow::probe`] next. `waiting`: some of what was sent still needs an acknowledgement.
+    /// When to call [`SendWindow::probe`] next. `waiting`: bytes sent are still unacknowledged.
     pub fn probe_at(&mut self, waiting: bool, now: Duration) -> Option<Duration> {
         if !waiting {
             self.probe = None;

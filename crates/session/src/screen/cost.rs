@@ -1,4 +1,4 @@
-//! What following output costs, so that it can be bounded.
+//! Cost of processing output, to bound it.
 
 use std::cell::Cell;
 
@@ -7,12 +7,12 @@ use avt::{
     parser::{DecMode, Function},
 };
 
-/// Cells' worth of work of any function: to parse it, call it, and tell the observers.
+/// Fixed cost of any function, in cells: parsing, the call and the observers.
 const FUNCTION: i64 = 8;
-/// The same of one that changes colours, which the scrollback may have to write out as text.
+/// Fixed cost of a function that changes colours, which the scrollback may have to write as text.
 const COLOURS: i64 = 64;
 
-/// Counts cells touched, before they are.
+/// Charges each function before it runs.
 pub(super) struct Meter<'a>(pub(super) &'a Cell<i64>);
 
 impl Observer for Meter<'_> {
@@ -29,14 +29,14 @@ impl Observer for Meter<'_> {
     fn end(&mut self, _: &mut Observation<'_>) {}
 }
 
-/// At most what `avt` touches: its counts of lines and cells end at the screen's edge, but for REP, which [`clamp`]
-/// bounds. With insert mode a character moves the rest of its line; that is a copy, and cheaper than as many cells.
+/// Upper bound of the cells that `avt` touches. Its counts of lines and cells end at the edge of the screen, except REP's,
+/// which [`clamp`] bounds. In insert mode a character moves the rest of its line, but a copy is cheaper than those cells.
 fn of(function: &Function, cols: usize, rows: usize, row: usize) -> i64 {
     let (cols, lines) = (to_cells(cols), to_cells(rows));
     let screen = cols * lines;
-    // Scrolled out, made anew, written into the scrollback; and lines change places.
+    // A scrolled line is evicted, recreated and written to the scrollback; all lines move.
     let scroll = |count: i64| count.clamp(1, lines) * 3 * (cols + lines);
-    // One is scrolled every line of characters.
+    // One line scrolls per line of characters.
     let print = FUNCTION + cols / 64 + scroll(1) / cols;
     FUNCTION
         + match function {
@@ -62,7 +62,7 @@ fn of(function: &Function, cols: usize, rows: usize, row: usize) -> i64 {
         }
 }
 
-/// What painting a screen costs, or putting its lines into another width.
+/// Cost of painting a screen, or of rewrapping its lines.
 pub(super) fn of_screen((cols, rows): (usize, usize)) -> i64 {
     16 * to_cells(cols) * to_cells(rows)
 }
@@ -71,8 +71,8 @@ fn to_cells(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX / 4)
 }
 
-/// Takes from a repetition of a character what changes nothing on the screen: once that is full of it, it looks the same
-/// again after every whole number of lines, be it a wide character or not.
+/// Shortens a repetition of a character without changing the result: once the character fills the screen, every further
+/// whole number of lines leaves it the same, even for a wide character.
 pub(super) fn clamp(function: Function, (cols, rows): (usize, usize)) -> Function {
     let Function::Rep(count) = function else { return function };
     let (full, count) = (2 * cols * rows, usize::from(count));

@@ -1,4 +1,4 @@
-//! What has left the screen: lines of scrollback, as text.
+//! The scrollback, as text.
 
 use std::{collections::VecDeque, fmt::Write as _};
 
@@ -8,29 +8,29 @@ use avt::{
 };
 use shellbridge_protocol::limits::SNAPSHOT_SCROLLBACK;
 
-/// Bytes of scrollback, whatever it is made of.
+/// Most bytes of scrollback.
 pub(super) const MAX_HISTORY: usize = 512 * 1024;
-/// Bytes of a line that goes on and on.
+/// Most bytes of one line.
 const MAX_LINE: usize = 16 * 1024;
 
-/// Lines that left the primary screen, as text with colours. A soft-wrapped line is one with what follows it.
+/// Lines that left the primary screen, as text with colours. Joins soft-wrapped lines.
 #[derive(Default)]
 pub(super) struct History {
     pub(super) lines: VecDeque<Box<str>>,
-    /// Bytes of all of them: colours can make a line a hundred times as long as its text.
+    /// Bytes of all lines: colours can make a line a hundred times as long as its text.
     pub(super) bytes: usize,
-    /// The last line goes on in the next.
+    /// The last line continues in the next.
     pub(super) open: String,
-    /// Bytes that the last line says were skipped; 0 if it is one of the shell's.
+    /// Number of skipped bytes that the last line reports; 0 if the line is output.
     skipped: u64,
-    /// Only a part of the screen may be scrolling.
+    /// Possibly only a part of the screen scrolls.
     pub(super) margins: bool,
-    /// Something was printed: the parser is outside any escape sequence or string.
+    /// A character was printed, so the parser is outside any escape sequence or string.
     pub(super) printed: bool,
 }
 
 impl History {
-    /// Says where output is missing, in a line of its own.
+    /// Adds a line that reports missing output.
     pub(super) fn skip(&mut self, bytes: u64) {
         if !self.open.is_empty() {
             self.close();
@@ -65,7 +65,7 @@ impl Observer for History {
 
     fn evicted(&mut self, _: &mut Observation<'_>, line: &Line) {
         write_line(&mut self.open, line);
-        // A line without end would grow without bound.
+        // An endless line would grow without bound.
         if !line.is_wrapped() || self.open.len() > MAX_LINE {
             self.close();
         }
@@ -111,7 +111,7 @@ fn write_line(out: &mut String, line: &Line) {
     }
 }
 
-/// Select Graphic Rendition, from nothing (ECMA-48, section 8.3.117).
+/// Select Graphic Rendition, starting from the default (ECMA-48, section 8.3.117).
 fn write_pen(out: &mut String, pen: &Pen) {
     out.push_str("\x1b[0");
     for (on, code) in [

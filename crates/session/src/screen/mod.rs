@@ -1,4 +1,4 @@
-//! The terminal as it stands: what a client is shown in place of output that is gone.
+//! The screen model, the source of snapshots.
 
 mod cost;
 mod history;
@@ -17,33 +17,33 @@ use self::{
     modes::{MAX_SEQUENCE, Modes},
 };
 
-/// A model of the terminal that follows every byte of the shell.
+/// A model of the terminal, fed with the shell's output.
 ///
-/// `avt` models both screens, cursor, colours, margins, tabs and charsets. What it does not know is kept beside it:
-/// the scrollback, compactly as text, and the modes that only concern the user's end (mouse, paste, keypad).
-/// Combining characters are not kept: `avt` has one character a cell.
+/// `avt` models both screens, cursor, colours, margins, tabs and charsets. This type adds the scrollback, as compact text,
+/// and the modes that concern only the user's terminal (mouse, paste, keypad). Combining characters are lost, because `avt`
+/// has one character per cell.
 pub(crate) struct Screen {
     terminal: Terminal,
-    /// Beside the terminal, whose own would do what it reads before anybody can bound it.
+    /// A parser in front of the terminal's own, which would execute functions before their cost can be bounded.
     parser: Parser,
-    /// The escape sequence whose end is still to come.
+    /// An unfinished escape sequence.
     sequence: String,
     history: History,
     modes: Modes,
-    /// The beginning of a character whose rest is still to come.
+    /// The first bytes of an unfinished character.
     partial: Vec<u8>,
-    /// Bytes that were not passed over.
+    /// Number of bytes that were not skipped.
     #[cfg(test)]
     followed: usize,
 }
 
-/// Plain text that is followed in any case, to see that it is printed; enough to end any sequence.
+/// Bytes of plain text that are always processed: enough to end any sequence, which proves that the rest is printed.
 const PROOF: usize = 2 * MAX_SEQUENCE;
-/// Bytes of an unfinished sequence that are kept: more than any but a string has, and a client needs not all of that.
+/// Bytes kept of an unfinished sequence. Only strings are longer, and clients need no more of those.
 const MAX_UNFINISHED: usize = 4096;
-/// Bytes that are followed before the next are looked at.
+/// Bytes processed before the next search for plain text.
 const PIECE: usize = 64 * 1024;
-/// Plain text that is looked at in the time that a cell takes.
+/// Bytes of plain text that are searched in the time of one cell.
 const LOOKED_AT: usize = 8;
 
 impl Screen {
@@ -60,17 +60,17 @@ impl Screen {
         }
     }
 
-    /// Whether these bytes are text and line ends alone, so that following them may wait.
+    /// Whether bytes contain only text and line ends, so that processing them may wait.
     pub(crate) fn is_plain(bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| is_plain(*byte))
     }
 
-    /// Follows the shell's output for so many cells' worth of work, and says how many bytes that were. What is left of
-    /// the work is below zero if the last function needed more.
+    /// Processes output until the budget `cells` is used up, and returns the number of bytes processed. The budget becomes
+    /// negative if the last function exceeded it.
     ///
-    /// Bytes that are not UTF-8 are passed over, as xterm.js does. Of plain lines, only as many are followed as the
-    /// scrollback and the screen hold: those before them would leave no trace. A model reads 50 MB a second, which is
-    /// most of what a build log costs; so give it much at once.
+    /// Skips bytes that are not UTF-8, as xterm.js does. Of a run of plain lines, skips those that would scroll out of the
+    /// scrollback and leave no trace. Processing runs at 50 MB/s and dominates the cost of a build log, so large inputs,
+    /// which allow more skipping, are cheaper.
     pub(crate) fn feed(&mut self, bytes: &[u8], cells: &mut i64) -> usize {
         let (_, rows) = self.terminal.size();
         let lines = SNAPSHOT_SCROLLBACK + 2 * rows + 2;
@@ -94,7 +94,7 @@ impl Screen {
                     };
                 }
             } else {
-                // Up to the next run that something may be passed over in.
+                // Up to the next run in which lines may be skipped.
                 let mut end = (run + 1).min(rest.len());
                 while end < PIECE
                     && let Some(after) = rest.get(end..).filter(|after| !after.is_empty())
@@ -112,7 +112,7 @@ impl Screen {
         at
     }
 
-    /// Follows every byte, for as long as there are cells; at least one character.
+    /// Processes every byte while the budget lasts; at least one character.
     fn follow(&mut self, bytes: &[u8], cells: &mut i64) -> usize {
         let began = self.partial.len();
         let joined;
@@ -171,7 +171,7 @@ impl Screen {
         text.len() - characters.as_str().len()
     }
 
-    /// Gives up following these bytes, and `more` before them that are gone. The picture starts anew, and says so above.
+    /// Skips these bytes and `more` evicted bytes before them. Starts from an empty screen, with a note in the scrollback.
     pub(crate) fn skip(&mut self, more: u64, bytes: &[u8]) {
         let (cols, rows) = self.terminal.size();
         self.terminal = terminal(cols, rows);
@@ -185,19 +185,19 @@ impl Screen {
         self.history.skip(more + bytes.len() as u64);
     }
 
-    /// Puts it into another size, and says what that cost.
+    /// Resizes the model and returns the cost in cells.
     pub(crate) fn resize(&mut self, size: Size) -> i64 {
         let before = cost::of_screen(self.terminal.size());
         self.terminal.resize_with(size.cols.into(), size.rows.into(), &mut self.history);
         before + cost::of_screen(self.terminal.size())
     }
 
-    /// What a snapshot costs.
+    /// Cost of a snapshot in cells.
     pub(crate) fn snapshot_cost(&self) -> i64 {
         cost::of_screen(self.terminal.size()) + i64::try_from(self.history.bytes).unwrap_or(i64::MAX)
     }
 
-    /// What to write to a terminal of this size that was just reset, so that it looks and behaves like this one.
+    /// Bytes that make a terminal of this size, after a reset, look and behave like this one.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let (_, rows) = self.terminal.size();
         let mut out = String::new();
@@ -216,7 +216,7 @@ impl Screen {
         }
         self.modes.write(&mut out);
         out.push_str(&self.terminal.dump());
-        // An unfinished escape sequence ends it, or an unfinished character.
+        // Ends with the unfinished escape sequence or character.
         out.push_str(&self.sequence);
         let mut out = out.into_bytes();
         out.extend_from_slice(&self.partial);
@@ -225,12 +225,12 @@ impl Screen {
 }
 
 fn terminal(cols: usize, rows: usize) -> Terminal {
-    // Infallible: `Size` is at least 1×1.
+    // Cannot fail: `Size` is at least 1×1.
     Terminal::new(cols, rows).unwrap_or_else(|_| unreachable!("a size is positive"))
 }
 
-/// Notes a character inside an escape sequence or string, which an introducer begins anew. Controls in between are done
-/// as they come, or belong to none.
+/// Appends a character to an unfinished escape sequence or string; an introducer starts a new one. Ignores controls, which
+/// take effect at once.
 fn note(sequence: &mut String, character: char) {
     let begins = matches!(character, '\x1b' | '\u{90}' | '\u{98}' | '\u{9b}' | '\u{9d}'..='\u{9f}');
     if begins {
@@ -241,12 +241,12 @@ fn note(sequence: &mut String, character: char) {
     }
 }
 
-/// Bytes that print a character or move to the next line or tab, whatever modes are set.
+/// Whether a byte prints a character or moves to the next line or tab in every mode.
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e | b'\r' | b'\n' | b'\t')
 }
 
-/// How many bytes from the beginning are plain.
+/// Number of leading plain bytes.
 fn run(bytes: &[u8]) -> usize {
     bytes.iter().position(|byte| !is_plain(*byte)).unwrap_or(bytes.len())
 }
@@ -255,8 +255,7 @@ fn line_end(pair: &&[u8]) -> bool {
     *pair == b"\r\n"
 }
 
-/// Where the first line of plain text after the proof ends, and where its last `lines` lines begin, if there is
-/// anything between.
+/// The part of a plain run to skip: from the end of the first line after [`PROOF`] to the start of the last `lines` lines.
 fn beyond(run: &[u8], lines: usize) -> Option<(usize, usize)> {
     let proof = PROOF + run.get(PROOF..)?.windows(2).position(|pair| line_end(&pair))? + 2;
     let after = run.windows(2).rev().enumerate().filter(|(_, pair)| line_end(pair)).nth(lines)?.0;

@@ -1,30 +1,30 @@
-//! How the user's terminal is to behave: modes that `avt` does not follow.
+//! Modes of the user's terminal that `avt` does not model.
 
 use std::fmt::Write as _;
 
-/// Modes of the user's end, as xterm numbers them: mouse tracking and its encodings, focus, blink, bracketed paste.
+/// Tracked DEC private modes, by xterm's numbers: mouse tracking and its encodings, focus, blink, bracketed paste.
 const TRACKED: [u16; 11] = [9, 12, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004];
-/// The alternate screen, as xterm numbers it.
+/// Modes that select the alternate screen, by xterm's numbers.
 const ALTERNATE: [u16; 2] = [1047, 1049];
-/// Longest escape sequence that can hold a tracked mode.
+/// Longest escape sequence that can set a tracked mode.
 pub(super) const MAX_SEQUENCE: usize = 64;
 
-/// How the user's terminal is to behave: the last word on each mode.
+/// The current value of each mode.
 #[derive(Default)]
 pub(super) struct Modes {
-    /// DEC private modes that are set.
+    /// DEC private modes in effect.
     set: Vec<u16>,
-    /// The alternate screen is shown.
+    /// Whether the alternate screen is shown.
     pub(super) alternate: bool,
     keypad: bool,
     /// DECSCUSR.
     cursor_style: u16,
-    /// An escape sequence whose end is still to come.
+    /// An unfinished escape sequence.
     pending: Vec<u8>,
 }
 
 impl Modes {
-    /// Looks for the few sequences that matter; everything else is passed over at the speed of a search.
+    /// Finds the few sequences that matter; skips everything else at the speed of a search.
     pub(super) fn scan(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         if !self.pending.is_empty() {
@@ -62,7 +62,7 @@ impl Modes {
         match sequence {
             b"\x1b=" => self.keypad = true,
             b"\x1b>" => self.keypad = false,
-            // RIS, and DECSTR, which leaves the screen that is shown.
+            // RIS, and DECSTR, which keeps the current screen.
             b"\x1bc" => *self = Self::default(),
             b"\x1b[!p" => *self = Self { alternate: self.alternate, ..Self::default() },
             [0x1b, b'[', b'?', numbers @ .., end @ (b'h' | b'l')] => {
@@ -100,13 +100,13 @@ fn parse(digits: &[u8]) -> Option<u16> {
 }
 
 enum Sequence {
-    /// It is this long.
+    /// Complete, with this length.
     Complete(usize),
     Incomplete,
 }
 
-/// Where the sequence that begins with ESC ends. Only short CSI sequences and two-byte escapes are told apart;
-/// the strings of OSC and DCS are read as text, and cannot hold ESC but as their end.
+/// Length of the sequence that begins with ESC. Recognizes only short CSI sequences and two-byte escapes. OSC and DCS strings
+/// are read as text; they can contain ESC only at their end.
 fn sequence(bytes: &[u8]) -> Sequence {
     match bytes.get(1) {
         None => Sequence::Incomplete,
@@ -115,7 +115,7 @@ fn sequence(bytes: &[u8]) -> Sequence {
             None if bytes.len() > MAX_SEQUENCE => Sequence::Complete(2),
             None => Sequence::Incomplete,
         },
-        // Another ESC starts anew.
+        // Another ESC starts a new sequence.
         Some(0x1b) => Sequence::Complete(1),
         Some(_) => Sequence::Complete(2),
     }

@@ -1,4 +1,4 @@
-//! The model beside a terminal that saw everything.
+//! The model compared with a terminal that received all output.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use shellbridge_protocol::limits::{MAX_COLS, MAX_ROWS};
 use super::*;
 
 impl Screen {
-    /// Follows all of it, whatever that costs.
+    /// Processes all bytes without a budget.
     pub(crate) fn feed_all(&mut self, bytes: &[u8]) {
         assert_eq!(self.feed(bytes, &mut { i64::MAX }), bytes.len());
     }
@@ -27,7 +27,7 @@ fn text(screen: &Screen) -> String {
     String::from_utf8(screen.snapshot()).unwrap()
 }
 
-/// A client's terminal, reset and given the snapshot.
+/// A client's terminal after a reset and the snapshot.
 fn restored(screen: &Screen) -> Terminal {
     let (cols, rows) = screen.terminal.size();
     let mut terminal = Terminal::with_scrollback(cols, rows, None).unwrap();
@@ -62,7 +62,7 @@ fn quitting_vi_after_a_snapshot_brings_the_shell_back() {
 }
 
 #[test]
-fn modes_are_the_last_word_even_when_cut_in_pieces() {
+fn the_last_value_of_a_mode_wins_even_across_chunks() {
     let mut screen = screen(10, 3, "");
     for byte in b"\x1b[?1000;1006h\x1b]0;title\x07\x1b[?1000l\x1b=\x1b[5 q\x1b[?25l" {
         screen.feed_all(&[*byte]);
@@ -75,7 +75,7 @@ fn modes_are_the_last_word_even_when_cut_in_pieces() {
 }
 
 #[test]
-fn characters_may_be_cut_anywhere_and_nonsense_is_passed_over() {
+fn characters_may_be_split_anywhere_and_invalid_bytes_are_skipped() {
     let mut screen = screen(10, 3, "");
     for byte in "añ界".bytes().chain([0xff, b'b', 0xe2, 0x82]).chain([b'c']) {
         screen.feed_all(&[byte]);
@@ -110,7 +110,7 @@ fn scrollback_is_bounded() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Plain lines that are passed over leave the same terminal as if every byte had been followed.
+    /// Skipping plain lines leaves the same terminal as processing every byte.
     #[test]
     fn what_is_passed_over_leaves_no_trace(
         parts in proptest::collection::vec((
@@ -140,7 +140,7 @@ proptest! {
         passing.feed_all(text.as_bytes());
         following.follow(text.as_bytes(), &mut { i64::MAX });
         prop_assert_eq!(passing.snapshot(), following.snapshot());
-        // In turns, each for as much work as `turn`, of what has come in two pieces.
+        // In turns with a budget of `turn`, from two pieces of output.
         let text = &text[..text.floor_char_boundary(20_000)];
         let (mut turns, mut following) = (screen(12, 5, ""), screen(12, 5, ""));
         following.follow(text.as_bytes(), &mut { i64::MAX });
@@ -156,7 +156,7 @@ proptest! {
 }
 
 #[test]
-fn most_of_a_build_log_is_passed_over() {
+fn most_of_a_build_log_is_skipped() {
     let log: Vec<u8> = (0..20_000).flat_map(|n| format!("{n} compiling\r\n").into_bytes()).collect();
     let run = &log[..];
     let (proof, tail) = beyond(run, 1000).unwrap();
@@ -168,9 +168,9 @@ fn most_of_a_build_log_is_passed_over() {
     assert!(screen.followed < log.len() / 10, "{} of {}", screen.followed, log.len());
 }
 
-/// Below the part that scrolls, lines are written over each other, and long ones leave their ends.
+/// Below the scrolling region, lines overwrite each other, and the ends of long ones remain.
 #[test]
-fn nothing_is_passed_over_where_only_a_part_of_the_screen_scrolls() {
+fn nothing_is_skipped_while_only_a_part_of_the_screen_scrolls() {
     let lines = ["x\r\n".repeat(60), "longer\r\n".repeat(200), "short\r\n".repeat(1_100)].concat();
     let mut screen = screen(12, 5, "\x1b[1;3r\x1b[5H");
     screen.feed_all(lines.as_bytes());
@@ -180,7 +180,7 @@ fn nothing_is_passed_over_where_only_a_part_of_the_screen_scrolls() {
 }
 
 proptest! {
-    /// Whatever the shell wrote, the restored terminal shows the same screen, now and after more output.
+    /// For any output, the restored terminal shows the same screen, now and after more output.
     #[test]
     fn a_restored_terminal_equals_one_that_saw_everything(
         parts in proptest::collection::vec(prop_oneof![
@@ -205,7 +205,7 @@ proptest! {
     }
 }
 
-/// Of this thread, ns (`proc_pid_schedstat`, scheduler/sched-stats.rst).
+/// Processor time of this thread, ns (`proc_pid_schedstat`, scheduler/sched-stats.rst).
 fn processor_time() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
@@ -213,9 +213,9 @@ fn processor_time() -> u64 {
 
 const LARGEST: (u16, u16) = (MAX_COLS, MAX_ROWS);
 
-/// What a shell can write in a few bytes that is the most work, at any size: ten seconds of a worker, once.
+/// Once, a few bytes of output could cost ten seconds at some size.
 #[test]
-fn regression_a_turn_ends_when_its_work_is_done_whatever_is_written() {
+fn regression_a_turn_stays_within_its_budget_for_any_output() {
     let worst = [
         "\x1b[41m\x1b[2J\x1b[500S",
         "\x1b[500S",
@@ -240,7 +240,7 @@ fn regression_a_turn_ends_when_its_work_is_done_whatever_is_written() {
                 spent += 100_000 - cells;
                 assert!(read > 0 && cells > -2_000_000, "{:?} at {cols}x{rows}: {cells}", &text[..20]);
             }
-            // A cell is 2 ns in a release build, and what is counted is what is done.
+            // A cell takes 2 ns in a release build; the test compares counted with actual work.
             let each = (processor_time() - began) / u64::try_from(spent).unwrap();
             assert!(each < 100, "{:?} at {cols}x{rows}: {each} ns a cell", &text[..20]);
         }
@@ -248,7 +248,7 @@ fn regression_a_turn_ends_when_its_work_is_done_whatever_is_written() {
 }
 
 proptest! {
-    /// A repetition that is cut short leaves the same screen.
+    /// A shortened repetition leaves the same screen.
     #[test]
     fn a_long_repetition_looks_as_if_it_had_been_done_whole(
         size in (1_usize..14, 1_usize..6),
@@ -266,7 +266,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_skipped_is_said_once_where_it_belongs() {
+fn skipped_output_is_reported_once_in_its_place() {
     let mut screen = screen(20, 3, "one\r\ntwo\r\nthree\r\nfour\r\n\x1b[?2004h");
     screen.skip(5, b"\x1b[?1000h12");
     screen.skip(0, b"345");

@@ -18,7 +18,7 @@ mod weather;
 const MS: Duration = Duration::from_millis(1);
 const LIMITS: Limits =
     Limits { output_buffer: 64 * 1024, output_window: 16 * 1024, resume_grace: Duration::from_mins(1) };
-/// Longer than any test's own time, in ms.
+/// Longer than any test, in ms.
 const LIFE: u64 = 24 * 60 * 60 * 1000;
 
 fn info(id: &str, connected_at: u64, read_only: bool) -> ConnectionInfo {
@@ -43,7 +43,7 @@ fn with_limits(limits: Limits) -> Session {
 }
 
 impl Session {
-    /// A frame of a connection that is known, and its answer.
+    /// Handles a frame of a known connection and returns the answer.
     fn frame(&mut self, id: &ConnectionId, frame: ClientFrame, now: Duration) -> Option<ServerFrame> {
         match self.decide(id, frame, Request::default(), now) {
             Reply::Frame(answer) => Some(answer),
@@ -68,7 +68,7 @@ fn ack(output_offset: u64) -> ClientFrame {
     ClientFrame::Ack { output_offset, epoch: None }
 }
 
-/// A connection that has attached as a client of the same name.
+/// A connection attached as a client with the same name.
 fn joined(session: &mut Session, name: &str, now: Duration) -> ConnectionId {
     let id: ConnectionId = name.into();
     session.connect(info(name, 1, false), now).unwrap();
@@ -84,7 +84,7 @@ fn code(answer: Option<ServerFrame>) -> Option<ErrorCode> {
     }
 }
 
-/// The screen model follows what it has to, as its thread would.
+/// Runs the screen model, as its thread would.
 fn follow(session: &mut Session, now: Duration) {
     loop {
         session.advance(now);
@@ -105,7 +105,7 @@ fn follow(session: &mut Session, now: Duration) {
     }
 }
 
-/// Frames pushed so far, all of them delivered.
+/// Delivers all pushes and returns their frames.
 fn pushed(session: &mut Session, now: Duration) -> Vec<(ConnectionId, ServerFrame)> {
     let mut all = Vec::new();
     loop {

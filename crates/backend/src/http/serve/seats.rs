@@ -77,7 +77,7 @@ impl Doing {
         }
     }
 
-    const fn word(self) -> &'static str {
+    const fn label(self) -> &'static str {
         match self {
             Self::Head => "head",
             Self::Body => "body",
@@ -151,7 +151,7 @@ impl Place {
             self.seats.lock().seats.insert(self.id, self.seat.clone());
             return None;
         }
-        Some(doing.word())
+        Some(doing.label())
     }
 }
 

@@ -1,9 +1,9 @@
-//! Ends: of the shell, of a connection, of the session.
+//! Ends of shells, connections and sessions.
 
 use super::*;
 
 #[test]
-fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word() {
+fn exit_follows_the_output_and_the_session_waits_for_its_delivery() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.handle_output(&vec![b'x'; 20_000]);
@@ -23,7 +23,7 @@ fn a_shell_that_ends_is_told_after_its_output_and_the_session_waits_for_the_word
 }
 
 #[test]
-fn a_client_cut_before_the_news_of_the_end_is_waited_for() {
+fn the_session_waits_for_a_client_cut_before_exit() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.handle_output(b"x");
@@ -51,7 +51,7 @@ fn a_session_whose_shell_ended_waits_no_longer_than_the_grace() {
 }
 
 #[test]
-fn a_new_shell_detaches_everybody_and_tells_them() {
+fn a_new_shell_detaches_and_notifies_every_connection() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.frame(&a, input("a", 0, "abc"), MS);
@@ -70,7 +70,7 @@ fn a_new_shell_detaches_everybody_and_tells_them() {
 }
 
 #[test]
-fn a_connection_ends_with_its_token_and_a_last_word() {
+fn a_connection_ends_with_its_token_after_an_error_frame() {
     let mut session = session();
     session
         .connect(ConnectionInfo { token_lasts: Duration::from_secs(5), ..info("a", 1, false) }, MS)
@@ -86,7 +86,7 @@ fn a_connection_ends_with_its_token_and_a_last_word() {
 }
 
 #[test]
-fn a_push_that_finds_nobody_ends_the_connection_and_never_the_session() {
+fn a_push_to_a_closed_connection_ends_it_and_not_the_session() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.handle_pushed(&a, PushKind::Other, Sent::Gone, MS);
@@ -99,7 +99,7 @@ fn a_push_that_finds_nobody_ends_the_connection_and_never_the_session() {
 }
 
 #[test]
-fn a_silent_connection_is_looked_after() {
+fn a_silent_connection_is_checked() {
     let mut session = session();
     joined(&mut session, "a", MS);
     session.advance(89_000 * MS);
@@ -110,7 +110,7 @@ fn a_silent_connection_is_looked_after() {
     assert!(session.connections.is_empty());
 }
 
-/// Last words so far, and to whom.
+/// Last frames of closed connections so far, with their recipients.
 fn farewells(session: &mut Session) -> Vec<(String, String)> {
     let closes = session.effects.drain(..).filter_map(|effect| match effect {
         Effect::Close { connection, last: Some(last), .. } => Some((connection.to_string(), last)),
@@ -166,7 +166,7 @@ fn regression_a_share_link_does_not_lock_the_owner_out() {
 }
 
 #[test]
-fn the_newest_writer_attaches_though_all_input_streams_are_taken() {
+fn the_newest_writer_attaches_even_if_all_input_streams_are_taken() {
     let mut session = session();
     for n in 0..=u32::try_from(shellbridge_protocol::limits::MAX_CLIENTS).unwrap() {
         joined(&mut session, &format!("{n:02}"), MS * n);
@@ -175,7 +175,7 @@ fn the_newest_writer_attaches_though_all_input_streams_are_taken() {
 }
 
 #[test]
-fn a_revoked_token_s_connections_end_and_no_others() {
+fn only_connections_of_a_revoked_token_end() {
     let mut session = session();
     for (id, token) in [("a", "good"), ("b", "bad"), ("c", "bad")] {
         let _ = session.connect(viewer(id, token), MS);
@@ -191,7 +191,7 @@ fn a_revoked_token_s_connections_end_and_no_others() {
 }
 
 #[test]
-fn every_connection_is_told_once_that_the_time_is_nearly_over() {
+fn every_connection_is_notified_once_before_expiry() {
     let mut session = session();
     joined(&mut session, "a", MS);
     let told = |session: &mut Session| {
@@ -208,7 +208,7 @@ fn every_connection_is_told_once_that_the_time_is_nearly_over() {
     assert_eq!(told(&mut session), ["a", "b"], "of the new end");
 }
 
-/// A session of `settings` that lives for an hour.
+/// A session with these settings that expires in an hour.
 fn short(settings: Settings) -> Session {
     Session::new("s".into(), settings, UnixMs(7), UnixMs(7 + 60 * 60 * 1000))
 }
@@ -217,14 +217,14 @@ const HOUR: Duration = Duration::from_hours(1);
 const ONCE: Settings =
     Settings { limits: LIMITS, detached_ttl: Duration::from_mins(15), shell_restart: false };
 
-/// The effects at a time.
+/// All effects at this time.
 fn effects(session: &mut Session, now: Duration) -> Vec<Effect> {
     session.handle_timeout(now);
     std::iter::from_fn(|| session.poll_effect(now)).collect()
 }
 
 #[test]
-fn time_over_is_announced_five_minutes_before_then_told_to_each_and_the_last_effect() {
+fn expiry_is_announced_five_minutes_before_it_ends_the_session() {
     let mut session = short(ONCE);
     session.handle_connect(info("a", 1, false), MS).unwrap();
     effects(&mut session, MS);
@@ -249,7 +249,7 @@ fn time_over_is_announced_five_minutes_before_then_told_to_each_and_the_last_eff
 }
 
 #[test]
-fn a_session_without_a_connection_ends_after_its_ttl_and_one_with_a_connection_does_not() {
+fn only_a_session_without_a_connection_ends_after_its_ttl() {
     let mut session = short(ONCE);
     assert!(effects(&mut session, MS).is_empty());
     let ttl = ONCE.detached_ttl;
@@ -263,7 +263,7 @@ fn a_session_without_a_connection_ends_after_its_ttl_and_one_with_a_connection_d
 }
 
 #[test]
-fn shells_that_die_at_once_are_started_ever_more_rarely() {
+fn shells_that_end_at_once_restart_with_a_backoff() {
     let mut session = short(Settings { shell_restart: true, ..ONCE });
     let mut now = MS;
     let mut waits = Vec::new();

@@ -1,4 +1,4 @@
-//! Input: written once and in order, acknowledged, and by whom.
+//! Input: order, acknowledgements and ownership.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use shellbridge_protocol::limits::INPUT_WINDOW;
 use super::*;
 
 #[test]
-fn input_is_written_once_and_in_order_and_a_repeat_is_acknowledged_at_once() {
+fn input_is_written_in_order_and_repeats_are_acknowledged_at_once() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     assert_eq!(session.frame(&a, input("a", 2, "cd"), MS), None);
@@ -39,7 +39,7 @@ fn accepted_input_is_acknowledged_in_time_by_output_or_alone() {
 }
 
 #[test]
-fn a_hole_open_for_two_seconds_is_told_with_where_to_go_on() {
+fn a_hole_open_for_two_seconds_is_reported_with_its_offset() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.frame(&a, input("a", 5, "x"), MS);
@@ -60,7 +60,7 @@ fn bytes_beyond_the_input_window_are_dropped() {
     let mut taken = 0;
     while let Some((client, bytes)) = session.poll_write() {
         taken += bytes.len();
-        // Nothing was written yet, so nothing may be beyond the window.
+        // Nothing has been written, so the window ends here.
         assert!(taken <= INPUT_WINDOW);
         session.handle_written(&client, bytes.len(), MS);
     }
@@ -115,7 +115,7 @@ fn a_later_page_does_not_complete_what_an_earlier_one_typed() {
 }
 
 #[test]
-fn a_viewer_cannot_take_a_writer_s_place_nor_type_nor_resize() {
+fn a_viewer_cannot_displace_a_writer_type_or_resize() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     let viewer: ConnectionId = "v".into();
@@ -140,7 +140,7 @@ fn writers_take_turns_however_much_one_has_typed() {
         session.frame(&id, input(name, 0, &"x".repeat(40_000)), MS);
     }
     let mut turns = Vec::new();
-    // The kernel takes a little at a time.
+    // The kernel accepts a little at a time.
     for _ in 0..names.len() * 3 {
         let (client, _) = session.poll_write().unwrap();
         session.handle_written(&client, 10, MS);

@@ -1,17 +1,17 @@
-//! The model of the screen: what it may cost, what it gives up, and who hears of that.
+//! The screen model: its budget, and how skipped output is reported.
 
 use shellbridge_protocol::limits::{MAX_COLS, MAX_ROWS};
 
 use super::*;
 
-/// The most work in the fewest bytes.
+/// The bytes that cost most for their length.
 const FLOOD: &str = "\x1b[41m\x1b[2J\x1b[500S";
 
 fn largest(session: &mut Session, id: &ConnectionId) {
     session.frame(id, ClientFrame::Resize { cols: MAX_COLS, rows: MAX_ROWS, seq: None }, MS);
 }
 
-/// One turn at a time, as many as there are to do now; what they cost.
+/// Runs all turns that are possible now and returns their cost.
 fn turns(session: &mut Session, now: Duration) -> usize {
     let mut count = 0;
     loop {
@@ -27,7 +27,7 @@ fn turns(session: &mut Session, now: Duration) -> usize {
 }
 
 #[test]
-fn regression_a_flood_is_followed_within_its_budget_and_holds_the_shell_for_a_moment_only() {
+fn regression_a_flood_stays_in_budget_and_barely_holds_the_shell() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     largest(&mut session, &a);
@@ -35,7 +35,7 @@ fn regression_a_flood_is_followed_within_its_budget_and_holds_the_shell_for_a_mo
     session.disconnect(&a, MS);
     let flood = FLOOD.repeat(64);
     let (mut now, mut read, mut count) = (120_000 * MS, 0, 0);
-    // A second, after the one that was saved up.
+    // The budget of one second, after the saved-up one.
     for _ in 0..1_000 {
         now += MS;
         let room = session.read_allowance(now).min(flood.len());
@@ -48,7 +48,7 @@ fn regression_a_flood_is_followed_within_its_budget_and_holds_the_shell_for_a_mo
 }
 
 #[test]
-fn who_wants_a_picture_of_a_flood_gets_one_soon_that_says_what_it_lacks() {
+fn a_picture_during_a_flood_comes_soon_and_reports_skipped_output() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     largest(&mut session, &a);
@@ -96,9 +96,9 @@ fn output_waits_for_its_picture() {
     assert_eq!(kinds.last(), Some(&"output"));
 }
 
-/// 2,000 frames a second are allowed, and one at the largest size costs as much as a second's worth of text.
+/// 2,000 frames per second are allowed, and one resize to the largest size costs as much as a second of text.
 #[test]
-fn sizes_that_change_all_the_time_do_not_pile_up() {
+fn frequent_resizes_do_not_pile_up() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     for n in 0..2_000 {

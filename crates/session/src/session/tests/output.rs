@@ -1,9 +1,9 @@
-//! Output: how much is sent, when, and whom the shell waits for.
+//! Output: what is sent when, and for which clients the shell waits.
 
 use super::*;
 
 #[test]
-fn no_more_than_a_window_is_sent_and_a_stopped_client_is_asked() {
+fn no_more_than_a_window_is_sent_and_a_stopped_client_is_probed() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.handle_output(&vec![b'x'; 40_000]);
@@ -26,7 +26,7 @@ fn no_more_than_a_window_is_sent_and_a_stopped_client_is_asked() {
 }
 
 #[test]
-fn a_client_whose_window_ends_with_the_output_is_asked_too() {
+fn a_client_whose_window_ends_with_the_output_is_probed_too() {
     let mut session = session();
     joined(&mut session, "a", MS);
     session.handle_output(&vec![b'x'; 16 * 1024]);
@@ -96,7 +96,7 @@ fn a_lost_client_holds_the_shell_for_its_grace_and_then_no_longer() {
 }
 
 #[test]
-fn a_connected_client_that_says_nothing_for_the_grace_counts_as_lost() {
+fn a_connected_client_silent_for_the_grace_counts_as_lost() {
     let mut session = session();
     joined(&mut session, "a", MS);
     session.handle_output(&vec![b'x'; 16 * 1024]);
@@ -118,7 +118,7 @@ fn viewers_never_hold_the_shell() {
 }
 
 #[test]
-fn an_attach_without_seq_never_goes_behind_what_is_acknowledged_and_an_old_seq_changes_nothing() {
+fn an_attach_without_seq_or_with_an_old_one_never_moves_back() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     session.handle_output(b"0123456789");
@@ -184,7 +184,7 @@ fn a_picture_that_never_arrived_is_part_of_the_next_gap() {
     pushed(&mut session, MS);
     session.handle_output(&vec![b'x'; 100_000]);
     pushed(&mut session, 3000 * MS);
-    // The probe says that nothing of the picture came.
+    // The response to the probe shows that the picture was lost.
     session.frame(&slow, ack(1000), 3001 * MS);
     let frames = pushed(&mut session, 3001 * MS);
     let gap = frames.iter().find_map(|(_, frame)| match frame {
@@ -210,7 +210,7 @@ fn a_frame_that_is_too_large_ends_the_connection_with_the_reason() {
 }
 
 #[test]
-fn all_who_are_behind_share_one_picture_each_with_a_gap_of_its_own() {
+fn clients_that_are_behind_share_one_picture_with_separate_gaps() {
     let mut session = session();
     session.handle_output(&"line after line\r\n".repeat(10_000).into_bytes());
     let ids: Vec<_> = ["a", "b", "c"].iter().map(|name| joined(&mut session, name, MS)).collect();
@@ -236,12 +236,12 @@ fn all_who_are_behind_share_one_picture_each_with_a_gap_of_its_own() {
     assert_eq!(shown("v"), Some((60, end - 100)));
 }
 
-/// An acknowledgement from before a replay must not stand for a picture that is still to be sent.
+/// An acknowledgement from before a replay must not count for a picture that is not sent yet.
 #[test]
 fn a_late_acknowledgement_does_not_take_a_picture_away() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
-    // A picture of many frames: scrollback that says more with colours than with text.
+    // A picture of many frames: colours make the scrollback long.
     let line = "\x1b[38;2;1;2;3mx\x1b[38;2;4;5;6my".repeat(40) + "\r\n";
     for _ in 0..600 {
         session.handle_output(line.as_bytes());

@@ -1,4 +1,4 @@
-//! The size in force, and who is told.
+//! The size in force and its announcements.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn an_old_attach_has_no_effect_after_a_detach_or_a_newer_resize() {
 }
 
 #[test]
-fn a_slow_connection_is_told_of_the_newest_size_only() {
+fn a_slow_connection_receives_only_the_newest_size() {
     let mut session = session();
     let (a, b) = (joined(&mut session, "a", MS), joined(&mut session, "b", MS));
     pushed(&mut session, MS);
@@ -64,9 +64,9 @@ fn a_slow_connection_is_told_of_the_newest_size_only() {
     assert!(matches!(&frames[..], [(to, ServerFrame::ResizeAck { cols: 59, .. })] if *to == b), "{frames:?}");
 }
 
-/// The model of the screen lags behind the output; a new size waits for it.
+/// The screen model lags behind the output, and a resize waits for it.
 #[test]
-fn a_new_size_comes_at_its_place_in_the_output() {
+fn a_resize_applies_at_its_offset_of_the_output() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     let mut followed = crate::screen::Screen::new(session.size);

@@ -1,4 +1,4 @@
-//! The session against the reference client, over a network that a seed makes worse than any.
+//! The session and the reference client over a simulated, very bad network.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::*;
 
 const WIDE: Limits = Limits { output_buffer: 256 * 1024, output_window: 128 * 1024, ..LIMITS };
 
-/// How bad a network is, in shares of 100.
+/// Fault rates of the network, in percent.
 #[derive(Debug, Clone)]
 struct Weather {
     seed: u64,
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// One millisecond.
+    /// Simulates one millisecond.
     fn step(&mut self, shell: &mut dyn FnMut(&[u8]) -> Vec<u8>, backlog: &mut VecDeque<u8>) {
         self.now += MS;
         let now = self.now;
@@ -128,7 +128,7 @@ impl World {
             let (id, kind, sent) = entry.remove();
             self.session.handle_pushed(&id, kind, sent, now);
         }
-        // The shell reads what it can and writes what it may.
+        // The shell reads input and writes output, as far as it may.
         if let Some((client, bytes)) = self.session.poll_write() {
             let some = self.rng.random_range(1..=bytes.len());
             backlog.extend(shell(&bytes[..some]));
@@ -159,7 +159,7 @@ impl World {
                     assert!(frame.len() <= MAX_FRAME);
                     let alive = self.connection.as_ref() == Some(&to);
                     let mut end = self.soon();
-                    // Failed pushes are tried again: after a while, and sometimes after they were delivered.
+                    // Failed pushes are retried after a delay, sometimes although they were delivered.
                     while alive && self.chance(self.weather.push_fail) {
                         if self.rng.next_u32().is_multiple_of(2) {
                             let at = self.soon();
@@ -227,8 +227,7 @@ fn weather() -> impl Strategy<Value = Weather> {
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::default() })]
 
-    /// Whatever the weather, as long as it is fair: what is typed reaches the shell once and in order, and what the
-    /// shell writes reaches the screen once and in order.
+    /// On any network that eventually delivers, input reaches the shell and output reaches the screen, once and in order.
     #[test]
     fn both_streams_come_out_complete(weather in weather(), keys in 1_usize..4_000, burst in 1_usize..200_000) {
         let mut world = World::new(weather);
@@ -240,7 +239,7 @@ proptest! {
         let mut left = keys.as_slice();
         let mut steps = 0;
         loop {
-            // Before anybody is there, the shell waits for nobody, and what it writes may be gone.
+            // Before the first client attaches, output may be evicted, since the shell waits for no one.
             if world.client.is_attached() {
                 backlog.extend(&flood);
                 wrote.append(&mut flood);
@@ -261,7 +260,7 @@ proptest! {
             world.bounds_hold();
             steps += 1;
             let quiet = flood.is_empty() && left.is_empty() && backlog.is_empty() && world.client.unacknowledged() == 0;
-            // What was acknowledged, the shell may still have to read.
+            // The shell may still have to read acknowledged input.
             if quiet && read.len() >= keys.len() && world.received.len() == wrote.len() {
                 break;
             }
