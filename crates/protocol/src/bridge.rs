@@ -1,6 +1,7 @@
 //! The HTTP contract between Lambda and backend: bodies, and the signature that authenticates the Lambda.
 
 mod replay;
+#[cfg(feature = "tokens")]
 mod token;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use replay::{Replay, ReplayCache};
+#[cfg(feature = "tokens")]
 pub use token::{BridgeKeys, BridgeToken, KeyError, TokenRefused};
 
 use crate::{

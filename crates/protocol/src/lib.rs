@@ -8,7 +8,6 @@
 #[cfg(feature = "tokens")]
 pub mod access;
 pub mod backoff;
-#[cfg(feature = "tokens")]
 pub mod bridge;
 pub mod callback;
 pub mod client;

@@ -93,15 +93,19 @@ impl Session {
             return;
         }
         let notice = self.expires.saturating_sub(EXPIRY_NOTICE);
-        if now >= notice {
+        if now >= notice && self.reachable {
             self.expires_soon();
         }
         self.timers.set(Timer::Restart, restart);
         self.timers.set(Timer::Expiry, Some(if now < notice { notice } else { self.expires }));
-        let ids: Vec<_> = self.connections.keys().cloned().collect();
-        let due = ids.iter().filter_map(|id| self.tick_connection(id, now)).min();
+        let (due, gaps) = if self.reachable {
+            let ids: Vec<_> = self.connections.keys().cloned().collect();
+            let due = ids.iter().filter_map(|id| self.tick_connection(id, now)).min();
+            (due, self.tick_gaps(now))
+        } else {
+            (self.tick_unreachable(now), None)
+        };
         self.timers.set(Timer::Connections, due);
-        let gaps = self.tick_gaps(now);
         self.timers.set(Timer::Gaps, gaps);
         let grace = self.settings.limits.resume_grace;
         self.timers.set(Timer::Grace, self.clients.wait_ends(now, grace));
@@ -116,7 +120,7 @@ impl Session {
             None => self.model.due(now),
         };
         self.timers.set(Timer::Model, model);
-        let detached = if self.connections.is_empty() {
+        let detached = if self.connections.is_empty() || !self.reachable {
             Some(*self.detached_since.get_or_insert(now) + self.settings.detached_ttl)
         } else {
             self.detached_since = None;
@@ -162,7 +166,7 @@ impl Session {
             connection.heard = now;
             effects.push_back(Effect::Check(id.clone()));
         }
-        let mut due = connection.expires.min(connection.heard + CHECK_AFTER);
+        let due = connection.expires.min(connection.heard + CHECK_AFTER);
         let read_only = connection.info.read_only;
         // One at a time, so that the newest size arrives last and none queue up on a slow connection.
         if connection.attachment.is_some()
@@ -216,15 +220,19 @@ impl Session {
             let frame = attachment.probe(*epoch, input);
             effects.push_back(Effect::Push { to: id.clone(), frame, kind: PushKind::Other });
         }
-        if attachment.window.is_behind(end) {
-            let since = *attachment.behind_since.get_or_insert(now);
-            if now < since + settings.limits.resume_grace {
-                due = due.min(since + settings.limits.resume_grace);
-            }
-        } else {
-            attachment.behind_since = None;
-        }
-        [Some(due), probe_at.filter(|at| *at > now), attachment.input_ack_at].into_iter().flatten().min()
+        let lost_at = attachment.lost_at(end, settings.limits.resume_grace, now);
+        [Some(due), lost_at, probe_at.filter(|at| *at > now), attachment.input_ack_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Without a way to the clients, all that is due is to stop waiting for them.
+    fn tick_unreachable(&mut self, now: Duration) -> Option<Duration> {
+        let (end, grace) = (self.log.end(), self.settings.limits.resume_grace);
+        let attachments =
+            self.connections.values_mut().filter_map(|connection| connection.attachment.as_mut());
+        attachments.filter_map(|attachment| attachment.lost_at(end, grace, now)).min()
     }
 
     /// Reports holes in clients' input that stay open.

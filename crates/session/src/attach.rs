@@ -177,9 +177,6 @@ impl Session {
                 attachment.acknowledged();
                 attachment.rewound();
                 attachment.behind_since = None;
-                if attachment.exit == ExitFrame::Delivered {
-                    attachment.exit = ExitFrame::Unsent;
-                }
             }
             Acked::Nothing => {}
         }

@@ -13,7 +13,10 @@ use shellbridge_protocol::{
     times::{Epoch, UnixMs},
 };
 
-use crate::snapshot::{FRAME_HEAD, Picture, Snapshot};
+use crate::{
+    effect::PushKind,
+    snapshot::{FRAME_HEAD, Picture, Snapshot},
+};
 
 /// What a transport can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +128,19 @@ impl Connection {
         (self.info.connected_at, &self.info.id) < (other.info.connected_at, &other.info.id)
     }
 
+    /// A push to it has arrived, or nobody knows whether it has.
+    pub(crate) fn pushed(&mut self, kind: PushKind, arrived: bool) {
+        match (kind, &mut self.attachment) {
+            (PushKind::Size, _) if !arrived => self.announced_size = None,
+            (PushKind::Output, Some(attachment)) if !arrived => attachment.rewind(),
+            (PushKind::Exit, Some(attachment)) if attachment.exit == ExitFrame::InFlight => {
+                attachment.exit = if arrived { ExitFrame::Delivered } else { ExitFrame::Unsent };
+            }
+            // Others are told again when they are asked for.
+            _ => {}
+        }
+    }
+
     /// Notes a `seq`. Returns `false` if it is not above the last one, so that the frame must have no effect.
     pub(crate) fn note_seq(&mut self, seq: Option<u64>) -> bool {
         let Some(seq) = seq else { return true };
@@ -220,8 +236,27 @@ impl Attachment {
         ServerFrame::Output { epoch, offset: self.window.sent(), payload, input_offset }.to_json()
     }
 
-    /// Returns to the client's position: the snapshot that it lacks, or the output.
+    /// Notes whether it is a window behind output that ends at `end`; when the shell stops waiting for it, if it does.
+    pub(crate) fn lost_at(&mut self, end: u64, grace: Duration, now: Duration) -> Option<Duration> {
+        if !self.window.is_behind(end) {
+            self.behind_since = None;
+            return None;
+        }
+        let at = *self.behind_since.get_or_insert(now) + grace;
+        (now < at).then_some(at)
+    }
+
+    /// Sends again what is not acknowledged, since nobody knows what became of it.
+    pub(crate) fn rewind(&mut self) {
+        self.window.rewind();
+        self.rewound();
+    }
+
+    /// Goes back to what the client has: the snapshot it lacks, or the output. What follows that goes out anew, too.
     pub(crate) fn rewound(&mut self) {
+        if self.exit == ExitFrame::Delivered {
+            self.exit = ExitFrame::Unsent;
+        }
         let acked = self.window.acked();
         if let Some(snapshot) = self.snapshot.take()
             && acked < snapshot.offset()

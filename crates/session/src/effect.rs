@@ -94,6 +94,7 @@ pub enum PushKind {
 
 /// Outcome of a push, after all retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "link", derive(serde::Serialize, serde::Deserialize))]
 pub enum Sent {
     /// It was written to the client's socket.
     Delivered,
@@ -101,6 +102,8 @@ pub enum Sent {
     Gone,
     /// The frame is too large for the connection; no retry helps.
     TooLarge,
+    /// Whoever pushed it is gone, and nobody knows whether it arrived.
+    Unknown,
 }
 
 /// Identifies a request.

@@ -18,7 +18,7 @@ use shellbridge_protocol::{
 use crate::{
     client::{Clients, Gone},
     commands::{Command, CommandOutcome, Commands, Owner, Requester},
-    connection::{Connection, ConnectionInfo, ExitFrame},
+    connection::{Connection, ConnectionInfo},
     effect::{Effect, End, PushKind, Reply, Request, Sent, error},
     model::{Model, Work},
     snapshot::Picture,
@@ -27,6 +27,7 @@ use crate::{
 
 /// Bounds of a session's streams and waits.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "link", derive(serde::Serialize, serde::Deserialize))]
 pub struct Limits {
     /// `OUTPUT_BUFFER`: bytes of output kept for replay.
     pub output_buffer: usize,
@@ -38,6 +39,7 @@ pub struct Limits {
 
 /// Settings of a session.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "link", derive(serde::Serialize, serde::Deserialize))]
 pub struct Settings {
     /// Bounds of its streams.
     pub limits: Limits,
@@ -83,6 +85,8 @@ pub struct Session {
     /// When the session expires.
     pub(crate) expires: Duration,
     pub(crate) detached_since: Option<Duration>,
+    /// Frames can be pushed.
+    pub(crate) reachable: bool,
     pub(crate) restarts: Restarts,
     pub(crate) timers: TimerTable,
     pub(crate) effects: VecDeque<Effect>,
@@ -115,6 +119,7 @@ impl Session {
             dropped: VecDeque::new(),
             expires: expires_at.saturating_since(started),
             detached_since: None,
+            reachable: true,
             restarts: Restarts::default(),
             timers: TimerTable::default(),
             effects: VecDeque::new(),
@@ -122,6 +127,21 @@ impl Session {
             stale: true,
             over: false,
         }
+    }
+
+    /// Names the running shell, and its streams.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Bytes that the shell has written.
+    pub fn output_offset(&self) -> u64 {
+        self.log.end()
+    }
+
+    /// When its time is over, Unix ms.
+    pub fn expires_at(&self) -> UnixMs {
+        self.unix_ms(self.expires)
     }
 
     /// The terminal's size in force.
@@ -132,6 +152,11 @@ impl Session {
     /// Its public status.
     pub fn status(&self) -> Status {
         Status { connections: self.connections.len(), exited: self.exit.is_some() }
+    }
+
+    /// Its connections.
+    pub fn connections(&self) -> impl Iterator<Item = &ConnectionInfo> {
+        self.connections.values().map(|connection| &connection.info)
     }
 
     /// Whether the session has this connection.
@@ -288,18 +313,22 @@ impl Session {
             PushKind::Size => connection.size_in_flight = false,
             PushKind::Exit | PushKind::Other => {}
         }
-        if sent == Sent::Gone {
-            self.drop_connection(id, now);
-        } else if sent == Sent::TooLarge {
-            // A retry would be as large, and the stream may not skip it.
-            let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
-            self.end_connection(id, error, now);
-        } else if kind == PushKind::Exit
-            && let Some(attachment) = &mut connection.attachment
-            && attachment.exit == ExitFrame::InFlight
-        {
-            attachment.exit = ExitFrame::Delivered;
+        match sent {
+            Sent::Gone => self.drop_connection(id, now),
+            Sent::TooLarge => {
+                // Sent again it would be as large, and nothing may be left out.
+                let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
+                self.end_connection(id, error, now);
+            }
+            Sent::Delivered | Sent::Unknown => connection.pushed(kind, sent == Sent::Delivered),
         }
+    }
+
+    /// Whether frames can be pushed. While they cannot, connections are left as they are: the only pushes are those that
+    /// nobody misses. If it stays like that for [`Settings::detached_ttl`], the session is over.
+    pub fn handle_reachable(&mut self, reachable: bool) {
+        self.stale = true;
+        self.reachable = reachable;
     }
 
     /// Outcome of [`Effect::Check`].

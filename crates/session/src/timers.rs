@@ -22,7 +22,7 @@ pub(crate) enum Timer {
     Exit,
     /// A new shell may be started.
     Restart,
-    /// The session ends for lack of connections.
+    /// The session ends for lack of connections, or of a way to them.
     Detached,
     /// The screen model's budget permits another turn.
     Model,

@@ -124,13 +124,18 @@ impl SendWindow {
             self.probe = None;
         }
         if std::mem::take(&mut self.probed) && offset < self.sent {
-            self.sent = self.acked;
-            self.base = self.acked;
-            // Karn's algorithm: a retransmission measures no round trip.
-            self.timed = None;
+            self.rewind();
             return Acked::Rewound;
         }
         if progress { Acked::Progress } else { Acked::Nothing }
+    }
+
+    /// Goes back to what has been acknowledged, because what was sent since may be lost.
+    pub const fn rewind(&mut self) {
+        self.sent = self.acked;
+        self.base = self.acked;
+        // Karn's algorithm: a retransmission measures no round trip.
+        self.timed = None;
     }
 
     /// Restarts at `offset`: the receiver has announced a new position.
@@ -192,6 +197,17 @@ mod tests {
         assert!(window.is_behind(500));
         assert_eq!(window.ack(40, ms(10)), Acked::Progress);
         assert_eq!(window.sendable(500), 40);
+    }
+
+    #[test]
+    fn what_was_sent_before_a_rewind_may_still_be_acknowledged() {
+        let mut window = SendWindow::new(0, 100);
+        window.advance(60, ms(0));
+        window.ack(10, ms(5));
+        window.rewind();
+        assert_eq!((window.sent(), window.sendable(500)), (10, 100));
+        assert_eq!(window.ack(60, ms(9)), Acked::Progress, "it had arrived");
+        assert_eq!(window.sent(), 60);
     }
 
     #[test]

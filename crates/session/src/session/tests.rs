@@ -13,6 +13,7 @@ mod input;
 mod model;
 mod output;
 mod size;
+mod unknown;
 mod weather;
 
 const MS: Duration = Duration::from_millis(1);

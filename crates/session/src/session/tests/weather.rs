@@ -23,6 +23,8 @@ struct Weather {
     push_fail: u32,
     cut: u32,
     lose_disconnect: u32,
+    /// Of 10,000 ms, in how many whoever pushes for the session dies, and everything on its way with it.
+    restart: u32,
 }
 
 /// A client that types, a shell that answers every byte with several, and the weather between them.
@@ -39,6 +41,8 @@ struct World {
     ends: BTreeMap<(Duration, u64), (ConnectionId, PushKind, Sent)>,
     disconnects: BTreeMap<(Duration, u64), ConnectionId>,
     count: u64,
+    /// Until when nobody pushes, or takes frames in.
+    down_until: Option<Duration>,
     typed: Vec<u8>,
     received: Vec<u8>,
     gaps: u64,
@@ -59,6 +63,7 @@ impl World {
             ends: BTreeMap::new(),
             disconnects: BTreeMap::new(),
             count: 0,
+            down_until: None,
             typed: Vec::new(),
             received: Vec::new(),
             gaps: 0,
@@ -92,18 +97,39 @@ impl World {
         }
     }
 
+    /// Whoever pushes dies: of what is on its way, some was handed over before and some never is.
+    fn restart(&mut self) {
+        self.session.handle_reachable(false);
+        for (_, (id, kind, _)) in std::mem::take(&mut self.ends) {
+            self.session.handle_pushed(&id, kind, Sent::Unknown, self.now);
+        }
+        let rng = &mut self.rng;
+        self.to_client.retain(|_, _| rng.random());
+        self.to_session.clear();
+        self.disconnects.clear();
+        self.down_until = Some(self.now + MS * rng.random_range(0..1_500));
+    }
+
     /// Simulates one millisecond.
     fn step(&mut self, shell: &mut dyn FnMut(&[u8]) -> Vec<u8>, backlog: &mut VecDeque<u8>) {
         self.now += MS;
         let now = self.now;
+        if self.down_until.is_some_and(|until| until <= now) {
+            self.down_until = None;
+            self.session.handle_reachable(true);
+        } else if self.weather.restart > 0 && self.rng.random_ratio(self.weather.restart, 10_000) {
+            self.restart();
+        }
         if self.connection.is_none() {
-            self.connect();
+            if self.down_until.is_none() {
+                self.connect();
+            }
         } else if self.weather.cut > 0 && self.rng.random_ratio(self.weather.cut, 10_000) {
             self.cut();
         }
         while let Some(frame) = self.client.poll(now) {
             let id = self.connection.clone().unwrap();
-            if !self.chance(self.weather.drop) {
+            if !self.chance(self.weather.drop) && self.down_until.is_none() {
                 if self.chance(self.weather.repeat) {
                     let at = self.soon();
                     self.to_session.insert(at, (id.clone(), frame.clone()));
@@ -155,6 +181,9 @@ impl World {
     fn perform(&mut self) {
         while let Some(effect) = self.session.effects.pop_front() {
             match effect {
+                Effect::Push { kind, .. } if self.down_until.is_some() => {
+                    assert_eq!(kind, PushKind::Other, "nobody says what becomes of it");
+                }
                 Effect::Push { to, frame, kind } => {
                     assert!(frame.len() <= MAX_FRAME);
                     let alive = self.connection.as_ref() == Some(&to);
@@ -212,8 +241,9 @@ fn weather() -> impl Strategy<Value = Weather> {
         0_u32..30,
         prop_oneof![Just(0_u32), 1_u32..60],
         0_u32..100,
+        prop_oneof![Just(0_u32), 1_u32..20],
     )
-        .prop_map(|(seed, delay, repeat, drop, push_fail, cut, lose_disconnect)| Weather {
+        .prop_map(|(seed, delay, repeat, drop, push_fail, cut, lose_disconnect, restart)| Weather {
             seed,
             delay,
             repeat,
@@ -221,6 +251,7 @@ fn weather() -> impl Strategy<Value = Weather> {
             push_fail,
             cut,
             lose_disconnect,
+            restart,
         })
 }
 

@@ -1,0 +1,12 @@
+//! What a session's host and the backend say to each other over one duplex stream. The crate's documentation specifies
+//! it, under "The link".
+
+mod codec;
+mod message;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    codec::{Broken, Channel, Decoder, MAJOR, MAX_MESSAGE, MINOR, Message, Preface, encode},
+    message::*,
+};
