@@ -1,0 +1,503 @@
+//! Drives the session: owns the terminal, the running command and the link, and does what the state machine decides.
+
+use std::{collections::HashMap, future::pending, panic::AssertUnwindSafe, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use shellbridge_protocol::{
+    frame::{Exit, ServerFrame},
+    ids::{ClientId, ConnectionId, SessionId, UserId},
+    times::UnixMs,
+};
+use shellbridge_session::{
+    CommandEnd, CommandOutcome, Effect, PushKind, Request, Sent, Session, Work,
+    link::{
+        Answer, Check, Close, FrameKind, Here, Known, MAX_NOTES, Push, Reply, ShellSpec, Start, Status,
+        Taken, ToHost,
+    },
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    command::{CommandState, Finished, Running},
+    drain::Tty,
+    end, frame,
+    link::{self, Link, Listener},
+    log, process,
+    pty::{self, Shell, exit_of},
+};
+
+/// How long a host waits for the backend that started it to say what it is to run.
+const START_WITHIN: Duration = Duration::from_secs(30);
+/// How often a host without a backend looks whether one can still find it.
+const LOOK: Duration = Duration::from_secs(3);
+/// Bytes taken from the PTY at once.
+const READ: usize = 32 * 1024;
+/// In debug builds, a command panics whose text the session's environment has by this name.
+#[cfg(debug_assertions)]
+const PANIC: &str = "SESSION_HOST_PANICS";
+
+/// Serves the session that the first backend starts, until it is over.
+pub(crate) async fn serve(listener: &Listener) {
+    let Ok(Some((start, mut link))) = timeout(START_WITHIN, first(listener)).await else { return };
+    let Start { id, owner, .. } = &start;
+    let about = (id.clone(), owner.clone());
+    let mut driver = match Driver::start(start) {
+        Ok(driver) => driver,
+        Err(error) => return end::fail(link, &format!("the shell cannot be started: {error}")).await,
+    };
+    driver.greet(&mut link, &about);
+    driver.link = Some(link);
+    match AssertUnwindSafe(driver.run(listener, &about)).catch_unwind().await {
+        Ok(why) => driver.end(&why).await,
+        Err(_) => driver.crash().await,
+    }
+}
+
+/// Waits for the backend that started this process; none if it wants nothing of it.
+async fn first(listener: &Listener) -> Option<(Start, Link)> {
+    loop {
+        let mut link = listener.accept("".into()).await;
+        match link.next().await {
+            Some(ToHost::Hello(hello)) => return Some((hello.start?, link)),
+            Some(_) => return None,
+            // It went away, or only wanted to know whether somebody listens.
+            None => {}
+        }
+    }
+}
+
+/// The session's name and its owner.
+type About = (SessionId, UserId);
+
+pub(crate) struct Driver {
+    started: Instant,
+    created_at: UnixMs,
+    spec: ShellSpec,
+    session: Session,
+    pub(crate) shell: Shell,
+    tty: Tty,
+    /// Where the next backend finds the way to each connection.
+    addresses: HashMap<ConnectionId, String>,
+    /// Pushes whose outcomes have not come.
+    pushes: HashMap<u64, (ConnectionId, PushKind)>,
+    next_push: u64,
+    /// Requests that a command is to answer, with the number that the backend gave them. As many as commands may wait.
+    requests: HashMap<u64, (FrameKind, u64)>,
+    next_request: u64,
+    command_state: CommandState,
+    pub(crate) command: Option<Command>,
+    /// A turn of the screen model that is to be done.
+    following: Option<Box<Work>>,
+    pub(crate) died: Signal,
+    /// More orphans may be dead.
+    unreaped: bool,
+    pub(crate) link: Option<Link>,
+    /// When to look whether a backend can still find this host.
+    look_at: Instant,
+    /// The backend has said hello, and gets everything from then on.
+    greeted: bool,
+    /// What it was told last.
+    told: Option<Status>,
+    notes: Bytes,
+}
+
+/// A command that runs.
+pub(crate) struct Command {
+    pid: i32,
+    pub(crate) task: JoinHandle<std::io::Result<Finished>>,
+}
+
+/// What happened next.
+enum Event {
+    Backend(Link),
+    Message(Option<ToHost>),
+    Read(std::io::Result<usize>),
+    Wrote(ClientId, std::io::Result<usize>),
+    Quiet,
+    Exited(Exit),
+    Died,
+    Command(std::io::Result<Finished>),
+    Idle,
+    Look,
+    Timer,
+}
+
+impl Driver {
+    fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
+        let Start { id, created_at, expires_at, settings, shell: spec, notes, .. } = start;
+        let started = Instant::now();
+        let session = Session::new(id, settings, created_at, expires_at);
+        let died = signal(SignalKind::child())?;
+        let shell = Shell::start(&spec, session.size())?;
+        Ok(Self {
+            started,
+            created_at,
+            command_state: CommandState::new(&spec),
+            spec,
+            session,
+            shell,
+            tty: Tty::Open,
+            addresses: HashMap::new(),
+            pushes: HashMap::new(),
+            next_push: 0,
+            requests: HashMap::new(),
+            next_request: 0,
+            command: None,
+            following: None,
+            died,
+            unreaped: false,
+            link: None,
+            look_at: started,
+            greeted: true,
+            told: None,
+            notes,
+        })
+    }
+
+    /// Runs until the session is over; says why.
+    async fn run(&mut self, listener: &Listener, about: &About) -> String {
+        let mut buffer = vec![0; READ];
+        loop {
+            if let Some(why) = self.perform() {
+                return why;
+            }
+            let event = self.next(listener, about, &mut buffer).await;
+            let now = self.now();
+            match event {
+                Event::Backend(link) => {
+                    self.lose(now);
+                    self.link = Some(link);
+                }
+                Event::Message(Some(ToHost::Hello(_))) => {
+                    if let Some(mut link) = self.link.take() {
+                        self.greet(&mut link, about);
+                        self.link = Some(link);
+                    }
+                    self.session.handle_reachable(true);
+                }
+                Event::Message(Some(message)) if self.greeted => self.message(message, now),
+                Event::Message(_) => self.lose(now),
+                Event::Read(Ok(count @ 1..)) => {
+                    self.session.handle_output(buffer.get(..count).unwrap_or_default());
+                    let exit = self.tty.came(count);
+                    self.exited(exit, now);
+                }
+                // EIO: the last process that had the terminal open is gone.
+                Event::Read(_) | Event::Quiet => {
+                    let exit = self.tty.close();
+                    self.exited(exit, now);
+                }
+                Event::Wrote(client, Ok(count)) => self.session.handle_written(&client, count, now),
+                // The shell takes no input.
+                Event::Wrote(client, Err(_)) => self.session.handle_written(&client, usize::MAX, now),
+                Event::Exited(exit) => {
+                    log::info(format_args!("shell ended: {}", exit.exit_code));
+                    let exit = self.tty.exited(exit);
+                    self.exited(exit, now);
+                    self.reap();
+                }
+                Event::Died => self.reap(),
+                Event::Command(finished) => {
+                    self.command = None;
+                    self.finished(finished, now);
+                    self.reap();
+                }
+                Event::Idle => {
+                    if self.unreaped {
+                        self.reap();
+                    }
+                    if let Some(mut work) = self.following.take() {
+                        work.run();
+                        self.session.handle_followed(work);
+                    }
+                }
+                Event::Look => {
+                    self.look_at = Instant::now() + LOOK;
+                    if listener.is_removed() {
+                        self.session.handle_end();
+                    }
+                }
+                Event::Timer => self.session.handle_timeout(now),
+            }
+        }
+    }
+
+    /// Does what the session wants done; says why it is over, once it is.
+    fn perform(&mut self) -> Option<String> {
+        let now = self.now();
+        while let Some(effect) = self.session.poll_effect(now) {
+            match effect {
+                Effect::Push { to, frame, kind } => self.push(to, frame, kind),
+                Effect::Answer { request, to, frame } => self.answer(request, to, frame),
+                Effect::Close { connection, last, reason } => {
+                    self.addresses.remove(&connection);
+                    let reason = reason.map(Into::into);
+                    self.say(Close { connection, last, reason });
+                }
+                Effect::Check(connection) => self.say(Check { connection }),
+                Effect::Resize(size) => self.shell.resize(size),
+                Effect::Run { command, timeout } => {
+                    #[cfg(debug_assertions)]
+                    assert!(self.spec.env.get(PANIC) != Some(&command), "as asked");
+                    match Running::start(self.command_state.clone(), &command) {
+                        Ok(running) => {
+                            let pid = running.pid();
+                            self.command = Some(Command { pid, task: tokio::spawn(running.finish(timeout)) });
+                        }
+                        Err(error) => {
+                            log::warn(format_args!("a command cannot be started: {error}"));
+                            self.session.handle_command(CommandOutcome::NotStarted, now);
+                        }
+                    }
+                }
+                Effect::Follow(work) => self.following = Some(work),
+                Effect::StartShell => self.restart(now),
+                Effect::End(why) => return Some(format!("{why:?}")),
+            }
+        }
+        let status = self.session.status();
+        let connections = u32::try_from(status.connections).unwrap_or(u32::MAX);
+        let status = Status { connections, exited: status.exited };
+        if self.greeted && self.link.is_some() && self.told.replace(status) != Some(status) {
+            self.say(status);
+        }
+        if self.link.is_some() {
+            for line in log::take() {
+                self.say(line);
+            }
+        }
+        None
+    }
+
+    /// Waits for what happens next.
+    async fn next(&mut self, listener: &Listener, about: &About, buffer: &mut [u8]) -> Event {
+        let due = self.session.poll_timeout().map(|at| self.started + at);
+        let reading = !matches!(self.tty, Tty::Closed);
+        let quiet_at = self.tty.quiet_at();
+        let allowance = if reading { self.session.read_allowance(self.now()).min(buffer.len()) } else { 0 };
+        let input = self.session.poll_write().filter(|_| matches!(self.tty, Tty::Open));
+        let write = async {
+            match &input {
+                Some((client, bytes)) => Event::Wrote(client.clone(), self.shell.writer.write(bytes).await),
+                None => pending().await,
+            }
+        };
+        let command = async {
+            match &mut self.command {
+                Some(running) => match (&mut running.task).await {
+                    Ok(finished) => Event::Command(finished),
+                    Err(error) => Event::Command(Err(std::io::Error::other(error))),
+                },
+                None => pending().await,
+            }
+        };
+        // What is short and bounded goes first; quiet is when there is nothing to read.
+        tokio::select! {
+            biased;
+            message = link::next(&mut self.link) => Event::Message(message),
+            event = command => event,
+            status = self.shell.child.wait(), if quiet_at.is_none() && !self.session.status().exited => {
+                Event::Exited(exit_of(status))
+            }
+            event = write => event,
+            read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
+                Event::Read(read)
+            }
+            link = listener.accept(about.0.clone()) => Event::Backend(link),
+            _ = self.died.recv() => Event::Died,
+            () = until(quiet_at), if allowance > 0 => Event::Quiet,
+            () = until(due) => Event::Timer,
+            () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
+            // What takes milliseconds. First the kernel is asked whether anything else has come.
+            () = tokio::task::yield_now(), if self.following.is_some() || self.unreaped => Event::Idle,
+        }
+    }
+
+    fn message(&mut self, message: ToHost, now: Duration) {
+        match message {
+            ToHost::Connect(connect) => {
+                let (connection, address) = (connect.peer.id.clone(), connect.peer.address.clone());
+                let taken = self.session.handle_connect(frame::info(connect.peer), now).is_ok();
+                if taken {
+                    self.addresses.insert(connection.clone(), address);
+                }
+                self.say(Taken { request: connect.request, connection, taken });
+            }
+            ToHost::Frame(frame) => self.frame(frame, now),
+            ToHost::Gone(gone) => {
+                self.session.handle_gone(&gone.connection, now);
+                self.addresses.remove(&gone.connection);
+            }
+            ToHost::Pushed(pushed) => {
+                if let Some((to, kind)) = self.pushes.remove(&pushed.push) {
+                    self.session.handle_pushed(&to, kind, pushed.sent, now);
+                }
+            }
+            ToHost::Checked(checked) => self.session.handle_checked(&checked.connection, checked.exists, now),
+            ToHost::Extend(extend) => self.session.handle_extend(extend.expires_at),
+            ToHost::Revoke(revoke) => {
+                let stale =
+                    |info: &shellbridge_session::ConnectionInfo| revoke.connections.contains(&info.id);
+                self.session.handle_revoked(Duration::from_millis(revoke.wait), now, stale);
+            }
+            ToHost::Keep(keep) => {
+                if keep.notes.len() <= MAX_NOTES {
+                    self.notes = keep.notes;
+                }
+            }
+            ToHost::Drain(_) => self.session.handle_drain(),
+            ToHost::End(_) => self.session.handle_end(),
+            ToHost::Hello(_) => {}
+        }
+    }
+
+    fn frame(&mut self, frame: shellbridge_session::link::Frame, now: Duration) {
+        let (received, reply) = match frame::read(&frame) {
+            Err(error) => (FrameKind::MALFORMED, frame::answer(&error.into())),
+            Ok(read) => {
+                let received = FrameKind::from(&read);
+                let (id, address) = (frame.peer.id.clone(), frame.peer.address);
+                let number = self.next_request;
+                self.next_request += 1;
+                let request = Request { number, message_id: frame.message_id };
+                let info =
+                    frame::info(shellbridge_session::link::Peer { address: String::new(), ..frame.peer });
+                let reply = frame::reply(self.session.handle_frame(info, read, request, now), &frame.body);
+                if !self.addresses.contains_key(&id) && self.session.has(&id) {
+                    self.addresses.insert(id.clone(), address);
+                }
+                if reply == Reply::Later {
+                    self.requests.insert(number, (received, frame.request));
+                }
+                let has = self.session.has(&id);
+                return self.say(Answer { request: frame.request, received, has, reply });
+            }
+        };
+        let has = self.session.has(&frame.peer.id);
+        self.say(Answer { request: frame.request, received, has, reply });
+    }
+
+    /// Answers a request, by a push if whoever asked is gone.
+    fn answer(&mut self, request: u64, to: ConnectionId, frame: Option<ServerFrame>) {
+        match (self.requests.remove(&request), frame) {
+            (Some((received, request)), frame) => {
+                let has = self.session.has(&to);
+                let reply = frame.as_ref().map_or(Reply::Nothing, frame::answer);
+                self.say(Answer { request, received, has, reply });
+            }
+            (None, Some(frame)) => self.push(to, frame.to_json(), PushKind::Other),
+            (None, None) => {}
+        }
+    }
+
+    fn push(&mut self, to: ConnectionId, frame: Bytes, kind: PushKind) {
+        if !self.greeted || self.link.is_none() {
+            return;
+        }
+        let push = self.next_push;
+        self.next_push += 1;
+        let replaceable = kind == PushKind::Other;
+        self.say(Push { push, to: to.clone(), frame, replaceable });
+        self.pushes.insert(push, (to, kind));
+    }
+
+    fn say(&mut self, message: impl Into<shellbridge_session::link::FromHost>) {
+        if let Some(link) = &mut self.link {
+            link.say(message);
+        }
+    }
+
+    /// Tells a backend what is here.
+    fn greet(&mut self, link: &mut Link, (id, owner): &About) {
+        for info in self.session.connections() {
+            let address = self.addresses.get(&info.id).cloned().unwrap_or_default();
+            link.say(Known { peer: frame::peer(info, address) });
+        }
+        link.say(Here {
+            id: id.clone(),
+            owner: owner.clone(),
+            created_at: self.created_at,
+            epoch: self.session.epoch(),
+            expires_at: self.session.expires_at(),
+            output: self.session.output_offset(),
+            exited: self.session.status().exited,
+            notes: self.notes.clone(),
+        });
+        self.greeted = true;
+        self.told = None;
+    }
+
+    /// The backend is gone: nobody knows what became of what it was to push.
+    fn lose(&mut self, now: Duration) {
+        self.link = None;
+        self.look_at = Instant::now() + LOOK;
+        self.greeted = false;
+        self.requests.clear();
+        self.session.handle_reachable(false);
+        for (_, (to, kind)) in std::mem::take(&mut self.pushes) {
+            self.session.handle_pushed(&to, kind, Sent::Unknown, now);
+        }
+    }
+
+    fn finished(&mut self, finished: std::io::Result<Finished>, now: Duration) {
+        let outcome = match finished {
+            Ok(Finished { output, truncated, exit, took, timed_out, state }) => {
+                self.command_state = state;
+                CommandOutcome::Ended(CommandEnd { output, truncated, exit, took, timed_out })
+            }
+            Err(error) => {
+                log::warn(format_args!("a command cannot be waited for: {error}"));
+                CommandOutcome::Lost
+            }
+        };
+        self.session.handle_command(outcome, now);
+    }
+
+    /// The shell has ended, and all of its output has come.
+    fn exited(&mut self, exit: Option<Exit>, now: Duration) {
+        if let Some(exit) = exit {
+            self.session.handle_exit(exit, now);
+        }
+    }
+
+    /// Puts a new shell in place of the one that ended.
+    fn restart(&mut self, now: Duration) {
+        match Shell::start(&self.spec, self.session.size()) {
+            Ok(shell) => {
+                tokio::spawn(process::end_session(self.shell.pid));
+                self.shell = shell;
+                self.tty = Tty::Open;
+                self.session.handle_restarted(now);
+            }
+            Err(error) => {
+                log::warn(format_args!("the shell cannot be started anew: {error}"));
+                self.session.handle_restart_failed();
+            }
+        }
+    }
+
+    /// Takes the status of what the session orphaned.
+    fn reap(&mut self) {
+        // None once its status was taken, and its number may be another's.
+        let shell = self.shell.child.id().map_or(0, u32::cast_signed);
+        let command = self.command.as_ref().map_or(0, |command| command.pid);
+        self.unreaped = process::reap(&[shell, command]);
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
