@@ -9,7 +9,7 @@ GATEWAY_TESTS := crates/gateway/tests
 TESTED := cargo test --workspace --no-run
 # The programs of the local stack alone, with the features of that build: naming an example makes cargo unify features over
 # dev-dependencies too, so `make run` and `make test` share every dependency. `.ci/run` fails when they stop sharing.
-PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin websocket-handler --example scripted_function
+PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin session-host --bin websocket-handler --example scripted_function
 # Deployment: which sections of samconfig.toml apply (`default` is the dev stack, or `prod`).
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam

@@ -260,7 +260,7 @@ def test_the_image_has_the_page():
     compiles = next(index for index, line in enumerate(build) if "cargo build --release" in line)
     copied = build.index("COPY --from=page /src/crates/web/dist crates/web/dist")
     assert build.index("COPY crates crates") < copied < compiles
-    assert "COPY --from=build /out/backend /usr/local/bin/" in stages()["backend"]
+    assert "COPY --from=build /out/backend /out/session-host /usr/local/bin/" in stages()["backend"]
 
 
 def test_the_image_starts_the_program_itself():

@@ -86,6 +86,14 @@ pub struct Config {
     /// them. Unset: none.
     #[arg(long, env = "METRICS_BIND")]
     pub metrics_bind: Option<String>,
+    /// Directory, with mode 0700, of the sockets of sessions' host processes, of one backend at a time. A backend that
+    /// starts with the directory of one that crashed takes over its sessions. Default: `shellbridge` below
+    /// `XDG_RUNTIME_DIR`, or else `shellbridge-UID` below /run or /tmp.
+    #[arg(long, env = "RUN_DIR")]
+    pub run_dir: Option<String>,
+    /// Program of the sessions' host processes. Default: `session-host` beside this program.
+    #[arg(long, env = "SESSION_HOST")]
+    pub session_host: Option<String>,
     /// Bytes of output kept per session for replay.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
@@ -95,7 +103,7 @@ pub struct Config {
     /// Seconds that a shell is paused for a lost client before output is dropped.
     #[arg(long, env = "RESUME_GRACE", default_value_t = 60)]
     pub resume_grace: u64,
-    /// Seconds that a session lives without a connection.
+    /// Seconds that a session lives without a connection, or without a backend.
     #[arg(long, env = "DETACHED_TTL", default_value_t = 900)]
     pub detached_ttl: u64,
     /// Maximum lifetime of a session, in seconds.
@@ -162,6 +170,8 @@ impl Config {
             &mut self.ws_url,
             &mut self.keep_awake_url,
             &mut self.metrics_bind,
+            &mut self.run_dir,
+            &mut self.session_host,
         ] {
             setting.take_if(|value| value.is_empty());
         }

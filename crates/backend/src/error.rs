@@ -9,7 +9,7 @@ use shellbridge_protocol::{ErrorCode, access::Denied, frame::ErrorFrame};
 
 use crate::{
     access,
-    directory::Refused,
+    directory::{Missing, Refused},
     ingress,
     sessions::{Stale, Unreachable},
 };
@@ -78,6 +78,12 @@ impl From<ingress::Refused> for ApiError {
             ingress::Refused::NotOwner => Self::forbidden(&refused.to_string()),
             ingress::Refused::Unreachable(unreachable) => unreachable.into(),
         }
+    }
+}
+
+impl From<Missing> for ApiError {
+    fn from(missing: Missing) -> Self {
+        ingress::Refused::from(missing).into()
     }
 }
 

@@ -1,26 +1,22 @@
-//! The only door for clients' frames: counts them, finds their session, reads them once, hands them on, answers.
+//! The only door for clients' frames: counts them, finds their session, hands them on, answers. It reads none.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use shellbridge_protocol::{
-    ErrorCode,
     access::{may_open, valid_until},
-    bridge::Envelope,
-    frame::{ClientFrame, ErrorFrame, FrameHead, ServerFrame},
+    frame::FrameHead,
     ids::{ConnectionId, SessionId, UserId},
-    json::RawJson,
-    limits::MAX_FRAME,
     times::{UnixMs, UnixSecs},
 };
-use shellbridge_session::{ConnectionInfo, OutletLimits, Reply};
+use shellbridge_session::{ConnectionInfo, OutletLimits, link::Reply};
 
 use crate::{
     clock::unix_ms,
-    directory::Directory,
+    directory::{Directory, Missing},
     metrics,
     rate::{RateLimits, TooMany},
-    sessions::{Stale, Status, Unreachable, Use, outlet::Route},
+    sessions::{Incoming, Stale, Status, Unreachable, Use, outlet::Route},
 };
 
 /// Clocks of a transport and of this process may differ by this much.
@@ -46,18 +42,6 @@ pub(crate) struct Identity {
     pub(crate) connected_at: UnixMs,
 }
 
-/// A frame as its transport received it.
-pub(crate) struct Received<'a> {
-    /// The frame in its envelope.
-    pub(crate) body: &'a [u8],
-    /// Bytes of it that the client sent.
-    pub(crate) bytes: usize,
-    /// Names the frame: the id of a `command` without one.
-    pub(crate) message_id: String,
-    /// The client's own `timestamp`; the envelope has another in its place.
-    pub(crate) timestamp: Option<Box<RawJson>>,
-}
-
 /// Why a connection or a frame is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
@@ -70,6 +54,16 @@ pub(crate) enum Refused {
     /// The session cannot take it.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
+}
+
+impl From<Missing> for Refused {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Nowhere => Self::NoSession,
+            // Its host is of another version: it will end, and meanwhile it is there.
+            Missing::Unusable => Self::Unreachable(Unreachable::Busy),
+        }
+    }
 }
 
 impl Refused {
@@ -113,7 +107,7 @@ impl Ingress {
         names_session: bool,
         route: Route,
     ) -> Result<(), Refused> {
-        let session = self.directory.find(&identity.session).ok_or(Refused::NoSession)?;
+        let session = self.directory.find(&identity.session)?;
         if !may_open(&identity.user, identity.read_only, names_session, &session.status().owner) {
             return Err(Refused::NotOwner);
         }
@@ -127,33 +121,27 @@ impl Ingress {
     pub(crate) async fn frame(
         &self,
         identity: Identity,
-        received: Received<'_>,
+        frame: Incoming,
         route: Route,
     ) -> Result<Option<Bytes>, Refused> {
-        let session = self.directory.find(&identity.session).ok_or(Refused::NoSession)?;
+        let session = self.directory.find(&identity.session)?;
         if !identity.may_join(session.status()) {
             return Err(Refused::NoSession);
         }
         let tokens = &session.status().tokens;
         tokens.check(identity.token_id.as_deref(), Use::Connection, unix_ms()).map_err(Unreachable::from)?;
-        let Received { body, bytes, message_id, timestamp } = received;
-        let frame = read(body, bytes, timestamp.as_deref());
-        metrics::frame(frame.as_ref().ok());
-        let answer = match frame {
-            Ok(frame) => {
-                let info = identity.info(route.transport.limits());
-                answer(session.frame(info, route, frame, message_id).await?, body)
-            }
-            Err(error) => Some(error.into()),
-        };
-        let json = answer.as_ref().map(ServerFrame::to_json);
-        metrics::replied(answer.as_ref(), json.as_ref().map_or(0, Bytes::len));
-        Ok(json)
+        let info = identity.info(route.transport.limits());
+        let reply = session.frame(info, route, frame).await?;
+        metrics::replied(&reply);
+        Ok(match reply {
+            Reply::Frame(json) | Reply::Error(json) => Some(json),
+            Reply::Nothing | Reply::Later => None,
+        })
     }
 
     /// A connection is gone.
     pub(crate) async fn disconnect(&self, session: &SessionId, connection: ConnectionId) {
-        if let Some(session) = self.directory.find(session) {
+        if let Ok(session) = self.directory.find(session) {
             // A session that has ended needs no news of its connections.
             let _ = session.disconnect(connection).await;
         }
@@ -181,51 +169,7 @@ impl Identity {
     }
 }
 
-/// Reads a frame, or says what is wrong with it.
-fn read(body: &[u8], bytes: usize, timestamp: Option<&RawJson>) -> Result<ClientFrame, ErrorFrame> {
-    if bytes > MAX_FRAME {
-        return Err(ErrorFrame::new(ErrorCode::TooLarge, "a frame is at most 32768 bytes"));
-    }
-    let mut frame = ClientFrame::parse(body)?;
-    if let ClientFrame::Ping { timestamp: sent, .. } = &mut frame {
-        let Ok(number) = timestamp.map(RawJson::number).transpose() else {
-            let error = ErrorFrame::new(ErrorCode::BadFrame, "timestamp is a number");
-            return Err(error.answering(reference(body)));
-        };
-        *sent = number.flatten();
-    }
-    Ok(frame)
-}
-
-/// The session's reply as a frame.
-fn answer(reply: Reply, body: &[u8]) -> Option<ServerFrame> {
-    match reply {
-        Reply::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
-            Some(error.answering(reference(body)).into())
-        }
-        Reply::Frame(frame) => Some(frame),
-        Reply::Echo => Some(echo(body)),
-        Reply::Unknown => Some(unknown(body)),
-        Reply::Nothing | Reply::Later => None,
-    }
-}
-
 /// What an error calls the frame that it answers.
 pub(crate) fn reference(body: &[u8]) -> Option<String> {
     FrameHead::read(body).ok()?.reference()
-}
-
-fn echo(body: &[u8]) -> ServerFrame {
-    match Envelope::unwrap_frame(body) {
-        Ok(received) => ServerFrame::Echo { received, timestamp: unix_ms() },
-        Err(_) => ErrorFrame::new(ErrorCode::BadFrame, "a frame is a JSON object").into(),
-    }
-}
-
-fn unknown(body: &[u8]) -> ServerFrame {
-    ServerFrame::UnknownCommand {
-        received: FrameHead::read(body).ok().and_then(|head| head.kind),
-        message: "this type of frame is not known".to_owned(),
-        timestamp: unix_ms(),
-    }
 }

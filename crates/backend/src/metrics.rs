@@ -5,10 +5,8 @@ use std::time::Duration;
 use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use shellbridge_protocol::{
-    bridge::TokenRefused,
-    frame::{ClientFrame, ServerFrame},
-};
+use shellbridge_protocol::bridge::TokenRefused;
+use shellbridge_session::link::Reply;
 
 use crate::rate::TooMany;
 
@@ -120,31 +118,17 @@ pub(crate) fn received(bytes: usize) {
     counter!(BYTES, "direction" => "in").increment(bytes as u64);
 }
 
-/// Counts a frame from a client; `None` if it is malformed.
-pub(crate) fn frame(frame: Option<&ClientFrame>) {
-    let kind = match frame {
-        None => "malformed",
-        Some(ClientFrame::Ping { .. }) => "ping",
-        Some(ClientFrame::Command { .. }) => "command",
-        Some(ClientFrame::Resize { .. }) => "resize",
-        Some(ClientFrame::History) => "history",
-        Some(ClientFrame::Clear) => "clear",
-        Some(ClientFrame::Echo) => "echo",
-        Some(ClientFrame::Attach { .. }) => "attach",
-        Some(ClientFrame::Input { .. }) => "input",
-        Some(ClientFrame::Ack { .. }) => "ack",
-        Some(ClientFrame::Detach { .. }) => "detach",
-        Some(ClientFrame::Unknown) => "unknown",
-    };
+/// Counts a frame from a client, by the name of its type.
+pub(crate) fn frame(kind: &'static str) {
     counter!(FRAMES, "type" => kind).increment(1);
 }
 
 /// Counts the reply to a frame.
-pub(crate) fn replied(answer: Option<&ServerFrame>, bytes: usize) {
-    let kind = match answer {
-        Some(ServerFrame::Error(_)) => "error",
-        Some(_) => "frame",
-        None => "none",
+pub(crate) fn replied(reply: &Reply) {
+    let (kind, bytes) = match reply {
+        Reply::Error(json) => ("error", json.len()),
+        Reply::Frame(json) => ("frame", json.len()),
+        Reply::Nothing | Reply::Later => ("none", 0),
     };
     counter!(REPLIES, "kind" => kind).increment(1);
     counter!(BYTES, "direction" => "out").increment(bytes as u64);

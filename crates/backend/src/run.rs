@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures_util::future::join_all;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -13,7 +14,9 @@ use crate::{
     config::Config,
     directory::Directory,
     http::{self, App, serve},
-    keep_awake, launcher,
+    keep_awake,
+    launcher::{self, Host},
+    sessions::{self, NotOpened, Status},
 };
 
 /// Time for clients to receive the `DRAINING` notice before their sessions end.
@@ -24,10 +27,17 @@ const SHUTDOWN: Duration = Duration::from_secs(24);
 /// Concurrent connections at `METRICS_BIND`.
 const MAX_SCRAPERS: usize = 16;
 
+/// How long the sessions of an earlier backend may keep this one from listening.
+const TAKE_OVER: Duration = Duration::from_secs(5);
+
+/// How often to look whether a host of another version has ended.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Period of clean-up. Rate limits are per second.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// Serves until SIGTERM or Ctrl-C, then ends all sessions.
+/// Takes over the sessions of an earlier backend and serves, until SIGTERM or Ctrl-C, which end all sessions, or SIGHUP,
+/// which leaves them to the next.
 ///
 /// Prints `listening http://ADDRESS` on stdout once it accepts connections.
 ///
@@ -45,6 +55,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    background.spawn(async {
+        if let Err(error) = launcher::orphans().await {
+            tracing::error!(%error, "cannot reap orphaned processes");
+        }
+    });
+    // Before anybody can ask for a session that an earlier backend had.
+    take_over(&app).await;
     println!("listening http://{}", listener.local_addr()?);
     if let Some(listener) = metrics {
         tracing::info!(address = %listener.local_addr()?, "metrics");
@@ -55,17 +72,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(awake) = app.keep_awake.clone() {
         background.spawn(keep_awake::run(awake, app.directory.living()));
     }
-    background.spawn(async {
-        if let Err(error) = launcher::orphans().await {
-            tracing::error!(%error, "cannot reap orphaned processes");
-        }
-    });
     let directory = app.directory.clone();
     let ended = async move {
-        stop.await;
-        tracing::info!("stopping");
+        let stop = stop.await;
+        tracing::info!(?stop, "stopping");
         tokio::spawn(end_anyway());
-        drain(&directory).await;
+        match stop {
+            Stop::End => drain(&directory).await,
+            // Their hosts live on, and wait for the next backend.
+            Stop::Leave => drop(directory.close()),
+        }
     };
     serve::serve(listener, http::router(&app), serve::most_connections(), ended).await;
     background.shutdown().await;
@@ -110,14 +126,66 @@ async fn drain(directory: &Directory) {
     }
 }
 
-/// Installs the signal handlers and returns a future that waits for SIGTERM or Ctrl-C.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Takes over the sessions that an earlier backend left.
+async fn take_over(app: &Arc<App>) {
+    let adopted = app.launcher.left().await.into_iter().map(|host| tokio::spawn(adopt(app.clone(), host)));
+    if tokio::time::timeout(TAKE_OVER, join_all(adopted)).await.is_err() {
+        tracing::warn!("some sessions of an earlier backend are not taken over yet");
+    }
+}
+
+async fn adopt(app: Arc<App>, host: Host) {
+    let routes = app.bridge.clone().find_route();
+    let directory = app.directory.clone();
+    let ended = move |status: &Status| directory.ended(status);
+    match sessions::take_over(host, &routes, ended).await {
+        Ok(session) => match app.directory.reserve(&session.status().id) {
+            Ok(reservation) => {
+                // The backend is stopping already, and leaves what it has not.
+                let _ = reservation.fill(session);
+            }
+            Err(error) => {
+                tracing::warn!(%error, session_id = %session.status().id, "cannot take a session over; it ends");
+                session.end().await;
+            }
+        },
+        Err(NotOpened::Foreign { session, process }) => {
+            tracing::warn!(session_id = %session, "a session has a host of another version, and is left alone");
+            let Ok(reservation) = app.directory.reserve(&session) else { return };
+            reservation.mark_unusable();
+            tokio::spawn(async move {
+                let mut process = *process;
+                while let Some(host) = process.connect().await {
+                    process = host.process;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                drop(reservation);
+            });
+        }
+        Err(error) => tracing::warn!(%error, "cannot take a session over"),
+    }
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// With all sessions.
+    End,
+    /// Sessions live on, for the next backend.
+    Leave,
+}
+
+/// Installs the signal handlers and returns a future that waits for SIGTERM or Ctrl-C, which end all sessions, or
+/// SIGHUP, which leaves them.
+fn stop_signal() -> anyhow::Result<impl Future<Output = Stop>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Stop::End,
+            _ = interrupt.recv() => Stop::End,
+            _ = hangup.recv() => Stop::Leave,
         }
     })
 }

@@ -17,11 +17,38 @@ pub(crate) struct Directory(Arc<Mutex<Sessions>>);
 
 #[derive(Default)]
 struct Sessions {
-    by_id: HashMap<SessionId, Option<Handle>>,
+    by_id: HashMap<SessionId, Place>,
     /// Number of sessions that have not ended, without reservations.
     living: watch::Sender<usize>,
     /// The backend is stopping.
     closed: bool,
+}
+
+/// What an id stands for.
+enum Place {
+    /// A session that is being created.
+    Reserved,
+    Here(Handle),
+    /// A session that lives, but cannot be reached from here.
+    Unusable,
+}
+
+impl Place {
+    const fn handle(&self) -> Option<&Handle> {
+        match self {
+            Self::Here(handle) => Some(handle),
+            Self::Reserved | Self::Unusable => None,
+        }
+    }
+}
+
+/// Why a session is not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// There is none.
+    Nowhere,
+    /// It lives, but cannot be reached from here.
+    Unusable,
 }
 
 /// Why a session cannot be created.
@@ -46,8 +73,12 @@ pub(crate) struct Reservation {
 
 impl Directory {
     /// Returns the session with this id.
-    pub(crate) fn find(&self, id: &SessionId) -> Option<Handle> {
-        self.lock().by_id.get(id)?.clone()
+    pub(crate) fn find(&self, id: &SessionId) -> Result<Handle, Missing> {
+        match self.lock().by_id.get(id) {
+            Some(Place::Here(handle)) => Ok(handle.clone()),
+            Some(Place::Unusable) => Err(Missing::Unusable),
+            Some(Place::Reserved) | None => Err(Missing::Nowhere),
+        }
     }
 
     /// Reserves an id for a session that is being created.
@@ -62,16 +93,15 @@ impl Directory {
         if sessions.by_id.len() >= MAX_SESSIONS {
             return Err(Refused::Full);
         }
-        sessions.by_id.insert(id.clone(), None);
+        sessions.by_id.insert(id.clone(), Place::Reserved);
         Ok(Reservation { directory: self.clone(), id: Some(id.clone()) })
     }
 
     /// Removes a session that has ended.
     pub(crate) fn ended(&self, status: &Status) {
         let mut sessions = self.lock();
-        let same = |handle: &Option<Handle>| {
-            handle.as_ref().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status))
-        };
+        let same =
+            |place: &Place| place.handle().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status));
         if sessions.by_id.get(&status.id).is_some_and(same) {
             sessions.by_id.remove(&status.id);
             sessions.living.send_modify(|living| *living = living.saturating_sub(1));
@@ -90,14 +120,19 @@ impl Directory {
 
     /// Number of connections of all sessions.
     pub(crate) fn connections(&self) -> usize {
-        self.lock().by_id.values().flatten().map(|session| session.status().connections()).sum()
+        self.lock()
+            .by_id
+            .values()
+            .filter_map(Place::handle)
+            .map(|session| session.status().connections())
+            .sum()
     }
 
     /// Refuses new sessions from now on, and returns the existing ones.
     pub(crate) fn close(&self) -> Vec<Handle> {
         let mut sessions = self.lock();
         sessions.closed = true;
-        sessions.by_id.values().flatten().cloned().collect()
+        sessions.by_id.values().filter_map(Place::handle).cloned().collect()
     }
 
     /// Whether the backend is stopping.
@@ -111,6 +146,13 @@ impl Directory {
 }
 
 impl Reservation {
+    /// The session of this id lives, but cannot be reached from here: until this is dropped.
+    pub(crate) fn mark_unusable(&self) {
+        if let Some(id) = &self.id {
+            self.directory.lock().by_id.insert(id.clone(), Place::Unusable);
+        }
+    }
+
     /// Stores the session under the reserved id. If the backend is stopping, returns it for the caller to end:
     /// [`Directory::close`] did not see it.
     pub(crate) fn fill(mut self, handle: Handle) -> Result<(), Handle> {
@@ -124,7 +166,7 @@ impl Reservation {
             // It ended before it was stored, so `ended` could not remove it.
             sessions.by_id.remove(&id);
         } else {
-            sessions.by_id.insert(id, Some(handle));
+            sessions.by_id.insert(id, Place::Here(handle));
             sessions.living.send_modify(|living| *living += 1);
         }
         Ok(())
@@ -141,43 +183,28 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use shellbridge_session::{Limits, Settings};
-
     use super::*;
-    use crate::{
-        launcher::{ShellRequest, ShellSpec},
-        sessions::{Start, spawn},
-    };
+    use crate::sessions::tests::started;
 
     #[test]
     fn an_id_is_reserved_once_and_released_on_drop() {
         let directory = Directory::default();
         let first = directory.reserve(&"a".into()).unwrap();
         assert_eq!(directory.reserve(&"a".into()).err(), Some(Refused::Taken));
-        assert!(directory.find(&"a".into()).is_none());
+        assert_eq!(directory.find(&"a".into()).err(), Some(Missing::Nowhere));
         drop(first);
         assert!(directory.reserve(&"a".into()).is_ok());
     }
 
     #[tokio::test]
     async fn a_session_created_during_shutdown_is_returned_to_be_ended() {
-        let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::ZERO };
-        let settings = Settings { limits, detached_ttl: Duration::from_mins(10), shell_restart: false };
-        let shell = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
-        let start = Start {
-            id: "a".into(),
-            owner: "alice".into(),
-            spec: ShellSpec::new(shell).unwrap(),
-            expires_at: crate::clock::unix_ms().saturating_add(Duration::from_mins(10)),
-        };
+        let (session, host, _) = started().await;
         let directory = Directory::default();
         let reservation = directory.reserve(&"a".into()).unwrap();
         assert!(directory.close().is_empty());
-        let session = spawn(settings, start, |_| ()).unwrap();
         let session = reservation.fill(session).expect_err("the backend is stopping");
         assert_eq!(directory.len(), 0);
+        drop(host);
         session.end().await;
         assert!(session.status().has_ended());
     }

@@ -2,4 +2,4 @@
 
 mod local;
 
-pub(crate) use self::local::{Directory, Refused};
+pub(crate) use self::local::{Directory, Missing, Refused, Reservation};

@@ -9,7 +9,7 @@ use shellbridge_session::{Limits, Settings};
 
 use crate::{
     access::Access, admin::Admin, config::Config, directory::Directory, ingress::Ingress,
-    keep_awake::KeepAwake, metrics, rate::RateLimits, transport::bridge::Bridge,
+    keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, transport::bridge::Bridge,
 };
 
 /// State shared by all requests.
@@ -21,6 +21,7 @@ pub(crate) struct App {
     pub(crate) origins: Option<AllowedOrigins>,
     pub(crate) directory: Directory,
     pub(crate) ingress: Arc<Ingress>,
+    pub(crate) launcher: Launcher,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) keep_awake: Option<Arc<KeepAwake>>,
@@ -52,6 +53,7 @@ impl App {
             origins,
             directory,
             ingress,
+            launcher: Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?,
             settings,
             metrics: metrics::start()?,
             keep_awake: keep_awake.map(Arc::new),

@@ -86,7 +86,7 @@ async fn verdict(
         let message = "this page's origin is not in ALLOWED_ORIGINS".to_owned();
         return Err((ErrorCode::OriginNotAllowed, message));
     }
-    let session = app.directory.find(&grant.session_id);
+    let session = app.directory.find(&grant.session_id).ok();
     let session = session.filter(|session| grant.opens(&session.status().owner));
     let no_session = || (ErrorCode::SessionInvalid, "no such session".to_owned());
     let session = session.ok_or_else(no_session)?;

@@ -16,10 +16,10 @@ use crate::{
     access::Mint,
     access::bearer,
     clock::unix_ms,
-    directory::Refused,
+    directory::{Refused, Reservation},
     error::ApiError,
     http::App,
-    launcher::{ShellRequest, ShellSpec},
+    launcher::{ShellRequest, shell_spec},
     observe::about_session,
     sessions::{self, Handle, Start, Status, Use},
 };
@@ -128,7 +128,7 @@ impl Known {
             Caller::User(app.access.verify(token, Some(&id)).await?)
         };
         about_session(&id);
-        let session = app.directory.find(&id).ok_or_else(ApiError::no_session)?;
+        let session = app.directory.find(&id)?;
         if let Caller::User(grant) = &caller {
             if !grant.opens(&session.status().owner) {
                 return Err(ApiError::no_session());
@@ -265,7 +265,7 @@ pub(crate) async fn extend(
     };
     let token = owner_token(&app, status, asked_by).await;
     if token.is_some() {
-        session.revoked().await?;
+        session.tokens_changed().await?;
     }
     Ok(Json(json!({ "expiresAt": expires_at, "token": token })))
 }
@@ -293,6 +293,7 @@ pub(crate) async fn share(
         let message = "too many share links: revoke some";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, message)
     })?;
+    session.tokens_changed().await?;
     let body = json!({ "id": share.id, "token": token, "expiresAt": expires_at });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
@@ -310,18 +311,18 @@ pub(crate) async fn revoke_share(
     if !session.status().tokens.revoke(Some(&share)) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::BadFrame, "no such share link"));
     }
-    session.revoked().await?;
+    session.tokens_changed().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `DELETE /api/sessions/{id}/shares`: revokes all links. Succeeds without any.
 pub(crate) async fn revoke_shares(Changeable(session): Changeable) -> Result<StatusCode, ApiError> {
     session.status().tokens.revoke(None);
-    session.revoked().await?;
+    session.tokens_changed().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
+async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiError> {
     let Create { user_id, session_id, ttl_seconds, shell } = body;
     let user_id = user_id.unwrap_or_default();
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
@@ -336,29 +337,46 @@ async fn create_session(app: &App, body: Create) -> Result<Response, ApiError> {
     if ttl == 0 {
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
-    let spec = ShellSpec::new(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let spec = shell_spec(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl));
     about_session(&id);
     let reservation = app.directory.reserve(&id)?;
-    let store = app.directory.clone();
-    let start = Start { id: id.clone(), owner: user_id.into(), spec, expires_at };
-    let handle =
-        sessions::spawn(app.settings, start, move |status| store.ended(status)).map_err(|error| {
-            tracing::error!(%error, session_id = %id, "cannot start the shell");
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
-        })?;
-    let status = handle.status().clone();
-    if let Err(late) = reservation.fill(handle) {
-        late.end().await;
-        return Err(Refused::Closed.into());
+    let start = Start { id: id.clone(), owner: user_id.into(), shell: spec, expires_at };
+    // To its end, whether or not somebody waits: a session that is half made would be nobody's.
+    let opened = tokio::spawn(open(app.clone(), reservation, start)).await;
+    let session = opened.map_err(|_| ApiError::internal())??;
+    let status = session.status();
+    let token = owner_token(app, status, None).await;
+    if token.is_some() {
+        session.tokens_changed().await?;
     }
     let body = json!({
         "sessionId": id,
-        "token": owner_token(app, &status, None).await,
+        "token": token,
         "webSocketUrl": app.config.ws_url,
         "expiresAt": expires_at,
     });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// Starts a host, and the session in it.
+async fn open(app: Arc<App>, reservation: Reservation, start: Start) -> Result<Handle, ApiError> {
+    let id = start.id.clone();
+    let failed = |error: &dyn std::error::Error| {
+        tracing::error!(error = error.to_string(), session_id = %id, "cannot start the shell");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
+    };
+    let host = app.launcher.start().await.map_err(|error| failed(&error))?;
+    let directory = app.directory.clone();
+    let ended = move |status: &Status| directory.ended(status);
+    let session = sessions::start(host, app.settings, start, ended).await.map_err(|error| failed(&error))?;
+    match reservation.fill(session.clone()) {
+        Ok(()) => Ok(session),
+        Err(late) => {
+            late.end().await;
+            Err(Refused::Closed.into())
+        }
+    }
 }
 
 /// Mints the owner's next token, which expires with the session and revokes the previous one. Without a key to sign it,

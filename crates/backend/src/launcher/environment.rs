@@ -7,23 +7,13 @@ use std::{
 
 use nix::unistd::{Uid, User};
 use serde::Deserialize;
+use shellbridge_session::link::ShellSpec;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TERM: &str = "xterm-256color";
 /// Variables of a session, and bytes of them: far below what the kernel takes (128 KiB a string, 2 MiB in all).
 const MAX_VARIABLES: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
-
-/// How to start the shell of a session.
-#[derive(Debug, Clone)]
-pub(crate) struct ShellSpec {
-    /// The program.
-    pub(crate) shell: PathBuf,
-    /// Where it starts.
-    pub(crate) cwd: PathBuf,
-    /// All of its environment.
-    pub(crate) env: BTreeMap<String, String>,
-}
 
 /// What the caller of `POST /api/sessions` may choose.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,44 +44,42 @@ pub(crate) enum BadShell {
     Large,
 }
 
-impl ShellSpec {
-    /// The user's shell, changed as asked.
-    pub(crate) fn new(request: ShellRequest) -> Result<Self, BadShell> {
-        let ShellRequest { env: extra, shell, cwd } = request;
-        check(&extra)?;
-        let user = User::from_uid(Uid::current()).ok().flatten();
-        // A container's user may be in no database, and its home in the backend's own environment alone.
-        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let home =
-            home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
-        let shell = match shell {
-            Some(shell) if shell.is_absolute() && shell.is_file() => shell,
-            Some(_) => return Err(BadShell::Shell),
-            None => user
-                .as_ref()
-                .map(|user| user.shell.clone())
-                .filter(|shell| usable(shell))
-                .unwrap_or_else(fallback),
-        };
-        let cwd = match cwd {
-            Some(cwd) if cwd.is_absolute() && cwd.is_dir() => cwd,
-            Some(_) => return Err(BadShell::Cwd),
-            None => Some(home.clone()).filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/")),
-        };
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut env: BTreeMap<String, String> = [
-            ("TERM", TERM.to_owned()),
-            ("LANG", "C.UTF-8".to_owned()),
-            ("PATH", PATH.to_owned()),
-            ("HOME", text(&home)),
-            ("USER", user.map_or_else(|| Uid::current().to_string(), |user| user.name)),
-            ("SHELL", text(&shell)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into();
-        env.extend(extra);
-        Ok(Self { shell, cwd, env })
-    }
+/// The user's shell, changed as asked.
+pub(crate) fn shell_spec(request: ShellRequest) -> Result<ShellSpec, BadShell> {
+    let ShellRequest { env: extra, shell, cwd } = request;
+    check(&extra)?;
+    let user = User::from_uid(Uid::current()).ok().flatten();
+    // A container's user may be in no database, and its home in the backend's own environment alone.
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let home =
+        home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
+    let shell = match shell {
+        Some(shell) if shell.is_absolute() && shell.is_file() => shell,
+        Some(_) => return Err(BadShell::Shell),
+        None => user
+            .as_ref()
+            .map(|user| user.shell.clone())
+            .filter(|shell| usable(shell))
+            .unwrap_or_else(fallback),
+    };
+    let cwd = match cwd {
+        Some(cwd) if cwd.is_absolute() && cwd.is_dir() => cwd,
+        Some(_) => return Err(BadShell::Cwd),
+        None => Some(home.clone()).filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/")),
+    };
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut env: BTreeMap<String, String> = [
+        ("TERM", TERM.to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("PATH", PATH.to_owned()),
+        ("HOME", text(&home)),
+        ("USER", user.map_or_else(|| Uid::current().to_string(), |user| user.name)),
+        ("SHELL", text(&shell)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    env.extend(extra);
+    Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
 }
 
 /// A login shell that lets people in; `nologin` and `false` do not.
@@ -127,17 +115,17 @@ mod tests {
 
     #[test]
     fn the_environment_is_built_from_nothing() {
-        let spec = ShellSpec::new(ShellRequest::default()).unwrap();
+        let spec = shell_spec(ShellRequest::default()).unwrap();
         let names: Vec<_> = spec.env.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LANG", "PATH", "SHELL", "TERM", "USER"]);
-        assert!(spec.shell.is_file() && spec.cwd.is_dir());
+        assert!(Path::new(&spec.shell).is_file() && Path::new(&spec.cwd).is_dir());
     }
 
     #[test]
     fn a_session_may_add_variables_but_no_nonsense() {
         let with = |name: &str, value: &str| {
             let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            ShellSpec::new(ShellRequest { env, ..ShellRequest::default() })
+            shell_spec(ShellRequest { env, ..ShellRequest::default() })
         };
         assert_eq!(with("AWS_REGION", "eu-west-1").unwrap().env["AWS_REGION"], "eu-west-1");
         for (name, value) in [("", "x"), ("A=B", "x"), ("1A", "x"), ("A B", "x"), ("A\0", "x"), ("A", "x\0y")]
@@ -151,9 +139,9 @@ mod tests {
     fn paths_are_absolute_and_there() {
         for bad in ["sh", "/no/such/shell", "/tmp"] {
             let request = ShellRequest { shell: Some(bad.into()), ..ShellRequest::default() };
-            assert_eq!(ShellSpec::new(request).unwrap_err(), BadShell::Shell);
+            assert_eq!(shell_spec(request).unwrap_err(), BadShell::Shell);
         }
         let request = ShellRequest { cwd: Some("/no/such/dir".into()), ..ShellRequest::default() };
-        assert_eq!(ShellSpec::new(request).unwrap_err(), BadShell::Cwd);
+        assert_eq!(shell_spec(request).unwrap_err(), BadShell::Cwd);
     }
 }

@@ -1,12 +1,14 @@
-//! Shells: how one is started, what it may know, and how nothing of it is left.
+//! Hosts, one process a session: how one is started, found again and ended, and what it may know.
 
-pub(crate) mod command;
 mod environment;
 mod process;
-pub(crate) mod pty;
 mod reap;
+mod run_dir;
+mod secrets;
 
-pub(crate) use environment::{ShellRequest, ShellSpec};
-pub use process::keep_secrets;
-pub(crate) use process::{Leader, end_all, living};
-pub(crate) use reap::orphans;
+pub use self::secrets::keep_secrets;
+pub(crate) use self::{
+    environment::{ShellRequest, shell_spec},
+    process::{Host, Launcher, Process},
+    reap::orphans,
+};

@@ -1,59 +1,78 @@
-//! The end of a session: its connections told and closed, its processes ended.
+//! The end of a session: its connections told and closed, its host ended.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, ServerFrame},
+    ids::ConnectionId,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
-use super::task::{Done, Task};
-use crate::{
-    launcher::{self, living, pty::Shell},
-    sessions::outlet::close,
+use super::{
+    link::{Client, Done, Over, Task},
+    outlet,
 };
+use crate::metrics;
 
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a host may take to end its session.
+pub(super) const END_WITHIN: Duration = Duration::from_secs(10);
 
 impl Task {
+    /// Ends a connection, after a last frame if there is one.
+    pub(super) fn close(
+        &mut self,
+        id: ConnectionId,
+        client: Client,
+        last: Option<Bytes>,
+        reason: Option<ErrorCode>,
+    ) {
+        self.pushes.spawn(async move {
+            let closing = outlet::close(&*client.outlet, last, reason);
+            let _ = AssertUnwindSafe(closing).catch_unwind().await;
+            (id, Done::Closed)
+        });
+    }
+
     /// Tells all connections that the session failed, and closes them.
-    pub(super) fn failed(&mut self) {
+    fn failed(&mut self, why: &str) {
+        tracing::error!(why, "the session ended by an internal error");
+        metrics::session_failed();
         let error = ErrorFrame::new(ErrorCode::SessionInvalid, "the session ended by an internal error");
         let last = ServerFrame::from(error).to_json();
-        for (id, outlet) in self.outlets.drain() {
-            let last = Some(last.clone());
-            self.pushes.spawn(async move {
-                close(outlet, last, Some(ErrorCode::Internal)).await;
-                (id, Done::Closed)
-            });
+        for (id, client) in std::mem::take(&mut self.peers) {
+            self.close(id, client, Some(last.clone()), Some(ErrorCode::Internal));
         }
     }
 
-    /// Leaves nothing behind: connections told and closed, processes ended, descriptors closed.
-    pub(super) async fn end(self) {
-        let Self { outlets, mut pushes, requests, shell, mut leaders, groups, command, .. } = self;
-        // Those who wait for a command hear now that there is nobody to answer.
-        drop(requests);
-        leaders.extend(living(groups));
-        // What is under way first: an answer, a last error. One slow connection does not keep the others.
-        let told = async { while pushes.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, told).await.is_err() {
-            tracing::warn!("connections could not be told of the session's end in time");
+    /// Leaves nothing behind: connections told and closed, processes ended.
+    pub(super) async fn end(mut self, over: Over) {
+        // Whoever asked for the end does not get an error for it.
+        let whole = matches!(over, Over::Ended);
+        if let Over::Failed(why) = over {
+            self.failed(why);
         }
-        let closing: JoinSet<_> = outlets.into_values().map(|outlet| close(outlet, None, None)).collect();
-        if tokio::time::timeout(FAREWELL, closing.join_all()).await.is_err() {
-            tracing::warn!("connections could not be deleted in time");
-        }
-        if let Some(running) = command {
-            running.abort();
-        }
-        // Closing the terminal is the hangup that shells know; the rest is for those that do not care.
-        let Shell { reader, writer, mut child, .. } = shell;
-        drop((reader, writer));
-        launcher::end_all(leaders).await;
-        // Its status is of no interest now, but nobody else would reap it.
-        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
+        let Self { mut process, peers, mut pushes, .. } = self;
+        let told = async {
+            // What is under way first: an answer, a last error. One slow connection does not keep the others.
+            let told = async { while pushes.join_next().await.is_some() {} };
+            if timeout(FAREWELL, told).await.is_err() {
+                tracing::warn!("connections could not be told of the session's end in time");
+            }
+            let mut closing: JoinSet<_> = peers
+                .into_values()
+                .map(|client| async move { outlet::close(&*client.outlet, None, None).await })
+                .collect();
+            let closed = async { while closing.join_next().await.is_some() {} };
+            if timeout(FAREWELL, closed).await.is_err() {
+                tracing::warn!("connections could not be deleted in time");
+            }
+        };
+        let gone = async { if whole { process.ended(END_WITHIN).await } else { process.kill().await } };
+        tokio::join!(told, gone);
     }
 }

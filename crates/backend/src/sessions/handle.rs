@@ -5,15 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
+use bytes::Bytes;
 use shellbridge_protocol::{
-    frame::ClientFrame,
     ids::{ConnectionId, SessionId, UserId},
     limits::REPLY_WITHIN,
     times::UnixMs,
 };
-use shellbridge_session::{ConnectionInfo, Reply};
+use shellbridge_session::{ConnectionInfo, link::Reply};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Status {
     pub(super) connections: AtomicUsize,
     pub(super) exited: AtomicBool,
     pub(super) ended: AtomicBool,
+    /// It is to end. Apart from the inbox, which may be full because the host does not answer.
+    pub(super) end: Notify,
 }
 
 /// A way to a session's task. Cheap to clone; the task does not live longer for it.
@@ -61,20 +63,30 @@ pub(super) enum Message {
         info: ConnectionInfo,
         route: Route,
         frame: Incoming,
-        reply: oneshot::Sender<Reply>,
+        reply: oneshot::Sender<Result<Reply, Stale>>,
     },
-    Extended,
-    /// Some tokens are good no more.
-    Revoked,
+    /// More time: see [`Status::expires_at`]. `told` when the host is sure to hear of it.
+    Extended {
+        told: oneshot::Sender<()>,
+    },
+    /// The tokens have changed: the host keeps them, and connections by those that are good no more end. `told` as
+    /// above.
+    Tokens {
+        told: oneshot::Sender<()>,
+    },
     Drain,
-    End,
 }
 
-/// A client's frame with what only the bridge knows of it.
-pub(super) struct Incoming {
-    pub(super) frame: ClientFrame,
-    /// The gateway's id of the message.
-    pub(super) message_id: String,
+/// A client's frame, which only the session reads.
+pub(crate) struct Incoming {
+    /// In its envelope.
+    pub(crate) body: Bytes,
+    /// Bytes of it that the client sent.
+    pub(crate) bytes: usize,
+    /// The client's own `timestamp`, as JSON; the envelope has another in its place.
+    pub(crate) timestamp: Option<String>,
+    /// The transport's id of the message.
+    pub(crate) message_id: String,
 }
 
 /// Why a session's task could not be asked.
@@ -149,29 +161,29 @@ impl Handle {
         &self,
         info: ConnectionInfo,
         route: Route,
-        frame: ClientFrame,
-        message_id: String,
+        frame: Incoming,
     ) -> Result<Reply, Unreachable> {
         let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, mut answer) = oneshot::channel();
-        self.tell(Message::Frame { info, route, frame: Incoming { frame, message_id }, reply }).await?;
+        self.tell(Message::Frame { info, route, frame, reply }).await?;
         if let Ok(answer) = timeout_at(deadline, &mut answer).await {
-            return answer.map_err(|_| Unreachable::Ended);
+            return Ok(answer.map_err(|_| Unreachable::Ended)??);
         }
         // From here on the task pushes; what it answered in this very moment still counts.
         answer.close();
-        Ok(answer.try_recv().unwrap_or(Reply::Nothing))
+        Ok(answer.try_recv().unwrap_or(Ok(Reply::Nothing))?)
     }
 
-    /// Lets it live until `expires_at`.
+    /// Lets it live until `expires_at`. When this returns, it will, whatever becomes of this process.
     pub(crate) async fn extend(&self, expires_at: UnixMs) -> Result<(), Unreachable> {
         self.status.expires_at.fetch_max(expires_at.0, Ordering::Relaxed);
-        self.tell(Message::Extended).await
+        self.tell_surely(|told| Message::Extended { told }).await
     }
 
-    /// Ends connections by tokens that are good no more.
-    pub(crate) async fn revoked(&self) -> Result<(), Unreachable> {
-        self.tell(Message::Revoked).await
+    /// Its tokens have changed: connections by those that are good no more end. When this returns, the change outlives
+    /// this process.
+    pub(crate) async fn tokens_changed(&self) -> Result<(), Unreachable> {
+        self.tell_surely(|told| Message::Tokens { told }).await
     }
 
     /// Tells its connections that the backend is stopping.
@@ -181,9 +193,20 @@ impl Handle {
 
     /// Ends it, and waits until nothing of it is left.
     pub(crate) async fn end(&self) {
-        // Ended already is as good.
-        let _ = self.inbox.send(Message::End).await;
+        self.status.end.notify_one();
         self.inbox.closed().await;
+    }
+
+    async fn tell_surely(
+        &self,
+        message: impl FnOnce(oneshot::Sender<()>) -> Message,
+    ) -> Result<(), Unreachable> {
+        let (told, heard) = oneshot::channel();
+        self.tell(message(told)).await?;
+        match timeout(REPLY_WITHIN, heard).await {
+            Ok(heard) => heard.map_err(|_| Unreachable::Ended),
+            Err(_) => Err(Unreachable::Busy),
+        }
     }
 
     async fn tell(&self, message: Message) -> Result<(), Unreachable> {
@@ -212,6 +235,7 @@ mod tests {
             connections: AtomicUsize::new(0),
             exited: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            end: Notify::new(),
         });
         let handle = Handle { status, inbox };
         let connect = || timeout(REPLY_WITHIN * 5, handle.connect(info("c"), route(Stuck)));

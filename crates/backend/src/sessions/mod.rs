@@ -1,18 +1,17 @@
-//! The sessions of this process: one task around each state machine (`shellbridge_session`).
+//! The sessions that this process is in charge of: one task for the link to each host, which does what it asks for.
 
-mod door;
-mod drain;
 mod end;
 mod handle;
+mod link;
+mod open;
 pub(crate) mod outlet;
-mod task;
+mod stream;
 #[cfg(test)]
-mod tests;
-mod thread;
+pub(crate) mod tests;
 mod tokens;
 
 pub(crate) use self::{
-    handle::{Handle, Status, Unreachable},
-    task::{Start, spawn},
+    handle::{Handle, Incoming, Status, Unreachable},
+    open::{NotOpened, Start, start, take_over},
     tokens::{Stale, Use},
 };

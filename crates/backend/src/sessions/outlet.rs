@@ -3,8 +3,14 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use shellbridge_protocol::{ErrorCode, ids::ConnectionId, times::UnixMs};
+use shellbridge_protocol::{
+    ErrorCode,
+    frame::{ErrorFrame, FrameHead, ServerFrame},
+    ids::ConnectionId,
+    times::UnixMs,
+};
 use shellbridge_session::{OutletLimits, Sent};
+use tokio::time::timeout;
 
 /// How long a connection waits for its last frame before it is closed.
 const LAST_FRAME_WITHIN: Duration = Duration::from_millis(1500);
@@ -32,11 +38,18 @@ pub(crate) trait Transport: Send + Sync {
 }
 
 /// Where the frames of a connection go. Makes nothing until the connection is adopted.
+#[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) transport: Arc<dyn Transport>,
     /// See [`Transport::outlet`].
     pub(crate) made_at: Option<UnixMs>,
+    /// What [`FindRoute`] finds it again by.
+    pub(crate) address: Arc<str>,
 }
+
+/// Finds the way to a connection that an earlier backend had, by its [`Route::address`]. None if frames must not be sent
+/// there.
+pub(crate) type FindRoute = Arc<dyn Fn(&str) -> Option<Route> + Send + Sync>;
 
 impl Route {
     pub(crate) fn outlet(&self, connection: ConnectionId) -> Arc<dyn Outlet> {
@@ -44,11 +57,23 @@ impl Route {
     }
 }
 
+/// Sends a frame; once its connection turns out to be too narrow for an answer, an error in its place.
+pub(crate) async fn push(outlet: &dyn Outlet, frame: Bytes, replaceable: bool) -> Sent {
+    match outlet.send(frame.clone()).await {
+        Sent::TooLarge if replaceable => {
+            let reference = FrameHead::read(&frame).ok().and_then(|head| head.reference());
+            let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
+            outlet.send(ServerFrame::from(error.answering(reference)).to_json()).await
+        }
+        sent => sent,
+    }
+}
+
 /// Ends a connection, after a last frame if there is one.
-pub(crate) async fn close(outlet: Arc<dyn Outlet>, last: Option<Bytes>, reason: Option<ErrorCode>) {
+pub(crate) async fn close(outlet: &dyn Outlet, last: Option<Bytes>, reason: Option<ErrorCode>) {
     if let Some(frame) = last {
         // It is closed next, delivered or not, and while there is time for that.
-        let _ = tokio::time::timeout(LAST_FRAME_WITHIN, outlet.send(frame)).await;
+        let _ = timeout(LAST_FRAME_WITHIN, outlet.send(frame)).await;
     }
     outlet.close(reason).await;
 }

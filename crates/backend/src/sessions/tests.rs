@@ -1,29 +1,40 @@
-//! A session around a real shell: how it ends, and that nobody is left waiting.
+//! Sessions as the rest of the backend sees them, with a host that a test plays: whatever that says, nobody else is harmed.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use shellbridge_protocol::{
     ErrorCode,
-    frame::{ClientFrame, ServerFrame},
+    frame::ServerFrame,
     ids::ConnectionId,
     limits::MAX_FRAME,
-    times::UnixMs,
+    times::{Epoch, UnixMs},
 };
-use shellbridge_session::{ConnectionInfo, Limits, OutletLimits, PushKind, Reply, Sent, Settings};
+use shellbridge_session::{
+    ConnectionInfo, Limits, OutletLimits, Sent, Settings,
+    link::{
+        Answer, Channel, Close, Ended, Ending, FrameKind, FromHost, Here, Known, Log, Peer, Push, Reply,
+        ShellSpec, Taken, ToHost,
+    },
+};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
     sync::{
-        mpsc::{self, UnboundedSender},
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
         oneshot,
     },
     time::timeout,
 };
 
-use super::{task::push, *};
+use super::{
+    outlet::{Boxed, FindRoute, Outlet, Route, Transport, push},
+    *,
+};
 use crate::{
     clock::unix_ms,
-    launcher::{ShellRequest, ShellSpec},
-    sessions::outlet::{Boxed, Outlet, Route, Transport},
+    launcher::{Host, Process},
 };
 
 /// A busy machine, debug builds.
@@ -78,7 +89,7 @@ impl Outlet for Faulty {
     }
 
     fn exists(&self) -> Boxed<bool> {
-        Box::pin(async { true })
+        panic!("a check that panics");
     }
 }
 
@@ -95,46 +106,14 @@ impl<T: Outlet + 'static> Transport for Always<T> {
     }
 }
 
-/// Panics in the session's own task, when it adopts a connection.
-struct Fault;
-
-impl Transport for Fault {
-    fn limits(&self) -> OutletLimits {
-        OutletLimits { max_frame: MAX_FRAME, in_flight: 4 }
-    }
-
-    fn outlet(self: Arc<Self>, _: ConnectionId, _: Option<UnixMs>) -> Arc<dyn Outlet> {
-        panic!("a fault of the session");
-    }
-}
-
 pub(super) fn route(outlet: impl Outlet + 'static) -> Route {
-    shared(&Arc::new(outlet))
+    Route { transport: Arc::new(Always(Arc::new(outlet))), made_at: None, address: "https://api".into() }
 }
 
-fn shared(outlet: &Arc<impl Outlet + 'static>) -> Route {
-    Route { transport: Arc::new(Always(outlet.clone())), made_at: None }
-}
-
-fn start() -> (Handle, oneshot::Receiver<()>) {
-    let limits =
-        Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::from_mins(1) };
-    let settings = Settings { limits, detached_ttl: PATIENCE * 10, shell_restart: false };
-    let request = ShellRequest { shell: Some("/bin/sh".into()), ..ShellRequest::default() };
-    let start = Start {
-        id: "s".into(),
-        owner: "alice".into(),
-        spec: ShellSpec::new(request).unwrap(),
-        expires_at: unix_ms().saturating_add(Duration::from_mins(10)),
-    };
-    let (ended, told) = oneshot::channel();
-    let handle = spawn(settings, start, move |_| ended.send(()).unwrap()).unwrap();
-    (handle, told)
-}
-
-/// Whether a process lives. One that nobody has reaped yet does not.
-fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+/// A route, and what comes by it.
+fn noted() -> (Route, UnboundedReceiver<String>) {
+    let (notes, said) = mpsc::unbounded_channel();
+    (route(Notes(notes)), said)
 }
 
 pub(super) fn info(id: &str) -> ConnectionInfo {
@@ -149,79 +128,397 @@ pub(super) fn info(id: &str) -> ConnectionInfo {
     }
 }
 
-async fn ping(handle: &Handle, id: &str, route: Route) -> Result<Reply, Unreachable> {
-    let frame = ClientFrame::Ping { timestamp: None, output_offset: None };
-    handle.frame(info(id), route, frame, "m".into()).await
+/// A host that says what a test lets it say.
+pub(crate) struct Actor {
+    stream: UnixStream,
+    channel: Channel,
 }
 
-async fn command(handle: &Handle, route: Route, command: &str) -> Result<Reply, Unreachable> {
-    let frame = ClientFrame::Command { command: command.to_owned(), id: None, timeout_ms: None };
-    handle.frame(info("c"), route, frame, "m".into()).await
+impl Actor {
+    /// Something to say, before the other side has said anything.
+    fn new() -> (Self, Host) {
+        let (stream, other) = UnixStream::pair().unwrap();
+        let process = Process::of_nobody();
+        (Self { stream, channel: Channel::new("s".into()) }, Host { stream: other, process })
+    }
+
+    async fn say(&mut self, message: impl Into<FromHost>) {
+        self.channel.say(&message.into()).unwrap();
+        self.write().await;
+    }
+
+    async fn write(&mut self) {
+        while !self.channel.to_write().is_empty() {
+            let count = self.stream.write(self.channel.to_write()).await.unwrap();
+            self.channel.wrote(count);
+        }
+    }
+
+    /// What the backend says next; none at its end.
+    async fn heard(&mut self) -> Option<ToHost> {
+        loop {
+            if let Some(message) = self.channel.message().unwrap() {
+                return Some(message);
+            }
+            let read =
+                timeout(PATIENCE, self.stream.read_buf(self.channel.room(1024))).await.expect("it says more");
+            if read.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Lets a connection in, as it is asked to next.
+    async fn take(&mut self) -> Peer {
+        let Some(ToHost::Connect(connect)) = self.heard().await else { panic!("nobody connects") };
+        let connection = connect.peer.id.clone();
+        self.say(Taken { request: connect.request, connection, taken: true }).await;
+        connect.peer
+    }
+
+    /// The number of the frame that comes next.
+    async fn frame(&mut self) -> u64 {
+        match self.heard().await {
+            Some(ToHost::Frame(frame)) => frame.request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn push(&mut self, push: u64, to: &str, frame: &str) {
+        let frame = Bytes::copy_from_slice(frame.as_bytes());
+        self.say(Push { push, to: to.into(), frame, replaceable: true }).await;
+    }
+}
+
+fn here(notes: Bytes) -> Here {
+    Here {
+        id: "s".into(),
+        owner: "alice".into(),
+        created_at: UnixMs(1),
+        epoch: Epoch(1),
+        expires_at: unix_ms().saturating_add(PATIENCE * 10),
+        output: 0,
+        exited: false,
+        notes,
+    }
+}
+
+fn answer(request: u64, reply: Reply) -> Answer {
+    Answer { request, received: FrameKind::MALFORMED, has: true, reply }
+}
+
+/// A session, its host, and whether it has ended.
+pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
+    let limits =
+        Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::from_mins(1) };
+    let settings = Settings { limits, detached_ttl: PATIENCE * 10, shell_restart: false };
+    let shell =
+        ShellSpec { shell: "/bin/sh".into(), cwd: "/".into(), env: std::collections::BTreeMap::new() };
+    let expires_at = unix_ms().saturating_add(Duration::from_mins(10));
+    let start = Start { id: "s".into(), owner: "alice".into(), shell, expires_at };
+    let (ended, told) = oneshot::channel();
+    let (mut actor, host) = Actor::new();
+    let begins = async {
+        let Some(ToHost::Hello(hello)) = actor.heard().await else { panic!("no hello") };
+        let start = hello.start.expect("something to start");
+        assert_eq!((&*start.id, &*start.owner), ("s", "alice"));
+        actor.say(here(start.notes)).await;
+    };
+    let (session, ()) =
+        tokio::join!(super::start(host, settings, start, |_| ended.send(()).unwrap()), begins);
+    (session.unwrap(), actor, told)
+}
+
+async fn frame(handle: &Handle, id: &str, route: &Route) -> Result<Reply, Unreachable> {
+    let body = Bytes::from_static(br#"{"type":"ping"}"#);
+    let frame = Incoming { body, bytes: 15, timestamp: None, message_id: "m".to_owned() };
+    handle.frame(info(id), route.clone(), frame).await
+}
+
+/// Lets a connection into a session.
+async fn joined(handle: &Handle, actor: &mut Actor, id: &str, route: &Route) {
+    let (taken, _) = tokio::join!(handle.connect(info(id), route.clone()), actor.take());
+    taken.unwrap();
+}
+
+/// Everything that a connection gets, until it is closed.
+async fn last_words(said: &mut UnboundedReceiver<String>) -> Vec<String> {
+    let mut all = Vec::new();
+    while all.last().is_none_or(|word| word != "closed") {
+        all.push(timeout(PATIENCE, said.recv()).await.expect("it is closed").unwrap());
+    }
+    all
 }
 
 #[tokio::test]
-async fn a_fault_ends_its_session_wholly_and_tells_its_clients() {
-    let (handle, ended) = start();
-    let (notes, mut said) = mpsc::unbounded_channel();
-    let outlet = Arc::new(Notes(notes));
-    handle.connect(info("c"), shared(&outlet)).await.unwrap();
-    let answer = command(&handle, shared(&outlet), "sleep 600 >/dev/null 2>&1 & echo $!").await.unwrap();
-    let Reply::Frame(ServerFrame::CommandResult { result, .. }) = answer else { panic!("{answer:?}") };
-    let left = result.trim().to_owned();
-    assert!(lives(&left));
-
-    drop(outlet);
-    let fault = Route { transport: Arc::new(Fault), made_at: None };
-    assert_eq!(ping(&handle, "d", fault).await.err(), Some(Unreachable::Ended));
-    timeout(PATIENCE, ended).await.unwrap().expect("the store is told");
-    timeout(PATIENCE, handle.end()).await.expect("it comes to its end");
+async fn a_host_that_dies_ends_its_session_and_its_clients_hear_so_at_once() {
+    let (handle, mut actor, ended) = started().await;
+    let (route, mut said) = noted();
+    joined(&handle, &mut actor, "c", &route).await;
+    let waits = async {
+        let waits = frame(&handle, "c", &route).await;
+        assert_eq!(waits.err(), Some(Unreachable::Ended), "whoever waits for an answer hears so, too");
+    };
+    let dies = async {
+        actor.frame().await;
+        drop(actor);
+    };
+    let died = std::time::Instant::now();
+    tokio::join!(waits, dies);
+    let words = last_words(&mut said).await;
+    assert!(died.elapsed() < Duration::from_secs(1), "{:?}", died.elapsed());
+    assert!(words[0].contains("SESSION_INVALID"), "{words:?}");
+    timeout(PATIENCE, ended).await.unwrap().expect("the directory is told");
+    timeout(PATIENCE, handle.end()).await.expect("nothing of it is left");
     assert!(handle.status().has_ended());
-    assert!(!lives(&left), "{left} lives on");
-    let mut all = Vec::new();
-    while let Some(word) = said.recv().await {
-        all.push(word);
+}
+
+#[tokio::test]
+async fn a_host_that_lies_ends_its_own_session_and_nothing_else() {
+    let length = |length: u32| length.to_le_bytes().to_vec();
+    let lies: [(&str, Vec<u8>); 3] = [
+        ("too large", [length(u32::MAX), vec![0; 64]].concat()),
+        ("nothing in it", length(0)),
+        // A `Push`, of which only zeros are there.
+        ("nonsense", [length(14), vec![3, 0], vec![0xff; 12]].concat()),
+    ];
+    let (other, mut other_actor, _) = started().await;
+    let (other_route, mut other_said) = noted();
+    joined(&other, &mut other_actor, "victim", &other_route).await;
+    for (what, lie) in lies {
+        let (handle, mut actor, ended) = started().await;
+        let (route, mut said) = noted();
+        joined(&handle, &mut actor, "c", &route).await;
+        actor.stream.write_all(&lie).await.unwrap();
+        let words = last_words(&mut said).await;
+        assert!(words[0].contains("SESSION_INVALID"), "{what}: {words:?}");
+        timeout(PATIENCE, ended).await.unwrap().unwrap();
     }
-    assert!(all.iter().any(|word| word.contains("SESSION_INVALID")), "{all:?}");
-    assert_eq!(all.last().unwrap(), "closed");
+    let said: [FromHost; 3] = [
+        answer(77, Reply::Nothing).into(),
+        here(Bytes::new()).into(),
+        Taken { request: 9, connection: "c".into(), taken: true }.into(),
+    ];
+    for lie in said {
+        let (handle, mut actor, ended) = started().await;
+        let (route, mut said) = noted();
+        joined(&handle, &mut actor, "c", &route).await;
+        let what = format!("{lie:?}");
+        actor.say(lie).await;
+        assert!(last_words(&mut said).await[0].contains("SESSION_INVALID"), "{what}");
+        timeout(PATIENCE, ended).await.unwrap().unwrap();
+    }
+    let (chatty, mut actor, ended) = started().await;
+    for _ in 0..100 {
+        actor.channel.say(&FromHost::from(Log { warning: false, message: "x".to_owned() })).unwrap();
+    }
+    actor.write().await;
+    timeout(PATIENCE, ended).await.unwrap().unwrap();
+    drop(chatty);
+
+    let (foreign, mut actor, _ended) = started().await;
+    let (route, _said) = noted();
+    joined(&foreign, &mut actor, "c", &route).await;
+    actor.push(7, "victim", r#"{"type":"stolen"}"#).await;
+    let Some(ToHost::Pushed(pushed)) = actor.heard().await else { panic!() };
+    assert_eq!((pushed.push, pushed.sent), (7, Sent::Gone), "another session's connection is nobody");
+    other_actor.push(1, "victim", r#"{"type":"own"}"#).await;
+    assert_eq!(other_said.recv().await.unwrap(), r#"{"type":"own"}"#, "and has heard nothing but its own");
+}
+
+#[tokio::test]
+async fn a_host_that_pushes_faster_than_clients_take_is_not_read() {
+    let (handle, mut actor, _) = started().await;
+    joined(&handle, &mut actor, "c", &route(Stuck)).await;
+    let frame = "x".repeat(MAX_FRAME);
+    let mut pushed: usize = 0;
+    // A second is long for a backend that reads, and shows nothing wrong on one that does not get to it.
+    while timeout(Duration::from_secs(1), actor.push(0, "c", &frame)).await.is_ok() {
+        pushed += frame.len();
+        assert!(pushed < 8 * 1024 * 1024, "it holds {pushed} bytes and reads on");
+    }
+    assert!(pushed > 2 * 1024 * 1024, "it has read {pushed} bytes");
+}
+
+#[tokio::test]
+async fn a_host_that_does_nothing_can_be_ended() {
+    let (handle, mut actor, _) = started().await;
+    let route = route(Stuck);
+    joined(&handle, &mut actor, "c", &route).await;
+    // As many requests as may be open, and a full inbox.
+    let mut asked: Vec<_> = (0..1_000).map(|_| Box::pin(frame(&handle, "c", &route))).collect();
+    for request in &mut asked {
+        assert!(request.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    timeout(PATIENCE, handle.end()).await.expect("it is killed");
+}
+
+/// Once the directory has forgotten it, nobody can ask it for anything: that was asked for again and again.
+#[tokio::test]
+async fn regression_a_session_that_ends_by_itself_is_read_to_its_end() {
+    let (handle, mut actor, ended) = started().await;
+    drop(handle);
+    actor.say(Ending { why: "its shell has ended".to_owned() }).await;
+    timeout(PATIENCE, ended).await.unwrap().unwrap();
+    actor.say(Ended {}).await;
+    while actor.heard().await.is_some() {}
+}
+
+/// A write to a host that has exited fails, which says nothing of what it said before.
+#[tokio::test]
+async fn regression_last_words_are_read_although_nobody_hears_the_answers() {
+    let (handle, mut actor, ended) = started().await;
+    let (route, mut said) = noted();
+    joined(&handle, &mut actor, "c", &route).await;
+    let last = Bytes::from_static(b"last");
+    // In one go, as a host does it that exits then: the outcome of the push finds nobody.
+    for message in [
+        FromHost::from(Push { push: 1, to: "c".into(), frame: last.clone(), replaceable: true }),
+        Close { connection: "c".into(), last: Some(last), reason: None }.into(),
+        Ending { why: "its shell has ended".to_owned() }.into(),
+        Ended {}.into(),
+    ] {
+        actor.channel.say(&message).unwrap();
+    }
+    let bytes = actor.channel.to_write().to_vec();
+    let (first, rest) = bytes.split_at(60);
+    actor.stream.write_all(first).await.unwrap();
+    assert_eq!(said.recv().await.unwrap(), "last", "the push");
+    actor.stream.write_all(rest).await.unwrap();
+    drop(actor);
+    timeout(PATIENCE, ended).await.unwrap().unwrap();
+    let words = last_words(&mut said).await;
+    assert_eq!(words, ["last", "closed"], "and no error");
 }
 
 #[tokio::test]
 async fn a_push_that_panics_ends_its_connection_and_not_the_session() {
-    let (handle, _ended) = start();
-    handle.connect(info("c"), route(Faulty)).await.unwrap();
-    let gone = async {
-        // Frames of a connection that was dropped are told so.
-        while !matches!(ping(&handle, "c", route(Stuck)).await.unwrap(), Reply::Frame(ServerFrame::Error(_)))
-        {
-        }
-    };
-    let (notes, _said) = mpsc::unbounded_channel();
-    timeout(PATIENCE, gone).await.expect("the connection is dropped");
-    handle.connect(info("d"), route(Notes(notes))).await.expect("the session goes on");
-    handle.end().await;
+    let (handle, mut actor, _ended) = started().await;
+    joined(&handle, &mut actor, "c", &route(Faulty)).await;
+    actor.push(1, "c", "{}").await;
+    let Some(ToHost::Pushed(pushed)) = actor.heard().await else { panic!() };
+    assert_eq!(pushed.sent, Sent::Gone);
+    actor.say(Close { connection: "c".into(), last: None, reason: None }).await;
+    let (route, _said) = noted();
+    joined(&handle, &mut actor, "d", &route).await;
 }
 
 #[tokio::test]
 async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
-    let (handle, ended) = start();
-    handle.connect(info("c"), route(Stuck)).await.unwrap();
-    let waits = tokio::spawn({
-        let handle = handle.clone();
-        async move { command(&handle, route(Stuck), "sleep 600").await }
-    });
-    let end = tokio::spawn({
-        let handle = handle.clone();
-        async move { handle.end().await }
-    });
-    timeout(PATIENCE, ended).await.unwrap().unwrap();
-    // It takes its time to tell the connection, which is stuck; meanwhile nobody else waits.
-    let (notes, _said) = mpsc::unbounded_channel();
-    let late = handle.connect(info("d"), route(Notes(notes))).await;
-    assert_eq!(late, Err(Unreachable::Ended));
-    assert_eq!(waits.await.unwrap().err(), Some(Unreachable::Ended));
-    assert_eq!(ping(&handle, "c", route(Stuck)).await.err(), Some(Unreachable::Ended));
-    assert!(!end.is_finished(), "all this before its end");
-    timeout(PATIENCE, end).await.unwrap().unwrap();
+    let (handle, mut actor, ended) = started().await;
+    let stuck = route(Stuck);
+    joined(&handle, &mut actor, "c", &stuck).await;
+    let waits = frame(&handle, "c", &stuck);
+    let ends = async {
+        let request = actor.frame().await;
+        actor.say(answer(request, Reply::Later)).await;
+        let end = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.end().await }
+        });
+        assert!(matches!(actor.heard().await, Some(ToHost::End(_))));
+        actor.say(Ending { why: "deleted".to_owned() }).await;
+        timeout(PATIENCE, ended).await.unwrap().unwrap();
+        // It takes its time to end its processes; meanwhile nobody else waits.
+        let (late, _said) = noted();
+        assert_eq!(handle.connect(info("d"), late).await, Err(Unreachable::Ended));
+        assert_eq!(frame(&handle, "c", &route(Stuck)).await.err(), Some(Unreachable::Ended));
+        assert!(!end.is_finished(), "all this before its end");
+        actor.say(Ended {}).await;
+        timeout(PATIENCE, end).await.unwrap().unwrap();
+    };
+    let (waited, ()) = tokio::join!(waits, ends);
+    assert_eq!(waited.err(), Some(Unreachable::Ended));
+}
+
+#[tokio::test]
+async fn the_answer_to_a_request_that_was_given_up_is_pushed() {
+    let (handle, mut actor, _) = started().await;
+    let (route, mut said) = noted();
+    let mut asked = Box::pin(frame(&handle, "c", &route));
+    let request = tokio::select! {
+        request = actor.frame() => request,
+        _ = &mut asked => panic!("it was not answered"),
+    };
+    actor.say(answer(request, Reply::Later)).await;
+    // To a connection that the session has only got by this frame.
+    actor.push(1, "c", "first").await;
+    assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap().unwrap(), "first");
+    drop(asked);
+    actor.say(answer(request, Reply::Frame(Bytes::from_static(b"late")))).await;
+    assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap().unwrap(), "late");
+}
+
+#[tokio::test]
+async fn a_backend_that_takes_over_knows_connections_and_tokens() {
+    let tokens = tokens::Tokens::new();
+    let (good, bad) = (tokens.new_id(), tokens.new_id());
+    tokens.renew(&good, None, unix_ms());
+    let (mut actor, host) = Actor::new();
+    let (known_route, mut said) = noted();
+    let routes: FindRoute = Arc::new(move |address| (address == "https://api").then(|| known_route.clone()));
+    let peer = |id: &str, token: Option<&str>, address: &str| Peer {
+        id: id.into(),
+        read_only: false,
+        user: "alice".into(),
+        token_id: token.map(str::to_owned),
+        connected_at: UnixMs(1),
+        token_lasts: 60_000,
+        max_frame: 32_768,
+        in_flight: 4,
+        address: address.to_owned(),
+    };
+    let (ended, _told) = oneshot::channel();
+    let says = async {
+        let Some(ToHost::Hello(hello)) = actor.heard().await else { panic!("no hello") };
+        assert!(hello.start.is_none());
+        for peer in [
+            peer("c", Some(&good), "https://api"),
+            peer("revoked", Some(&bad), "https://api"),
+            peer("elsewhere", None, "https://attacker.example"),
+        ] {
+            actor.say(Known { peer }).await;
+        }
+        actor.say(here(tokens.notes())).await;
+    };
+    let (handle, ()) = tokio::join!(take_over(host, &routes, |_| ended.send(()).unwrap()), says);
+    let handle = handle.unwrap();
+    let status = handle.status();
+    assert_eq!((&*status.id, &*status.owner, status.created_at), ("s", "alice", UnixMs(1)));
+    assert_eq!(status.tokens.check(Some(&good), Use::Door, unix_ms()), Ok(()));
+    let Some(ToHost::Revoke(revoke)) = actor.heard().await else { panic!("a revoked token is taken over") };
+    assert_eq!((revoke.wait, &revoke.connections[..]), (0, &["revoked".into()][..]));
+    let Some(ToHost::Gone(gone)) = actor.heard().await else {
+        panic!("nothing is said of a forbidden place")
+    };
+    assert_eq!(&*gone.connection, "elsewhere");
+    actor.push(1, "c", "hello again").await;
+    assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap().unwrap(), "hello again");
+}
+
+#[tokio::test]
+async fn a_change_of_tokens_is_told_before_it_is_answered() {
+    let (handle, mut actor, _) = started().await;
+    let id = handle.status().tokens.new_id();
+    handle.status().tokens.renew(&id, None, unix_ms());
+    handle.tokens_changed().await.unwrap();
+    // This process might die now.
+    let Some(ToHost::Keep(keep)) = actor.heard().await else { panic!() };
+    assert_eq!(tokens::Tokens::restored(&keep.notes).check(Some(&id), Use::Door, unix_ms()), Ok(()));
+}
+
+#[tokio::test]
+async fn a_host_of_another_major_version_is_left_alone() {
+    let (mut actor, host) = Actor::new();
+    actor.stream.write_all(b"SBL1\x09\x00\x00\x00\x03abc").await.unwrap();
+    let routes: FindRoute = Arc::new(|_| None);
+    match take_over(host, &routes, |_| ()).await {
+        Err(NotOpened::Foreign { session, .. }) => assert_eq!(&*session, "abc"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was taken over"),
+    }
 }
 
 /// A way that takes small frames only.
@@ -257,13 +554,9 @@ async fn an_answer_that_is_too_large_is_said_to_be_so_under_its_name() {
         signal: None,
         truncated: None,
     };
-    let narrow = Arc::new(Narrow(sender));
-    assert_eq!(push(narrow.clone(), frame.to_json(), PushKind::Other).await, Sent::Delivered);
+    let narrow = Narrow(sender);
+    assert_eq!(push(&narrow, frame.to_json(), true).await, Sent::Delivered);
     let error: serde_json::Value = serde_json::from_str(&said.recv().await.unwrap()).unwrap();
     assert_eq!((&error["code"], &error["ref"]), (&"TOO_LARGE".into(), &"my-command".into()));
-    assert_eq!(
-        push(narrow, frame.to_json(), PushKind::Output).await,
-        Sent::TooLarge,
-        "nothing stands for output"
-    );
+    assert_eq!(push(&narrow, frame.to_json(), false).await, Sent::TooLarge, "nothing stands for output");
 }

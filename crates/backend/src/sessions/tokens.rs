@@ -7,8 +7,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shellbridge_protocol::times::UnixMs;
 
 /// Share links of one session at once.
@@ -26,7 +27,7 @@ pub(crate) struct Tokens {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     /// The owner's newest.
     owner: Option<String>,
@@ -34,7 +35,7 @@ struct State {
     shares: Vec<Share>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Superseded {
     name: String,
     until: UnixMs,
@@ -43,7 +44,7 @@ struct Superseded {
 }
 
 /// A link to watch.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Share {
     /// What it is revoked by.
@@ -82,6 +83,19 @@ impl Tokens {
     /// Of a new session.
     pub(crate) fn new() -> Self {
         Self { generation: random_name(), state: Mutex::default() }
+    }
+
+    /// What [`Tokens::restored`] makes the same of, in the next backend.
+    pub(crate) fn notes(&self) -> Bytes {
+        let state = self.lock().clone();
+        // Infallible: no map, no I/O.
+        serde_json::to_vec(&(&self.generation, state)).unwrap_or_default().into()
+    }
+
+    /// As an earlier backend noted them. Without notes no minted token is good.
+    pub(crate) fn restored(notes: &[u8]) -> Self {
+        let noted: Option<(String, State)> = serde_json::from_slice(notes).ok();
+        noted.map_or_else(Self::new, |(generation, state)| Self { generation, state: Mutex::new(state) })
     }
 
     /// Whether the token of this id is good. One without an id was not minted here.
@@ -264,6 +278,28 @@ mod tests {
         assert_eq!((tokens.shares(UnixMs(99)).len(), tokens.shares(UnixMs(100)).len()), (MAX_SHARES - 1, 0));
         assert!(tokens.revoke(None) && !tokens.revoke(None));
         assert_eq!(tokens.check(Some(&ids[4]), Use::Door, T0), Err(Stale::Revoked));
+    }
+
+    #[test]
+    fn the_next_backend_knows_what_is_good() {
+        let tokens = Tokens::new();
+        let (first, second, viewer) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
+        tokens.renew(&first, None, T0);
+        tokens.renew(&second, Some(&first), T0);
+        tokens.share(&viewer, T0, UnixMs(100)).unwrap();
+        for _ in 1..MAX_SHARES {
+            tokens.share(&tokens.new_id(), T0, UnixMs(100)).unwrap();
+        }
+        let notes = tokens.notes();
+        assert!(notes.len() < shellbridge_session::link::MAX_NOTES / 2, "{} bytes", notes.len());
+        let next = Tokens::restored(&notes);
+        for good in [&second, &viewer] {
+            assert_eq!(next.check(Some(good), Use::Door, T0), Ok(()));
+        }
+        assert_eq!(next.check(Some(&first), Use::Door, T0), Err(Stale::Revoked));
+        assert_eq!(next.check(Some(&first), Use::Connection, T0), Ok(()), "until its handover is over");
+        assert_eq!(next.successor(Some(&first)), Some(second.clone()));
+        assert_eq!(Tokens::restored(b"").check(Some(&second), Use::Door, T0), Err(Stale::Earlier));
     }
 
     #[test]

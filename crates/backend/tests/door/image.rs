@@ -36,7 +36,12 @@ fn entrypoint() -> Vec<String> {
 fn programs() -> TempDir {
     let directory = TempDir::new().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::copy(BACKEND, directory.path().join("backend")).unwrap();
+    let open = directory.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(open, Permissions::from_mode(0o777)).unwrap();
+    for program in ["backend", "session-host"] {
+        fs::copy(Path::new(BACKEND).with_file_name(program), directory.path().join(program)).unwrap();
+    }
     directory
 }
 
@@ -56,6 +61,8 @@ fn settings(programs: &TempDir) -> Settings {
     Settings::new()
         .set("PATH", &format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", programs.path().display()))
         .set("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
+        // Its user makes it, and cannot do so in the test's own directory.
+        .set("RUN_DIR", &format!("{}/open/{}", programs.path().display(), uuid::Uuid::new_v4().simple()))
 }
 
 /// Runs a command in a session and returns its result, from the reply or a push.
@@ -122,7 +129,7 @@ async fn regression_a_shell_finds_no_secret_of_the_image_s_processes() {
     }
 }
 
-/// Without CAP_SETPCAP, a backend running as root could not drop the capabilities of its shells.
+/// Without `CAP_SETPCAP`, a backend running as root could not drop the capabilities of its shells.
 #[tokio::test]
 async fn root_that_cannot_protect_its_secrets_does_not_start() {
     let programs = programs();

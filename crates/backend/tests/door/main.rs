@@ -3,6 +3,7 @@
 
 mod answers;
 mod awake;
+mod hosts;
 mod image;
 mod keys;
 mod limits;

@@ -18,6 +18,7 @@ use axum::{
     routing::any,
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use nix::sys::signal::Signal;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use shellbridge_protocol::{
@@ -170,6 +171,7 @@ impl Settings {
         command
             .args(arguments)
             .env_clear()
+            .env("RUN_DIR", home.path().join("run"))
             .envs(&self.variables)
             // Avoids the start-up files of the user who runs the tests.
             .env("HOME", home.path())
@@ -325,8 +327,12 @@ impl Backend {
     }
 
     pub(crate) fn terminate(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        signal(self.pid(), Signal::SIGTERM);
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) async fn crash(mut self) {
+        self.child.kill().await.unwrap();
     }
 
     /// Waits for its exit; returns the exit code and the log.
@@ -335,6 +341,15 @@ impl Backend {
         let code = status.code().expect("not killed by a signal");
         (code, timeout(PATIENCE, self.log).await.expect("no other process holds its stderr").unwrap())
     }
+}
+
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// Whether a process lives. One that nobody has reaped yet does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 pub(crate) fn now() -> i64 {

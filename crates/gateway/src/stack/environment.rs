@@ -71,6 +71,12 @@ impl Environment {
         default(&mut self.shared, "ALLOWED_ORIGINS", || origins);
     }
 
+    /// Sets where the backend keeps its sessions' sockets. Not its default place, where one that crashed in another stack
+    /// may have left sessions of other secrets.
+    pub(super) fn run_dir(&mut self, path: &Path) {
+        default(&mut self.backend, "RUN_DIR", || path.display().to_string());
+    }
+
     /// Sets the address at which the function reaches the backend.
     pub(super) fn backend_url(&mut self, url: &str) {
         default(&mut self.function, "BACKEND_URL", || url.to_owned());

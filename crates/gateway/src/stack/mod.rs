@@ -8,6 +8,7 @@ mod environment;
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpSocket},
     time::Instant,
@@ -43,6 +44,8 @@ pub struct Stack {
     backend_restart: bool,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Removed when everything has stopped.
+    _run_dir: TempDir,
 }
 
 struct Listeners {
@@ -75,6 +78,9 @@ impl Stack {
         });
 
         let mut environment = Environment::new(config, api, dynamodb);
+        let run_dir = TempDir::with_prefix("gateway-").context("a directory for the backend")?;
+        // One that the backend makes, for itself alone.
+        environment.run_dir(&run_dir.path().join("sessions"));
         let pool = match &config.lambda_url {
             Some(_) => None,
             None => {
@@ -136,7 +142,8 @@ impl Stack {
         );
         let mut stdout = std::io::stdout();
         stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).context("writing to stdout")?;
-        Ok(Self { gateway, backend, backend_restart: config.backend_restart, tasks, stop })
+        let backend_restart = config.backend_restart;
+        Ok(Self { gateway, backend, backend_restart, tasks, stop, _run_dir: run_dir })
     }
 
     /// Runs until `signal`. Reports an exit of the backend, and restarts it if configured.

@@ -63,7 +63,7 @@ fn written(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 /// Types each key in its own frame and checks the echo; then prints a file while typing goes on.
-async fn script(stack: &Stack, seed: u64) -> Terminal {
+async fn script(stack: &Stack, seed: u64) -> (Session, Terminal) {
     let (keys, bytes) = size();
     let session = Session::with(stack, json!({"shell": "/bin/sh"})).await;
     let mut terminal = Terminal::new(stack, &session, "promise");
@@ -102,8 +102,7 @@ async fn script(stack: &Stack, seed: u64) -> Terminal {
     assert_same("shown bytes", &terminal.output[from + start..from + start + bytes], &shown);
     assert_same("typed keys", &std::fs::read(&second).unwrap(), &typed);
     assert!(terminal.snapshots.is_empty(), "a client that comes back in time has no gap");
-    session.end().await;
-    terminal
+    (session, terminal)
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -130,7 +129,8 @@ fn assert_same(what: &str, have: &[u8], want: &[u8]) {
 async fn keeps_the_promise(stack: StackBuilder, faults: Value, seed: u64) {
     let stack = stack.start().await;
     stack.faults(faults).await;
-    let terminal = script(&stack, seed).await;
+    let (session, terminal) = script(&stack, seed).await;
+    session.end().await;
     let state = stack.state().await;
     assert!(terminal.cuts > 0, "nothing was cut");
     println!(
@@ -160,4 +160,20 @@ async fn every_byte_arrives_while_a_function_process_is_killed_every_second() {
     let mut faults = bad_weather(3);
     faults["killFunctionEveryMs"] = 1000.into();
     keeps_the_promise(Stack::whole(), faults, 3).await;
+}
+
+#[tokio::test]
+async fn every_byte_arrives_while_the_backend_is_killed_every_three_seconds() {
+    let stack = Stack::whole().flag("--backend-restart", "").start().await;
+    let mut faults = bad_weather(4);
+    faults["killBackendEveryMs"] = 3000.into();
+    stack.faults(faults).await;
+    let (session, mut terminal) = script(&stack, 4).await;
+    stack.faults(json!({"killBackendEveryMs": 0})).await;
+    // It may be starting again.
+    terminal.run("echo aft''er", "after").await;
+    let started = stack.log().matches("the backend listens").count();
+    assert!(started > 1, "nothing was killed");
+    println!("started {started} times, {:?}", terminal.client.counts);
+    session.end().await;
 }

@@ -30,9 +30,10 @@ use self::{
 use crate::{
     config::Config,
     error::ApiError,
-    ingress::{Identity, Ingress, Received, reference},
+    ingress::{Identity, Ingress, reference},
     metrics,
     observe::about_session,
+    sessions::{Incoming, outlet::FindRoute},
 };
 
 /// What its routes share.
@@ -53,6 +54,11 @@ impl Bridge {
             pusher: Pusher::new(config.callback_url.as_deref()).await?,
             ingress,
         })
+    }
+
+    /// Finds the ways to connections that an earlier backend had.
+    pub(crate) fn find_route(self: Arc<Self>) -> FindRoute {
+        Arc::new(move |callback_url| self.pusher.route(callback_url, None).ok())
     }
 }
 
@@ -111,11 +117,11 @@ async fn message(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
     signed.once(&bridge, &envelope.user_id)?;
     let bytes = bytes_of_the_client(body, &envelope);
     let route = bridge.pusher.route(&envelope.bridge.callback_url, None).map_err(forbidden)?;
-    let received = Received {
-        body,
+    let frame = Incoming {
+        body: body.clone(),
         bytes,
         message_id: envelope.bridge.message_id,
-        timestamp: envelope.bridge.client_timestamp,
+        timestamp: envelope.bridge.client_timestamp.map(|json| json.get().to_owned()),
     };
     let identity = Identity {
         session: envelope.session_id,
@@ -126,7 +132,7 @@ async fn message(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
         token_expires_at: envelope.bridge.token_expires_at,
         connected_at: envelope.bridge.connected_at,
     };
-    Ok(match bridge.ingress.frame(identity, received, route).await? {
+    Ok(match bridge.ingress.frame(identity, frame, route).await? {
         Some(json) => json_response(json),
         None => StatusCode::NO_CONTENT.into_response(),
     })

@@ -76,7 +76,7 @@ impl Pusher {
             }
             None => return Err(Forbidden),
         };
-        Ok(Route { transport: api, made_at })
+        Ok(Route { transport: api, made_at, address: callback_url.into() })
     }
 }
 

@@ -1,0 +1,165 @@
+//! Opening the link to a host: with a session for it, or to the one that it has.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use shellbridge_protocol::{
+    ids::{SessionId, UserId},
+    times::UnixMs,
+};
+use shellbridge_session::{
+    Settings,
+    link::{self, FromHost, Hello, Here, Peer, ShellSpec},
+};
+use tokio::{sync::Notify, time::timeout};
+
+use super::{
+    handle::{Handle, Status},
+    link::Task,
+    outlet::FindRoute,
+    stream::{Came, Stream},
+    tokens::Tokens,
+};
+use crate::{
+    clock::unix_ms,
+    launcher::{Host, Process},
+};
+
+/// How long a host may take to say what it has.
+const HERE_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that a host may have: as many as a session.
+const MAX_KNOWN: usize = 256;
+
+/// What a session is started with.
+pub(crate) struct Start {
+    pub(crate) id: SessionId,
+    pub(crate) owner: UserId,
+    pub(crate) shell: ShellSpec,
+    pub(crate) expires_at: UnixMs,
+}
+
+/// Why there is no session behind a host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotOpened {
+    /// It has ended, or says so.
+    #[error("it ended: {0}")]
+    Ended(String),
+    /// It said something that no host says.
+    #[error("it cannot be understood")]
+    Nonsense,
+    /// It said nothing.
+    #[error("it does not answer")]
+    Silent,
+    /// It is of another major version. It is left alone until it ends.
+    #[error("session {session} has a host of another version")]
+    Foreign { session: SessionId, process: Box<Process> },
+}
+
+/// Starts a session in a host that has none. `ended` is called when it takes nothing more.
+pub(crate) async fn start(
+    host: Host,
+    settings: Settings,
+    start: Start,
+    ended: impl FnOnce(&Status) + Send + 'static,
+) -> Result<Handle, NotOpened> {
+    let Start { id, owner, shell, expires_at } = start;
+    let created_at = unix_ms();
+    let tokens = Tokens::new();
+    let hello = link::Start {
+        id: id.clone(),
+        owner: owner.clone(),
+        created_at,
+        expires_at,
+        settings,
+        shell,
+        notes: tokens.notes(),
+    };
+    let (stream, process, _) = greet(host, Some(hello)).await?;
+    let status = status(id, owner, created_at, expires_at, tokens);
+    Ok(Task::spawn(status, stream, process, |_| (), ended))
+}
+
+/// Takes over the session of a host that an earlier backend has started.
+pub(crate) async fn take_over(
+    host: Host,
+    routes: &FindRoute,
+    ended: impl FnOnce(&Status) + Send + 'static,
+) -> Result<Handle, NotOpened> {
+    let (stream, process, (here, peers)) = greet(host, None).await?;
+    let Here { id, owner, created_at, expires_at, notes, output, epoch, exited } = here;
+    tracing::info!(session_id = %id, connections = peers.len(), output, epoch = epoch.0, exited, "session taken over");
+    let status = status(id, owner, created_at, expires_at, Tokens::restored(&notes));
+    Ok(Task::spawn(status, stream, process, |task| task.take_over(peers, routes), ended))
+}
+
+fn status(
+    id: SessionId,
+    owner: UserId,
+    created_at: UnixMs,
+    expires_at: UnixMs,
+    tokens: Tokens,
+) -> Arc<Status> {
+    Arc::new(Status {
+        id,
+        owner,
+        created_at,
+        expires_at: AtomicU64::new(expires_at.0),
+        tokens,
+        connections: AtomicUsize::new(0),
+        exited: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        end: Notify::new(),
+    })
+}
+
+/// Says hello, and hears what the host has. A host that fails is killed if this backend has started it.
+async fn greet(
+    Host { stream, mut process }: Host,
+    start: Option<link::Start>,
+) -> Result<(Stream, Process, (Here, Vec<Peer>)), NotOpened> {
+    let mut stream = Stream::new(stream);
+    let fresh = start.is_some();
+    let said = match stream.say(Hello { start }) {
+        Ok(()) => timeout(HERE_WITHIN, here(&mut stream)).await.unwrap_or(Err(NotOpened::Silent)),
+        // Larger than a message: `shell_spec` bounds it.
+        Err(_) => Err(NotOpened::Nonsense),
+    };
+    match said {
+        Ok(here) => Ok((stream, process, here)),
+        Err(error) => {
+            if let Some(other) = stream.channel().other().filter(|other| !other.fits()) {
+                return Err(NotOpened::Foreign {
+                    session: other.session.clone(),
+                    process: Box::new(process),
+                });
+            }
+            if fresh {
+                process.kill().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn here(stream: &mut Stream) -> Result<(Here, Vec<Peer>), NotOpened> {
+    let mut peers = Vec::new();
+    let mut why = None;
+    loop {
+        match stream.next(true).await {
+            Came::Wrote => {}
+            Came::Message(FromHost::Here(here)) => return Ok((here, peers)),
+            Came::Message(FromHost::Known(known)) if peers.len() < MAX_KNOWN => peers.push(known.peer),
+            Came::Message(FromHost::Log(line)) => tracing::info!(message = line.message, "a host says"),
+            Came::Message(FromHost::Ending(ending)) => why = Some(ending.why),
+            Came::Message(FromHost::Ended(_)) | Came::Over(None) => {
+                return Err(NotOpened::Ended(why.unwrap_or_else(|| "the link was closed".to_owned())));
+            }
+            Came::Message(_) | Came::Over(Some(_)) => return Err(NotOpened::Nonsense),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The stream to a host.
+
+use std::io::ErrorKind;
+
+use shellbridge_session::link::{Broken, Channel, FromHost, ToHost};
+use tokio::{io::Interest, net::UnixStream};
+
+/// Bytes read at once.
+const READ: usize = 32 * 1024;
+
+/// A link, from the backend's side.
+pub(super) struct Stream {
+    stream: UnixStream,
+    channel: Channel,
+}
+
+/// What came of a stream.
+pub(super) enum Came {
+    Message(FromHost),
+    /// Something was written.
+    Wrote,
+    /// Nothing more will come: its end, or why it is given up.
+    Over(Option<Broken>),
+}
+
+impl Stream {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, channel: Channel::new("".into()) }
+    }
+
+    pub(super) const fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Says something, when [`Stream::next`] is waited for next.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub(super) fn say(&mut self, message: impl Into<ToHost>) -> Result<(), Broken> {
+        self.channel.say(&message.into())
+    }
+
+    /// What happens next. Reads only if `read`. Cancel safe.
+    pub(super) async fn next(&mut self, read: bool) -> Came {
+        loop {
+            if read {
+                match self.channel.message() {
+                    Ok(Some(message)) => return Came::Message(message),
+                    Ok(None) => {}
+                    Err(broken) => return Came::Over(Some(broken)),
+                }
+                if self.channel.other().is_some_and(|other| !other.fits()) {
+                    return Came::Over(None);
+                }
+            }
+            let before = self.channel.progress().0;
+            self.write();
+            if self.channel.progress().0 > before {
+                return Came::Wrote;
+            }
+            let waits = !self.channel.to_write().is_empty();
+            let interest = match (read, waits) {
+                (true, true) => Interest::READABLE | Interest::WRITABLE,
+                (true, false) => Interest::READABLE,
+                (false, true) => Interest::WRITABLE,
+                (false, false) => return std::future::pending().await,
+            };
+            let Ok(ready) = self.stream.ready(interest).await else { return Came::Over(None) };
+            if read && ready.is_readable() {
+                match self.stream.try_read_buf(self.channel.room(READ)) {
+                    Ok(0) => return Came::Over(None),
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => return Came::Over(None),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Writes what can be written without waiting. If nobody reads any more, it is dropped: what was said before that is
+    /// still to be read.
+    fn write(&mut self) {
+        while !self.channel.to_write().is_empty() {
+            let count = match self.stream.try_write(self.channel.to_write()) {
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.channel.to_write().len(),
+            };
+            self.channel.wrote(count);
+        }
+    }
+}
