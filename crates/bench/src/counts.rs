@@ -1,4 +1,4 @@
-//! Instructions per frame in function and backend, which a noisy machine hardly changes.
+//! Instructions per frame in function, backend and host, which a noisy machine hardly changes.
 //!
 //! The real stack runs with one program under `valgrind --tool=callgrind`. Counting starts and ends while the process is
 //! running, which excludes its start. Noise only adds instructions: a result above its bound is measured again, and the
@@ -69,11 +69,23 @@ enum Case {
     BackendKey,
     /// A MB of output through the backend.
     BackendOutput,
+    /// The same in the host of the session, which the backend hands them to and gets them from.
+    HostPing,
+    HostKey,
+    HostOutput,
 }
 
 impl Case {
-    const ALL: [Self; 5] =
-        [Self::FunctionPing, Self::FunctionKey, Self::BackendPing, Self::BackendKey, Self::BackendOutput];
+    const ALL: [Self; 8] = [
+        Self::FunctionPing,
+        Self::FunctionKey,
+        Self::BackendPing,
+        Self::BackendKey,
+        Self::BackendOutput,
+        Self::HostPing,
+        Self::HostKey,
+        Self::HostOutput,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -82,29 +94,37 @@ impl Case {
             Self::BackendPing => "backend: ping",
             Self::BackendKey => "backend: key and echo",
             Self::BackendOutput => "backend: MB of output",
+            Self::HostPing => "host: ping",
+            Self::HostKey => "host: key and echo",
+            Self::HostOutput => "host: MB of output",
         }
     }
 
     const fn program(self) -> &'static str {
         match self {
             Self::FunctionPing | Self::FunctionKey => "websocket-handler",
-            _ => "backend",
+            Self::BackendPing | Self::BackendKey | Self::BackendOutput => "backend",
+            Self::HostPing | Self::HostKey | Self::HostOutput => "session-host",
         }
     }
 
     /// Tolerance above the bound; larger for bulk output, whose split into frames depends on timing.
     const fn margin(self) -> f64 {
-        if matches!(self, Self::BackendOutput) { 0.10 } else { 0.05 }
+        if self.is_output() { 0.10 } else { 0.05 }
+    }
+
+    const fn is_output(self) -> bool {
+        matches!(self, Self::BackendOutput | Self::HostOutput)
     }
 
     /// Measures the case once.
     async fn count(self, programs: &Programs) -> anyhow::Result<Profile> {
         let profiled = ProfiledStack::start(programs, self.program()).await?;
         let target = Target::local(&profiled.stack)?;
-        let shell = if self == Self::BackendOutput { "/bin/sh" } else { "/bin/cat" };
+        let shell = if self.is_output() { "/bin/sh" } else { "/bin/cat" };
         let mut terminal = Terminal::attached(target.session(shell).await?, "counts").await?;
         let each = match self {
-            Self::FunctionPing | Self::BackendPing => {
+            Self::FunctionPing | Self::BackendPing | Self::HostPing => {
                 for number in 0..WARM {
                     ping(&mut terminal, number).await?;
                 }
@@ -114,7 +134,7 @@ impl Case {
                 }
                 FRAMES
             }
-            Self::FunctionKey | Self::BackendKey => {
+            Self::FunctionKey | Self::BackendKey | Self::HostKey => {
                 let mut typist = Typist::new(terminal);
                 for _ in 0..WARM {
                     typist.exchange().await?;
@@ -127,7 +147,7 @@ impl Case {
                 }
                 FRAMES
             }
-            Self::BackendOutput => {
+            Self::BackendOutput | Self::HostOutput => {
                 let write = |zeros: u64| format!("head -c {zeros} /dev/zero | base64; printf 'DO''NE'");
                 terminal.run("stty -echo; PS1=; printf 'DO''NE'", "DONE").await?;
                 terminal.run(&write(ZEROS / 10), "DONE").await?;
@@ -167,6 +187,7 @@ impl ProfiledStack {
         for (name, program) in [
             ("gateway", std::path::absolute(programs.directory.join("gateway"))?),
             ("backend", std::path::absolute(programs.directory.join("backend"))?),
+            ("session-host", std::path::absolute(programs.directory.join("session-host"))?),
             ("websocket-handler", function),
         ] {
             if name == profiled { wrap(place, name, &program)? } else { symlink(&program, place.join(name))? }
@@ -174,6 +195,8 @@ impl ProfiledStack {
         let programs = Programs { directory: place.to_owned(), function: place.join("websocket-handler") };
         // One process receives all frames. The memory limit makes room for valgrind.
         let stack = programs.stack().flag("--concurrency", "1").flag("--function-memory", "4096");
+        let host = place.join("session-host");
+        let stack = stack.env("SESSION_HOST", &host.display().to_string());
         Ok(Self { stack: stack.start().await?, directory })
     }
 
@@ -191,8 +214,11 @@ impl ProfiledStack {
 /// Writes a script `name` that runs `program` under valgrind.
 fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
     let (out, program) = (place.display(), program.display());
+    // A host has no environment; vgdb finds valgrind's files where this process has its own.
+    let temporary = std::env::temp_dir();
+    let temporary = temporary.display();
     let script = format!(
-        "#!/bin/sh\necho $$ >'{out}/pid'\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{out}/out' \
+        "#!/bin/sh\necho $$ >'{out}/pid'\nexport TMPDIR='{temporary}'\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{out}/out' \
          '{program}' \"$@\"\n"
     );
     let path = place.join(name);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use shellbridge_protocol::limits::PING_EVERY;
@@ -28,18 +27,29 @@ const FILL: u64 = 1_000_000;
 pub struct Idle {
     /// Number of sessions.
     pub sessions: usize,
-    /// Growth of the backend's resident memory, bytes per session.
+    /// Growth of the memory of backend and hosts, bytes per session.
     pub backend_bytes: f64,
     /// Growth of the gateway's resident memory, bytes per session.
     pub gateway_bytes: f64,
-    /// CPU time of the backend as a share of one core, with pings every 30 s.
+    /// CPU time of backend and hosts as a share of one core, with pings every 30 s.
     pub backend_core: f64,
 }
 
-/// Resident memory of a role's processes, bytes.
+/// Memory of a role's processes, bytes: resident, and of the backend's hosts, which share their program's pages, their
+/// share of that.
 pub fn resident(stack: &Stack, role: Role) -> u64 {
-    let of_role = stack.processes().into_iter().filter(|(other, _)| *other == role);
-    of_role.map(|(_, pid)| process::resident(pid)).sum()
+    let memory = |(other, pid)| match other {
+        _ if other == role => process::resident(pid),
+        Role::Host if role == Role::Backend => process::proportional(pid),
+        _ => 0,
+    };
+    stack.processes().into_iter().map(memory).sum()
+}
+
+/// CPU time of the backend and its hosts.
+fn cpu(stack: &Stack) -> Duration {
+    let ours = stack.processes().into_iter().filter(|(role, _)| matches!(role, Role::Backend | Role::Host));
+    ours.map(|(_, pid)| process::cpu(pid)).sum()
 }
 
 /// Measures `count` attached sessions of `cat` that idle for `window`.
@@ -61,12 +71,11 @@ pub async fn sleeping(stack: &Stack, count: usize, window: Duration) -> anyhow::
         let ping = Instant::now() + PING_EVERY * index / u32::try_from(count)?;
         tasks.spawn(sleep(terminal, ping, end));
     }
-    let backend = pid(stack, Role::Backend)?;
     tokio::time::sleep_until(begin).await;
-    let cpu = process::cpu(backend);
+    let before_cpu = cpu(stack);
     tokio::time::sleep_until(end - Duration::from_millis(100)).await;
     let took = begin.elapsed().as_secs_f64();
-    let cpu = process::cpu(backend).saturating_sub(cpu);
+    let cpu = cpu(stack).saturating_sub(before_cpu);
     let [backend_bytes, gateway_bytes] =
         [(Role::Backend, before[0]), (Role::Gateway, before[1])].map(|(role, before)| {
             #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
@@ -92,7 +101,7 @@ async fn sleep(mut terminal: Terminal, ping: Instant, end: Instant) -> anyhow::R
     Ok(())
 }
 
-/// Growth of the backend's resident memory, bytes per session with a full output log.
+/// Growth of the memory of backend and hosts, bytes per session with a full output log.
 pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
     let target = Target::local(stack)?;
     Terminal::attached(target.session("/bin/sh").await?, "full-first").await?.close().await;
@@ -106,9 +115,4 @@ pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
     #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
     let grown = resident(stack, Role::Backend).saturating_sub(before) as f64 / count as f64;
     Ok(grown)
-}
-
-fn pid(stack: &Stack, role: Role) -> anyhow::Result<u32> {
-    let found = stack.processes().into_iter().find(|(other, _)| *other == role);
-    found.map(|(_, pid)| pid).with_context(|| format!("no process of the {role:?}"))
 }

@@ -130,7 +130,11 @@ pub fn spent(before: &BTreeMap<Role, Duration>, after: &BTreeMap<Role, Duration>
         let at = |times: &BTreeMap<Role, Duration>| times.get(&role).copied().unwrap_or_default();
         at(after).saturating_sub(at(before)).as_secs_f64() * scale
     };
-    Cpu { function: of(Role::Function), backend: of(Role::Backend), gateway: of(Role::Gateway) }
+    Cpu {
+        function: of(Role::Function),
+        backend: of(Role::Backend) + of(Role::Host),
+        gateway: of(Role::Gateway),
+    }
 }
 
 /// Measures the raw WebSocket echo over `connections`.

@@ -24,6 +24,13 @@ pub fn resident(pid: u32) -> u64 {
     process(pid).and_then(|process| process.status().ok()?.vmrss).unwrap_or_default() * 1024
 }
 
+/// Proportional memory, bytes: pages that several processes share count for each in part.
+pub fn proportional(pid: u32) -> u64 {
+    let rollup = process(pid).and_then(|process| process.smaps_rollup().ok());
+    let maps = rollup.iter().flat_map(|rollup| &rollup.memory_map_rollup);
+    maps.filter_map(|map| map.extension.map.get("Pss")).sum()
+}
+
 /// Peak resident memory, bytes.
 pub fn most_resident(pid: u32) -> u64 {
     process(pid).and_then(|process| process.status().ok()?.vmhwm).unwrap_or_default() * 1024

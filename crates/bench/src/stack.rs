@@ -67,7 +67,7 @@ impl ProgramArgs {
 /// The programs of a stack.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    /// Directory of `gateway` and `backend`.
+    /// Directory of `gateway`, `backend` and `session-host`.
     pub directory: PathBuf,
     /// The function's executable.
     pub function: PathBuf,
@@ -83,7 +83,9 @@ impl Programs {
             let small = deployed.is_file() && directory.file_name().is_some_and(|name| name == "release");
             if small { deployed } else { directory.join("websocket-handler") }
         });
-        for program in [&directory.join("gateway"), &directory.join("backend"), &function] {
+        let [gateway, backend, host] =
+            ["gateway", "backend", "session-host"].map(|name| directory.join(name));
+        for program in [&gateway, &backend, &host, &function] {
             ensure!(program.is_file(), "{} does not exist; run `make build` first", program.display());
         }
         Ok(Self { directory, function })
@@ -217,13 +219,18 @@ impl Stack {
         Ok(())
     }
 
-    /// The processes: `gateway`, `backend`, and each one of the function.
+    /// The processes: `gateway`, `backend`, each session's host, and each one of the function.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];
         for (pid, name) in process::children(self.child.id()) {
             // The kernel truncates names to 15 bytes.
             match name.as_str() {
-                "backend" => all.push((Role::Backend, pid)),
+                "backend" => {
+                    all.push((Role::Backend, pid));
+                    let children = process::children(pid).into_iter();
+                    let hosts = children.filter(|(_, name)| name == "session-host");
+                    all.extend(hosts.map(|(host, _)| (Role::Host, host)));
+                }
                 "websocket-handl" => all.push((Role::Function, pid)),
                 _ => {}
             }
@@ -274,6 +281,8 @@ pub enum Role {
     Function,
     /// The backend.
     Backend,
+    /// The host of one session. Figures of the backend include its hosts.
+    Host,
 }
 
 impl Drop for Stack {
