@@ -30,8 +30,8 @@ use crate::{
     launcher::{Host, Process},
 };
 
-/// How long a host may take to say what it has.
-const HERE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a host may take to say what it has, where all processors are busy with what goes first.
+const HERE_WITHIN: Duration = Duration::from_secs(30);
 /// Connections that a host may have: as many as a session.
 const MAX_KNOWN: usize = 256;
 

@@ -59,7 +59,7 @@ async fn a_killed_host_ends_its_session_with_all_it_left_and_nothing_else() {
         (session(&backend, &gateway, "victim").await, session(&backend, &gateway, "other").await);
     assert_eq!(backend.shells().len(), 2);
     // Neither its session, nor its process group, nor its parent says whose it is.
-    let daemon = "setsid -f setsid -f sleep 1000; pgrep -n -f 'sleep 1000'";
+    let daemon = "setsid -f setsid -f sleep 1004; until pgrep -n -x -f 'sleep 1004'; do sleep 0.1; done";
     let orphan = pid(&backend, &gateway, "victim", daemon).await;
     assert!(lives(orphan));
     let killed = Instant::now();
