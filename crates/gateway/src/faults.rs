@@ -213,7 +213,7 @@ impl Faults {
             tokio::select! {
                 () = tokio::time::sleep_until(start + every), if !every.is_zero() => return,
                 changed = changes.changed() => if changed.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 },
             }
         }

@@ -122,7 +122,7 @@ async fn regression_a_shell_finds_no_secret_of_the_image_s_processes() {
     }
 }
 
-/// Without CAP_SETPCAP, a backend running as root could not drop the capabilities of its shells.
+/// Without `CAP_SETPCAP`, a backend running as root could not drop the capabilities of its shells.
 #[tokio::test]
 async fn root_that_cannot_protect_its_secrets_does_not_start() {
     let programs = programs();

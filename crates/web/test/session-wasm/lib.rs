@@ -42,7 +42,7 @@ impl Driver {
         match kind {
             EventKind::Start { .. } => panic!("the session has started"),
             EventKind::Connect(peer) => {
-                self.session.handle_connect(peer.info(), now).expect("few connections")
+                self.session.handle_connect(peer.info(), now).expect("few connections");
             }
             EventKind::Frame { peer, text } => {
                 assert!(text.len() <= MAX_FRAME, "a frame of {} bytes", text.len());
