@@ -54,6 +54,10 @@ const INBOX: usize = 256;
 /// Bytes taken from the PTY at once.
 const READ: usize = 32 * 1024;
 
+/// Delay before the next read of the PTY while a push is in flight. The shell has a lower priority than this process, which
+/// would wake for each of its writes; meanwhile the PTY's buffer fills, and output is sent in larger frames anyway.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// What a session is started with.
 pub(crate) struct Start {
     pub(crate) id: SessionId,
@@ -96,6 +100,7 @@ pub(crate) fn spawn(
         session,
         shell,
         tty: Tty::Open,
+        read_at: started,
         outlets: HashMap::new(),
         pushes: JoinSet::new(),
         requests: HashMap::new(),
@@ -139,6 +144,8 @@ pub(super) struct Task {
     pub(super) session: Session,
     pub(super) shell: Shell,
     tty: Tty,
+    /// When the PTY is read next.
+    read_at: Instant,
     pub(super) outlets: HashMap<ConnectionId, Arc<dyn Outlet>>,
     pub(super) pushes: JoinSet<(ConnectionId, Done)>,
     /// Requests that a command is to answer. As many as commands may wait.
@@ -185,6 +192,9 @@ impl Task {
                 Event::Message(None | Some(Message::End)) => self.session.handle_end(),
                 Event::Message(Some(message)) => self.message(message, now),
                 Event::Read(Ok(count @ 1..)) => {
+                    if count < READ / 2 && !self.pushes.is_empty() {
+                        self.read_at = Instant::now() + GATHER;
+                    }
                     self.session.handle_output(buffer.get(..count).unwrap_or_default());
                     let exit = self.tty.came(count);
                     self.exited(exit, now);
@@ -294,6 +304,12 @@ impl Task {
                 None => pending().await,
             }
         };
+        let read = async {
+            if self.read_at > Instant::now() {
+                tokio::time::sleep_until(self.read_at).await;
+            }
+            pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()).await
+        };
         let command = async {
             match &mut self.command {
                 Some(running) => match running.await {
@@ -326,9 +342,7 @@ impl Task {
             }
             event = write => event,
             followed = following => Event::Followed(followed),
-            read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
-                Event::Read(read)
-            }
+            read = read, if allowance > 0 => Event::Read(read),
             () = quiet, if allowance > 0 => Event::Quiet,
             () = timer => Event::Timer,
         }
