@@ -38,6 +38,9 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(3);
 /// Bytes taken from the PTY at once.
 const READ: usize = 32 * 1024;
+/// Delay before the next read of the PTY while a push is in flight. The shell has a lower priority than this process, which
+/// would wake for each of its writes; meanwhile the PTY's buffer fills, and output is sent in larger frames anyway.
+const GATHER: Duration = Duration::from_millis(1);
 /// In debug builds, a command panics whose text the session's environment has by this name.
 #[cfg(debug_assertions)]
 const PANIC: &str = "SESSION_HOST_PANICS";
@@ -82,6 +85,8 @@ pub(crate) struct Driver {
     session: Session,
     pub(crate) shell: Shell,
     tty: Tty,
+    /// When the PTY is read next.
+    read_at: Instant,
     /// Where the next backend finds the way to each connection.
     addresses: HashMap<ConnectionId, String>,
     /// Pushes whose outcomes have not come.
@@ -143,6 +148,7 @@ impl Driver {
             session,
             shell,
             tty: Tty::Open,
+            read_at: started,
             addresses: HashMap::new(),
             pushes: HashMap::new(),
             next_push: 0,
@@ -184,6 +190,9 @@ impl Driver {
                 Event::Message(Some(message)) if self.greeted => self.message(message, now),
                 Event::Message(_) => self.lose(now),
                 Event::Read(Ok(count @ 1..)) => {
+                    if count < READ / 2 && !self.pushes.is_empty() {
+                        self.read_at = Instant::now() + GATHER;
+                    }
                     self.session.handle_output(buffer.get(..count).unwrap_or_default());
                     let exit = self.tty.came(count);
                     self.exited(exit, now);
@@ -288,6 +297,12 @@ impl Driver {
                 None => pending().await,
             }
         };
+        let read = async {
+            if self.read_at > Instant::now() {
+                sleep_until(self.read_at).await;
+            }
+            pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()).await
+        };
         let command = async {
             match &mut self.command {
                 Some(running) => match (&mut running.task).await {
@@ -306,9 +321,7 @@ impl Driver {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
-            read = pty::read(&mut self.shell.reader, buffer.get_mut(..allowance).unwrap_or_default()), if allowance > 0 => {
-                Event::Read(read)
-            }
+            read = read, if allowance > 0 => Event::Read(read),
             link = listener.accept(about.0.clone()) => Event::Backend(link),
             _ = self.died.recv() => Event::Died,
             () = until(quiet_at), if allowance > 0 => Event::Quiet,

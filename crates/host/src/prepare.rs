@@ -12,7 +12,7 @@ use rustix::process::{
 };
 
 /// How far behind the backend a host comes, in steps of `nice`: half way to its shell (`pty`).
-const NICE: i32 = 5;
+const NICE: i32 = 2;
 
 /// Makes the process safe; gives back the socket, and the user whose backends may connect.
 ///

@@ -11,9 +11,9 @@ use tokio::{io::AsyncReadExt as _, process::Child};
 
 use crate::{log, process};
 
-/// How far behind the backend's own work shells come, in steps of `nice`: one that keeps a processor busy delays
-/// nobody's keys, and gets all the time that nobody else wants.
-const NICE: i32 = 10;
+/// Steps of `nice` by which shells yield to the backend, so that one that keeps a processor busy delays no other session's
+/// keys. At 10, the processes that carry its output preempted it at every write, which halved the output of one session.
+const NICE: i32 = 5;
 
 /// A running shell: the two ends of its PTY, and its process.
 pub(crate) struct Shell {
