@@ -1,4 +1,4 @@
-//! Runs one command of a session apart from its interactive shell.
+//! Runs one command of a session, outside its interactive shell.
 
 use std::{
     collections::BTreeMap,
@@ -27,21 +27,21 @@ use tokio::{io::AsyncReadExt, net::unix::pipe, process::Child};
 
 use crate::{process, pty};
 
-/// Bytes of the state a command leaves behind that are looked at; more is no environment of a person's making.
+/// Largest state read from a command, bytes. No hand-made environment is larger.
 const MAX_STATE: usize = 256 * 1024;
-/// The descriptor that holds the state has at least this number: scripts use those of one digit, shells those from 10 on.
+/// Lowest number of the state file's descriptor. Scripts use one-digit descriptors, and shells use those from 10 up.
 const STATE_DESCRIPTOR: i32 = 100;
 
-/// Runs the command in this shell, so that what it exports and where it goes can be seen at its end.
+/// Evaluates the command in this shell, so that its exports and working directory can be recorded when it ends.
 ///
-/// `$1` is the file for that: the environment, each variable ended by a NUL, another NUL, the working directory, and a
-/// mark that says that it is complete.
+/// `$1` is the state file. It receives the environment with each variable NUL-terminated, another NUL, the working
+/// directory, and a final `.` that marks the file as complete.
 const WRAPPER: &str = r#"__sb_file=$1 __sb_command=$2
 shift 2
 trap '__sb_code=$?; { command -p env -0; printf "\0"; pwd -P; printf .; } >|"$__sb_file" 2>/dev/null; exit "$__sb_code"' EXIT
 eval "$__sb_command""#;
 
-/// What lasts from one command of a session to the next.
+/// State carried from one command of a session to the next.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandState {
     shell: PathBuf,
@@ -49,25 +49,25 @@ pub(crate) struct CommandState {
     env: BTreeMap<String, String>,
 }
 
-/// How a command went.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// stdout and stderr in the order written.
     pub(crate) output: Vec<u8>,
-    /// There was more output than is kept.
+    /// The output exceeded [`MAX_COMMAND_RESULT`] and was cut.
     pub(crate) truncated: bool,
-    /// How it ended.
+    /// Exit status.
     pub(crate) exit: Exit,
-    /// How long it ran.
+    /// Running time.
     pub(crate) took: Duration,
-    /// It was killed at its time limit.
+    /// The command was killed at its time limit.
     pub(crate) timed_out: bool,
-    /// What the next command starts with.
+    /// State for the next command.
     pub(crate) state: CommandState,
 }
 
 impl CommandState {
-    /// Where the first command starts.
+    /// Initial state.
     pub(crate) fn new(spec: &ShellSpec) -> Self {
         Self {
             shell: posix_shell(Path::new(&spec.shell)),
@@ -76,8 +76,8 @@ impl CommandState {
         }
     }
 
-    /// Takes what the wrapper left, if it came to that: a command that replaced the shell leaves nothing, and one that
-    /// was killed no whole.
+    /// Applies the state that the wrapper wrote. The state stays as it was after a command that replaced the shell
+    /// (`exec`), which writes none, and after a killed one, which may leave it incomplete.
     fn take(&mut self, left: &[u8]) {
         let Some(left) = left.strip_suffix(b"\n.") else { return };
         let Some(end) = left.iter().rposition(|byte| *byte == 0) else { return };
@@ -89,11 +89,11 @@ impl CommandState {
         let env: BTreeMap<_, _> = env
             .split(|byte| *byte == 0)
             .filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='))
-            // The shell's own bookkeeping, which starts anew in each.
+            // Each shell sets these itself.
             .filter(|(name, _)| !matches!(*name, "_" | "SHLVL"))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        // Nothing at all is the word of an `env` that failed.
+        // Empty only if `env` failed.
         if !env.is_empty() {
             self.env = env;
         }
@@ -107,10 +107,10 @@ fn posix_shell(shell: &Path) -> PathBuf {
     if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }
 }
 
-/// A file in memory without a name, into which the wrapper writes the state.
+/// Anonymous in-memory file that receives the wrapper's state.
 ///
-/// The command may do with its descriptor what it likes; it cannot put another file in place of this one, such as one
-/// that never ends, that nobody writes to, or that only the host may read. Reading it waits for nobody.
+/// The command controls its descriptor but cannot substitute another file, such as an endless one, a FIFO without a
+/// writer, or one that only the host may read. Reading never blocks.
 struct StateFile(File);
 
 impl StateFile {
@@ -119,17 +119,17 @@ impl StateFile {
         Ok(Self(fcntl_dupfd_cloexec(file, STATE_DESCRIPTOR)?.into()))
     }
 
-    /// Its path for a process that has inherited it.
+    /// Path of the file for a process that inherited the descriptor.
     fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 
-    /// Whether what is started now inherits it.
+    /// Sets whether child processes inherit the descriptor.
     fn inherit(&self, inherit: bool) -> rustix::io::Result<()> {
         fcntl_setfd(&self.0, if inherit { FdFlags::empty() } else { FdFlags::CLOEXEC })
     }
 
-    /// What is in it, unless that is more than any state. Something in the background may write to it meanwhile.
+    /// The content, or `None` if it exceeds [`MAX_STATE`]. A background process may still be writing.
     fn read(&self) -> Option<Vec<u8>> {
         let mut text = vec![0; usize::try_from(self.0.metadata().ok()?.len()).ok()?.min(MAX_STATE + 1)];
         let mut len = 0;
@@ -146,22 +146,22 @@ impl StateFile {
     }
 }
 
-/// A command that was started.
+/// A running command.
 pub(crate) struct Running {
     child: Child,
     reader: pipe::Receiver,
     file: StateFile,
     state: CommandState,
-    /// Its number, which is that of its process group.
+    /// PID, equal to the process group ID.
     pid: i32,
     started: Instant,
 }
 
 impl Running {
-    /// Starts `command` in a process group of its own, with nothing to read.
+    /// Starts `command` in a new process group, with `/dev/null` as stdin.
     ///
     /// # Errors
-    /// When there is no more process, descriptor or memory to be had.
+    /// When the system is out of processes, descriptors or memory.
     pub(crate) fn start(state: CommandState, command: &str) -> std::io::Result<Self> {
         let file = StateFile::new()?;
         let (reader, writer) = std::io::pipe()?;
@@ -178,7 +178,7 @@ impl Running {
             .stderr(writer)
             .process_group(0)
             .kill_on_drop(true);
-        // `shell` holds the writing ends, and goes at the end of this function; the reader would never see their end.
+        // `shell` holds the pipe's write ends until this function returns; held longer, the reader would never see EOF.
         file.inherit(true)?;
         let child = shell.spawn();
         file.inherit(false)?;
@@ -189,17 +189,17 @@ impl Running {
         Ok(Self { child, reader, file, state, pid, started: Instant::now() })
     }
 
-    /// The number of its process.
+    /// PID of the command.
     pub(crate) const fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Waits for it, at most for `timeout`; then its whole process group is killed.
+    /// Waits for the command, and kills its process group after `timeout`.
     ///
-    /// The command ends when the shell does. What it left in the background is not waited for, and writes to nobody.
+    /// The command ends when its shell does. Background processes are not awaited, and their later output is discarded.
     ///
     /// # Errors
-    /// When the kernel does not let it be waited for.
+    /// When waiting for the process or reading its output fails.
     pub(crate) async fn finish(mut self, timeout: Duration) -> std::io::Result<Finished> {
         let mut output = Output::default();
         let mut timed_out = false;
@@ -212,7 +212,7 @@ impl Running {
                 read = output.read(&mut self.reader), if open => open = read?,
                 () = &mut deadline, if !timed_out => {
                     timed_out = true;
-                    // Gone already is as good.
+                    // Fails only if the group has already exited.
                     let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
                 }
             }
@@ -232,7 +232,8 @@ impl Running {
     }
 }
 
-/// The beginning of what a command writes. The rest is read, so that the command is not stopped, and dropped.
+/// The first [`MAX_COMMAND_RESULT`] bytes of a command's output. The rest is read and dropped, so that the command does
+/// not block.
 #[derive(Default)]
 struct Output {
     kept: Vec<u8>,
@@ -240,7 +241,7 @@ struct Output {
 }
 
 impl Output {
-    /// Reads once; false at the end. Cancel safe.
+    /// Reads once; false at EOF. Cancel safe.
     async fn read(&mut self, reader: &mut pipe::Receiver) -> std::io::Result<bool> {
         let mut buffer = [0; 8192];
         let count = reader.read(&mut buffer).await?;
@@ -248,10 +249,10 @@ impl Output {
         Ok(count > 0)
     }
 
-    /// Takes what is there at once.
+    /// Reads the output that is available without waiting.
     fn drain(&mut self, reader: &pipe::Receiver) {
         let mut buffer = [0; 8192];
-        // A background process may write without end: no more than is kept anyway.
+        // Bounded, because a background process may write forever.
         while self.kept.len() < MAX_COMMAND_RESULT
             && let Ok(count @ 1..) = reader.try_read(&mut buffer)
         {
@@ -286,13 +287,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_outputs_come_in_the_order_written() {
+    async fn stdout_and_stderr_are_interleaved_in_the_order_written() {
         let done = run(state(), "echo a; echo b >&2; echo c; exit 3").await;
         assert_eq!((text(&done), done.exit.exit_code), ("a\nb\nc\n", 3));
     }
 
     #[tokio::test]
-    async fn directory_and_exported_variables_last() {
+    async fn directory_and_exported_variables_persist_between_commands() {
         let done = run(
             state(),
             "cd /usr; export SHELLBRIDGE_TEST='a\nb'; unexported=1; export -n unexported 2>/dev/null",
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_that_leads_nowhere_loses_no_other_variable() {
+    async fn an_invalid_path_variable_does_not_lose_the_others() {
         let done = run(state(), "export PATH=/nowhere LAST=ing").await;
         assert_eq!(
             text(&run(done.state, "echo $LAST $PATH; test -n \"$HOME\" && echo home").await),
@@ -314,10 +315,10 @@ mod tests {
         );
     }
 
-    /// In place of its file, the command left one that nobody writes to, one of the host's own, one without end.
-    /// The first was waited for by a worker, for ever.
+    /// The command replaces the state file by a FIFO without a writer, a file of the host, or an endless one. The FIFO
+    /// used to block a worker forever.
     #[tokio::test]
-    async fn regression_no_file_of_the_command_s_is_opened_for_its_state() {
+    async fn regression_the_state_is_never_read_from_a_substituted_file() {
         for file in ["mkfifo", "ln -s /proc/self/environ", "ln -s /dev/zero"] {
             let command = format!(
                 "export A=1; cd /usr; trap - EXIT; rm -f \"$__sb_file\"; {file} \"$__sb_file\"; exit 3"
@@ -330,15 +331,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_goes_without_its_state_leaves_it_as_it_was() {
+    async fn a_command_that_writes_no_complete_state_leaves_it_unchanged() {
         let before = state();
         for (command, said) in [
             ("export A=1; exec echo replaced", "replaced\n"),
             ("export A=1; trap 'echo bye' EXIT", "bye\n"),
             ("export A=1; kill -9 $$", ""),
-            // More than is taken of it, in variables that a process may have.
+            // Over `MAX_STATE` in all, although each variable is small enough for the kernel.
             ("big=$(head -c 120000 /dev/zero | tr '\\0' x); export A=$big B=$big C=$big; echo big", "big\n"),
-            // More than a process may have, so that there is no `env` to tell of it.
+            // Over the kernel's limit for one variable, so that `env` cannot be executed.
             ("export A=$(head -c 200000 /dev/zero | tr '\\0' x); echo larger", "larger\n"),
         ] {
             let done = run(before.clone(), command).await;
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scripts_may_use_the_descriptors_that_scripts_use() {
+    async fn the_state_file_leaves_one_digit_descriptors_to_scripts() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         let open: Vec<_> = (3..10).map(|n| format!("exec {n}>{}; ", file.display())).collect();
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_for_itself_at_its_end_is_killed_at_the_time_limit() {
+    async fn an_exit_trap_that_blocks_is_killed_at_the_time_limit() {
         let dir = tempfile::tempdir().unwrap();
         let command = format!("__sb_file={}/fifo; mkfifo \"$__sb_file\"; echo set", dir.path().display());
         let running = Running::start(state(), &command).unwrap();
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_on_writing_to_the_state_stops_nobody() {
+    async fn endless_writes_to_the_state_file_do_not_block_the_host() {
         let before = state();
         let command =
             "while :; do head -c 1000000 /dev/zero >\"$__sb_file\"; done 2>/dev/null & sleep 0.1; exit 4";
@@ -380,19 +381,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_syntax_error_is_an_exit_code_and_no_hang() {
+    async fn a_syntax_error_yields_an_exit_code_and_does_not_hang() {
         let done = run(state(), "if then (").await;
         assert_ne!(done.exit.exit_code, 0);
         assert!(!done.output.is_empty());
     }
 
     #[tokio::test]
-    async fn input_is_empty_and_not_waited_for() {
+    async fn stdin_is_empty_and_never_blocks() {
         assert_eq!(text(&run(state(), "cat; read x; echo done").await), "done\n");
     }
 
     #[tokio::test]
-    async fn at_its_time_limit_the_whole_group_is_killed() {
+    async fn the_time_limit_kills_the_whole_process_group() {
         let running = Running::start(state(), "sleep 600 & sleep 600; echo no").unwrap();
         let group = running.pid();
         let done = running.finish(Duration::from_millis(200)).await.unwrap();
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_background_process_does_not_hold_the_command() {
+    async fn a_background_process_does_not_delay_the_result() {
         let running = Running::start(state(), "sleep 600 & echo started").unwrap();
         let group = running.pid();
         let done = running.finish(LONG).await.unwrap();
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_output_is_cut_and_the_command_not_stopped() {
+    async fn long_output_is_truncated_without_stopping_the_command() {
         let done = run(state(), "head -c 300000 /dev/zero | tr '\\0' x; exit 7").await;
         assert_eq!((done.output.len(), done.truncated, done.exit.exit_code), (MAX_COMMAND_RESULT, true, 7));
     }

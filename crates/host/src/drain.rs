@@ -1,30 +1,30 @@
-//! How far the reading of a shell's terminal has got, and when what the shell wrote is complete.
+//! State of a terminal's output: decides when the output of an exited shell is complete.
 
 use std::time::Duration;
 
 use shellbridge_protocol::frame::Exit;
 use tokio::time::Instant;
 
-/// After the shell's end, its output is complete when nothing came for this long, although something that it left
-/// behind may still hold the terminal open.
+/// Once the shell has exited, its output counts as complete after this long without any. A background process may
+/// still hold the terminal open.
 const QUIET: Duration = Duration::from_millis(100);
-/// Bytes: more than a terminal holds of what nobody has read (Linux: two pages, and 64 KiB on their way).
+/// Bytes, more than a terminal buffers unread (Linux: two pages, and 64 KiB in transit).
 const HELD: usize = 128 * 1024;
 
-/// The terminal as its reader sees it. What gives back an [`Exit`] does so once: then the output is complete.
+/// The terminal as seen by its reader. The methods return the [`Exit`] exactly once, when the output is complete.
 #[derive(Debug)]
 pub(crate) enum Tty {
-    /// It is read as the flow of output allows.
+    /// The shell is running; output is read as flow control allows.
     Open,
-    /// The shell has ended; what it wrote before is still being read: until it is quiet, or more has come than the
-    /// terminal can have held. Another program may write to it for ever.
+    /// The shell has exited and its remaining output is being read, until the terminal is quiet or `left` bytes have
+    /// arrived: other programs may keep writing forever.
     Draining { exit: Exit, quiet_at: Instant, left: usize },
-    /// Nothing more will come.
+    /// No more output is read.
     Closed,
 }
 
 impl Tty {
-    /// When it counts as quiet, if the shell has ended.
+    /// When the terminal counts as quiet, if the shell has exited.
     pub(crate) const fn quiet_at(&self) -> Option<Instant> {
         match self {
             Self::Draining { quiet_at, .. } => Some(*quiet_at),
@@ -32,7 +32,7 @@ impl Tty {
         }
     }
 
-    /// The shell has ended.
+    /// Records the shell's exit.
     pub(crate) fn exited(&mut self, exit: Exit) -> Option<Exit> {
         if matches!(self, Self::Closed) {
             return Some(exit);
@@ -41,7 +41,7 @@ impl Tty {
         None
     }
 
-    /// So many bytes came.
+    /// Records `count` bytes of output.
     pub(crate) fn came(&mut self, count: usize) -> Option<Exit> {
         let Self::Draining { quiet_at, left, .. } = self else { return None };
         *quiet_at = Instant::now() + QUIET;
@@ -49,7 +49,7 @@ impl Tty {
         if *left == 0 { self.close() } else { None }
     }
 
-    /// Nothing more will come, or is waited for.
+    /// Stops reading, at EOF or once the terminal is quiet.
     pub(crate) fn close(&mut self) -> Option<Exit> {
         match std::mem::replace(self, Self::Closed) {
             Self::Draining { exit, .. } => Some(exit),
@@ -65,7 +65,7 @@ mod tests {
     const EXIT: Exit = Exit { exit_code: 3, signal: None };
 
     #[test]
-    fn the_end_of_shell_and_terminal_is_said_once_whichever_comes_first() {
+    fn the_exit_is_reported_once_in_either_order_of_exit_and_eof() {
         let mut tty = Tty::Open;
         assert_eq!(tty.exited(EXIT), None);
         assert_eq!(tty.close(), Some(EXIT));
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn one_who_writes_for_ever_is_not_waited_for() {
+    fn a_process_that_writes_forever_does_not_delay_the_exit() {
         let mut tty = Tty::Open;
-        assert_eq!(tty.came(10 * HELD), None, "the shell lives");
+        assert_eq!(tty.came(10 * HELD), None, "the shell is running");
         tty.exited(EXIT);
         let quiet_at = tty.quiet_at();
         assert_eq!(tty.came(HELD - 1), None);
-        assert!(tty.quiet_at() >= quiet_at, "what comes puts the quiet off");
+        assert!(tty.quiet_at() >= quiet_at, "output postpones the deadline");
         assert_eq!(tty.came(1), Some(EXIT));
         assert_eq!(tty.quiet_at(), None);
     }

@@ -1,4 +1,4 @@
-//! Drives the session: owns the terminal, the running command and the link, and does what the state machine decides.
+//! Drives the session: owns the terminal, the running command and the link, and performs the state machine's effects.
 
 use std::{collections::HashMap, future::pending, panic::AssertUnwindSafe, time::Duration};
 
@@ -32,16 +32,16 @@ use crate::{
     pty::{self, Shell, exit_of},
 };
 
-/// How long a host waits for the backend that started it to say what it is to run.
+/// How long a new host waits for its backend to start a session.
 const START_WITHIN: Duration = Duration::from_secs(30);
-/// How often a host without a backend looks whether one can still find it.
+/// How often a host without a backend checks that its socket still exists.
 const LOOK: Duration = Duration::from_secs(3);
-/// Bytes taken from the PTY at once.
+/// Bytes per read of the PTY.
 const READ: usize = 32 * 1024;
-/// Delay before the next read of the PTY while a push is in flight. The shell has a lower priority than this process, which
-/// would wake for each of its writes; meanwhile the PTY's buffer fills, and output is sent in larger frames anyway.
+/// Delay before the next read of the PTY while a push is in flight. The shell has a lower priority than this process,
+/// which would otherwise wake at each of its writes. The PTY buffers the output, which is sent in larger frames anyway.
 const GATHER: Duration = Duration::from_millis(1);
-/// In debug builds, a command panics whose text the session's environment has by this name.
+/// In debug builds, the command whose text equals this variable of the session makes the host panic, for tests.
 #[cfg(debug_assertions)]
 const PANIC: &str = "SESSION_HOST_PANICS";
 
@@ -62,14 +62,14 @@ pub(crate) async fn serve(listener: &Listener) {
     }
 }
 
-/// Waits for the backend that started this process; none if it wants nothing of it.
+/// Waits for the backend's `Hello`; `None` if it starts no session.
 async fn first(listener: &Listener) -> Option<(Start, Link)> {
     loop {
         let mut link = listener.accept("".into()).await;
         match link.next().await {
             Some(ToHost::Hello(hello)) => return Some((hello.start?, link)),
             Some(_) => return None,
-            // It went away, or only wanted to know whether somebody listens.
+            // The backend disconnected, or only probed whether the host is listening.
             None => {}
         }
     }
@@ -85,40 +85,40 @@ pub(crate) struct Driver {
     session: Session,
     pub(crate) shell: Shell,
     tty: Tty,
-    /// When the PTY is read next.
+    /// Earliest time of the next PTY read; see [`GATHER`].
     read_at: Instant,
-    /// Where the next backend finds the way to each connection.
+    /// Addresses by which the next backend reaches the connections.
     addresses: HashMap<ConnectionId, String>,
-    /// Pushes whose outcomes have not come.
+    /// Pushes in flight, by number.
     pushes: HashMap<u64, (ConnectionId, PushKind)>,
     next_push: u64,
-    /// Requests that a command is to answer, with the number that the backend gave them. As many as commands may wait.
+    /// Requests awaiting a command's result, with the backend's numbers. Bounded by the commands that may wait.
     requests: HashMap<u64, (FrameKind, u64)>,
     next_request: u64,
     command_state: CommandState,
     pub(crate) command: Option<Command>,
-    /// A turn of the screen model that is to be done.
+    /// Pending turn of the screen model.
     following: Option<Box<Work>>,
     pub(crate) died: Signal,
-    /// More orphans may be dead.
+    /// There may be more orphans to reap.
     unreaped: bool,
     pub(crate) link: Option<Link>,
-    /// When to look whether a backend can still find this host.
+    /// When to check the socket next; see [`LOOK`].
     look_at: Instant,
-    /// The backend has said hello, and gets everything from then on.
+    /// The backend has sent `Hello`. Before that, it gets no pushes and no status.
     greeted: bool,
-    /// What it was told last.
+    /// Last status sent to this backend.
     told: Option<Status>,
     notes: Bytes,
 }
 
-/// A command that runs.
+/// The running command.
 pub(crate) struct Command {
     pid: i32,
     pub(crate) task: JoinHandle<std::io::Result<Finished>>,
 }
 
-/// What happened next.
+/// An event of the loop.
 enum Event {
     Backend(Link),
     Message(Option<ToHost>),
@@ -166,7 +166,7 @@ impl Driver {
         })
     }
 
-    /// Runs until the session is over; says why.
+    /// Runs until the session is over, and returns the reason.
     async fn run(&mut self, listener: &Listener, about: &About) -> String {
         let mut buffer = vec![0; READ];
         loop {
@@ -197,13 +197,13 @@ impl Driver {
                     let exit = self.tty.came(count);
                     self.exited(exit, now);
                 }
-                // EIO: the last process that had the terminal open is gone.
+                // EIO: no process has the terminal open any longer.
                 Event::Read(_) | Event::Quiet => {
                     let exit = self.tty.close();
                     self.exited(exit, now);
                 }
                 Event::Wrote(client, Ok(count)) => self.session.handle_written(&client, count, now),
-                // The shell takes no input.
+                // The shell accepts no input: discard it.
                 Event::Wrote(client, Err(_)) => self.session.handle_written(&client, usize::MAX, now),
                 Event::Exited(exit) => {
                     log::info(format_args!("shell ended: {}", exit.exit_code));
@@ -237,7 +237,7 @@ impl Driver {
         }
     }
 
-    /// Does what the session wants done; says why it is over, once it is.
+    /// Performs the session's effects. Returns the reason once the session is over.
     fn perform(&mut self) -> Option<String> {
         let now = self.now();
         while let Some(effect) = self.session.poll_effect(now) {
@@ -253,14 +253,14 @@ impl Driver {
                 Effect::Resize(size) => self.shell.resize(size),
                 Effect::Run { command, timeout } => {
                     #[cfg(debug_assertions)]
-                    assert!(self.spec.env.get(PANIC) != Some(&command), "as asked");
+                    assert!(self.spec.env.get(PANIC) != Some(&command), "panic requested by a test");
                     match Running::start(self.command_state.clone(), &command) {
                         Ok(running) => {
                             let pid = running.pid();
                             self.command = Some(Command { pid, task: tokio::spawn(running.finish(timeout)) });
                         }
                         Err(error) => {
-                            log::warn(format_args!("a command cannot be started: {error}"));
+                            log::warn(format_args!("cannot start a command: {error}"));
                             self.session.handle_command(CommandOutcome::NotStarted, now);
                         }
                     }
@@ -284,7 +284,7 @@ impl Driver {
         None
     }
 
-    /// Waits for what happens next.
+    /// Waits for the next event.
     async fn next(&mut self, listener: &Listener, about: &About, buffer: &mut [u8]) -> Event {
         let due = self.session.poll_timeout().map(|at| self.started + at);
         let reading = !matches!(self.tty, Tty::Closed);
@@ -312,7 +312,7 @@ impl Driver {
                 None => pending().await,
             }
         };
-        // What is short and bounded goes first; quiet is when there is nothing to read.
+        // Short, bounded work comes first. `Quiet` comes after `read`: a terminal with unread output is not quiet.
         tokio::select! {
             biased;
             message = link::next(&mut self.link) => Event::Message(message),
@@ -327,7 +327,7 @@ impl Driver {
             () = until(quiet_at), if allowance > 0 => Event::Quiet,
             () = until(due) => Event::Timer,
             () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
-            // What takes milliseconds. First the kernel is asked whether anything else has come.
+            // Work that takes milliseconds. Yielding first lets the runtime poll for other events.
             () = tokio::task::yield_now(), if self.following.is_some() || self.unreaped => Event::Idle,
         }
     }
@@ -396,7 +396,7 @@ impl Driver {
         self.say(Answer { request: frame.request, received, has, reply });
     }
 
-    /// Answers a request, by a push if whoever asked is gone.
+    /// Answers a request, by a push if its backend is gone.
     fn answer(&mut self, request: u64, to: ConnectionId, frame: Option<ServerFrame>) {
         match (self.requests.remove(&request), frame) {
             (Some((received, request)), frame) => {
@@ -426,7 +426,7 @@ impl Driver {
         }
     }
 
-    /// Tells a backend what is here.
+    /// Sends the session's connections and state to a backend.
     fn greet(&mut self, link: &mut Link, (id, owner): &About) {
         for info in self.session.connections() {
             let address = self.addresses.get(&info.id).cloned().unwrap_or_default();
@@ -446,7 +446,7 @@ impl Driver {
         self.told = None;
     }
 
-    /// The backend is gone: nobody knows what became of what it was to push.
+    /// Handles the loss of the backend: the outcome of every push in flight is unknown.
     fn lose(&mut self, now: Duration) {
         self.link = None;
         self.look_at = Instant::now() + LOOK;
@@ -465,21 +465,21 @@ impl Driver {
                 CommandOutcome::Ended(CommandEnd { output, truncated, exit, took, timed_out })
             }
             Err(error) => {
-                log::warn(format_args!("a command cannot be waited for: {error}"));
+                log::warn(format_args!("cannot wait for a command: {error}"));
                 CommandOutcome::Lost
             }
         };
         self.session.handle_command(outcome, now);
     }
 
-    /// The shell has ended, and all of its output has come.
+    /// Reports the shell's exit, once its output is complete.
     fn exited(&mut self, exit: Option<Exit>, now: Duration) {
         if let Some(exit) = exit {
             self.session.handle_exit(exit, now);
         }
     }
 
-    /// Puts a new shell in place of the one that ended.
+    /// Starts a new shell to replace the one that exited.
     fn restart(&mut self, now: Duration) {
         match Shell::start(&self.spec, self.session.size()) {
             Ok(shell) => {
@@ -489,15 +489,15 @@ impl Driver {
                 self.session.handle_restarted(now);
             }
             Err(error) => {
-                log::warn(format_args!("the shell cannot be started anew: {error}"));
+                log::warn(format_args!("cannot restart the shell: {error}"));
                 self.session.handle_restart_failed();
             }
         }
     }
 
-    /// Takes the status of what the session orphaned.
+    /// Reaps the session's orphans.
     fn reap(&mut self) {
-        // None once its status was taken, and its number may be another's.
+        // `None` once the child was reaped: its PID may have been reused.
         let shell = self.shell.child.id().map_or(0, u32::cast_signed);
         let command = self.command.as_ref().map_or(0, |command| command.pid);
         self.unreaped = process::reap(&[shell, command]);

@@ -1,4 +1,4 @@
-//! The end of a session: its processes ended, its last words handed over.
+//! Ends a session: kills its processes and flushes its last messages.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::timeout;
 
 use crate::{driver::Driver, link::Link, log, process, pty::Shell};
 
-/// How long the backend may take to read last words.
+/// How long the backend may take to read the last messages.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Driver {
-    /// Leaves nothing behind: processes ended, descriptors closed, and the backend told.
+    /// Ends all processes, closes all descriptors, and notifies the backend.
     pub(crate) async fn end(self, why: &str) {
         let Self { shell, command, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
@@ -20,7 +20,7 @@ impl Driver {
         if let Some(running) = command {
             running.task.abort();
         }
-        // Closing the terminal is the hangup that shells know; the rest is for those that do not care.
+        // Closing the terminal hangs up the shell. `end_all` kills the processes that ignore it.
         let Shell { reader, writer, child: _child, .. } = shell;
         drop((reader, writer));
         let told = async {
@@ -36,8 +36,8 @@ impl Driver {
 }
 
 impl Driver {
-    /// After a panic, the state of the session is not to be relied on: the backend is told where that was, sees the link
-    /// end, and tells the clients. Nothing is left behind all the same.
+    /// Ends the session after a panic, when its state cannot be trusted. The log tells the backend where the panic was;
+    /// the link then closes without [`Ended`], upon which the backend notifies the clients.
     pub(crate) async fn crash(self) {
         let Self { shell, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
@@ -53,7 +53,7 @@ impl Driver {
     }
 }
 
-/// The last message, after the last lines of the log.
+/// Sends the remaining log lines, then the last message.
 async fn say_all(link: &mut Link) {
     for line in log::take() {
         link.say(line);
@@ -62,7 +62,7 @@ async fn say_all(link: &mut Link) {
     let _ = timeout(FAREWELL, link.flushed()).await;
 }
 
-/// There was no session to end.
+/// Reports that no session could be started.
 pub(crate) async fn fail(mut link: Link, why: &str) {
     link.say(Ending { why: why.to_owned() });
     say_all(&mut link).await;

@@ -1,4 +1,4 @@
-//! Clients' frames as they come, and answers as they go.
+//! Parses clients' frames and serializes answers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use shellbridge_protocol::{
 };
 use shellbridge_session::{self as session, ConnectionInfo, OutletLimits, link};
 
-/// Reads a frame, or says what is wrong with it.
+/// Parses a frame; the error is the answer to the client.
 pub(crate) fn read(frame: &link::Frame) -> Result<ClientFrame, ErrorFrame> {
     let link::Frame { body, bytes, timestamp, .. } = frame;
     if usize::try_from(*bytes).is_ok_and(|bytes| bytes > MAX_FRAME) {
@@ -28,7 +28,7 @@ pub(crate) fn read(frame: &link::Frame) -> Result<ClientFrame, ErrorFrame> {
     Ok(frame)
 }
 
-/// The session's reply to a frame.
+/// Converts the session's reply to a frame with this `body`.
 pub(crate) fn reply(reply: session::Reply, body: &[u8]) -> link::Reply {
     match reply {
         session::Reply::Frame(ServerFrame::Error(error)) if error.reference.is_none() => {
@@ -42,13 +42,13 @@ pub(crate) fn reply(reply: session::Reply, body: &[u8]) -> link::Reply {
     }
 }
 
-/// A frame as an answer.
+/// Converts a frame to an answer.
 pub(crate) fn answer(frame: &ServerFrame) -> link::Reply {
     let json = frame.to_json();
     if matches!(frame, ServerFrame::Error(_)) { link::Reply::Error(json) } else { link::Reply::Frame(json) }
 }
 
-/// Who a connection is, as the state machine wants it.
+/// Converts a connection for the state machine.
 pub(crate) fn info(peer: link::Peer) -> ConnectionInfo {
     ConnectionInfo {
         id: peer.id,
@@ -64,7 +64,7 @@ pub(crate) fn info(peer: link::Peer) -> ConnectionInfo {
     }
 }
 
-/// And back again, for the next backend.
+/// Converts a connection for the next backend.
 pub(crate) fn peer(info: &ConnectionInfo, address: String) -> link::Peer {
     link::Peer {
         id: info.id.clone(),
@@ -79,7 +79,7 @@ pub(crate) fn peer(info: &ConnectionInfo, address: String) -> link::Peer {
     }
 }
 
-/// What an error calls the frame that it answers.
+/// The `ref` of an error that answers this frame.
 fn reference(body: &[u8]) -> Option<String> {
     FrameHead::read(body).ok()?.reference()
 }
@@ -94,7 +94,7 @@ fn echo(body: &[u8]) -> ServerFrame {
 fn unknown(body: &[u8]) -> ServerFrame {
     ServerFrame::UnknownCommand {
         received: FrameHead::read(body).ok().and_then(|head| head.kind),
-        message: "this type of frame is not known".to_owned(),
+        message: "unknown frame type".to_owned(),
         timestamp: unix_ms(),
     }
 }

@@ -1,11 +1,11 @@
-//! `session-host`: one session in a process of its own. It owns the terminal, the running command and the state machine
-//! (`shellbridge_session`), and speaks to the backend over a Unix socket (`shellbridge_session::link`).
+//! `session-host`: runs one session per process. It owns the terminal, the running command and the state machine
+//! (`shellbridge_session`), and communicates with the backend over a Unix socket (`shellbridge_session::link`).
 //!
-//! A flood, a panic or a leak is its session's alone, the kernel shares the processors out among sessions, and shells
-//! live on while the backend is killed and started again. One thread does everything: what takes milliseconds, which is
-//! following the screen, waits until nothing else is to be done.
+//! A flood, a panic or a leak affects one session only, the kernel schedules sessions fairly, and shells survive a
+//! restart or crash of the backend. The host is single-threaded: the only work that takes milliseconds, updating the
+//! screen model, runs when nothing else is pending.
 //!
-//! The host holds no secret. It is *outside* for the backend, which believes nothing it says.
+//! The host holds no secret, and the backend does not trust it.
 
 mod command;
 mod drain;
@@ -18,13 +18,13 @@ mod prepare;
 mod process;
 mod pty;
 
-/// Serves one session, on the listening socket that is this process's stdin, until the session is over.
+/// Serves one session until it is over. The process's stdin must be a listening Unix socket.
 ///
 /// # Errors
-/// When the process cannot be made safe, or has no such socket.
+/// When the process cannot be hardened, or stdin is not such a socket.
 pub fn run() -> std::io::Result<()> {
     let (listener, backend) = prepare::prepare()?;
-    // Where it was, and no more: the message may hold what somebody typed.
+    // Log only the location: the panic message may contain what a user typed.
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {
             log::warn(format_args!("panicked at {place}"));

@@ -15,49 +15,48 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-/// Bytes that may wait to be written before nothing more is read: answers do not pile up.
+/// Unwritten bytes above which the host stops reading, so that answers do not pile up.
 const MAX_WAITING: usize = 1024 * 1024;
-/// Bytes that may wait to be written at all: more than all pushes that a session has in flight. Beyond, the backend is
-/// given up.
+/// Unwritten bytes above which the host drops the link: more than all of a session's pushes in flight.
 const MAX_QUEUED: usize = 64 * 1024 * 1024;
-/// Bytes read at once.
+/// Bytes per read.
 const READ: usize = 32 * 1024;
 
-/// Where backends connect.
+/// The socket to which backends connect.
 pub(crate) struct Listener {
     inner: UnixListener,
     backend: Uid,
-    /// Where they find it.
+    /// Path of the socket, if it has one.
     path: Option<PathBuf>,
 }
 
 impl Listener {
-    /// Takes connections of this user.
+    /// Accepts connections of this user only.
     pub(crate) fn new(listener: StdListener, backend: Uid) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
         Ok(Self { inner: UnixListener::from_std(listener)?, backend, path })
     }
 
-    /// Whether no backend can find it any more.
+    /// Whether the socket has been removed, so that no backend can connect.
     pub(crate) fn is_removed(&self) -> bool {
         let missing = |error: io::Error| error.kind() == ErrorKind::NotFound;
         self.path.as_ref().is_some_and(|path| path.symlink_metadata().is_err_and(missing))
     }
 
-    /// Lets no backend find it any more.
+    /// Removes the socket.
     pub(crate) fn remove(&self) {
         if let Some(path) = &self.path {
-            // The backend removes it, too. Its directory may be closed to this process's user.
+            // The backend removes it too: this process's user may have no access to the directory.
             let _ = std::fs::remove_file(path);
         }
     }
 
-    /// The next backend.
+    /// Waits for the next backend.
     pub(crate) async fn accept(&self, session: SessionId) -> Link {
         loop {
             let Ok((stream, _)) = self.inner.accept().await else {
-                // No descriptors: one will be free when something ends.
+                // Out of descriptors. Retry: one is freed when a process or command ends.
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
@@ -68,7 +67,7 @@ impl Listener {
     }
 }
 
-/// A connection of a backend.
+/// A connection from a backend.
 pub(crate) struct Link {
     stream: UnixStream,
     channel: Channel,
@@ -80,14 +79,14 @@ impl Link {
         Self { stream, channel: Channel::new(session), broken: false }
     }
 
-    /// Says something, when [`Link::next`] is waited for next. What cannot be said ends the link.
+    /// Queues a message, which [`Link::next`] writes. A message that cannot be queued breaks the link.
     pub(crate) fn say(&mut self, message: impl Into<FromHost>) {
         let full = self.channel.to_write().len() > MAX_QUEUED;
         self.broken |= full || self.channel.say(&message.into()).is_err();
     }
 
-    /// Writes what can be written without waiting. If nobody reads any more, it is dropped: what a backend said before it
-    /// died is still to be read.
+    /// Writes as much as possible without waiting. On a write error the queue is discarded and the link stays readable,
+    /// because messages that the backend sent before it died are still to be processed.
     fn flush(&mut self) {
         while !self.broken && !self.channel.to_write().is_empty() {
             let count = match self.stream.try_write(self.channel.to_write()) {
@@ -99,7 +98,7 @@ impl Link {
         }
     }
 
-    /// The next message; none at the link's end. Cancel safe.
+    /// The next message, or `None` when the link has ended. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<ToHost> {
         loop {
             match self.channel.message() {
@@ -107,7 +106,7 @@ impl Link {
                 Ok(None) => {}
                 Err(_) => return None,
             }
-            // A backend of another major version has ours, and leaves us alone.
+            // A backend of another major version needs only the preface, and leaves this host alone.
             if self.broken || self.channel.other().is_some_and(|other| !other.fits()) {
                 self.flush();
                 return None;
@@ -118,7 +117,7 @@ impl Link {
         }
     }
 
-    /// Waits until something can be read or written, and does it; false at the end.
+    /// Waits until the stream is readable or writable, then reads or writes; false when the link has ended.
     async fn transfer(&mut self) -> bool {
         self.flush();
         let waiting = self.channel.to_write().len();
@@ -137,7 +136,7 @@ impl Link {
         !self.broken
     }
 
-    /// Writes until nothing is left to be written.
+    /// Writes until the queue is empty or the link breaks.
     pub(crate) async fn flushed(&mut self) {
         loop {
             self.flush();
@@ -148,7 +147,7 @@ impl Link {
     }
 }
 
-/// The next message of the link, if there is one; none within at its end.
+/// The next message, or `None` when the link has ended; pending without a link.
 pub(crate) async fn next(link: &mut Option<Link>) -> Option<ToHost> {
     match link {
         Some(link) => link.next().await,

@@ -1,20 +1,20 @@
-//! Lines for the backend's log. Nothing that a user typed or a shell wrote is in them.
+//! Lines for the backend's log. They never contain what a user typed or a shell wrote.
 
 use std::{fmt, sync::Mutex};
 
 use shellbridge_session::link::{Log, MAX_LOG};
 
-/// Lines that wait for a backend.
+/// Lines kept while there is no backend; further ones are dropped.
 const WAITING: usize = 16;
 
 static LINES: Mutex<Vec<Log>> = Mutex::new(Vec::new());
 
-/// Something is wrong.
+/// Logs a warning.
 pub(crate) fn warn(message: fmt::Arguments<'_>) {
     log(true, message);
 }
 
-/// Something happened.
+/// Logs an event.
 pub(crate) fn info(message: fmt::Arguments<'_>) {
     log(false, message);
 }
@@ -22,7 +22,7 @@ pub(crate) fn info(message: fmt::Arguments<'_>) {
 fn log(warning: bool, message: fmt::Arguments<'_>) {
     let mut message = message.to_string();
     message.truncate(message.floor_char_boundary(MAX_LOG));
-    // A panic may come in the middle of this.
+    // The panic hook may run while the lock is held.
     if let Ok(mut lines) = LINES.try_lock()
         && lines.len() < WAITING
     {
@@ -30,7 +30,7 @@ fn log(warning: bool, message: fmt::Arguments<'_>) {
     }
 }
 
-/// What has been said since.
+/// Takes the lines logged since the last call.
 pub(crate) fn take() -> Vec<Log> {
     LINES.lock().map(|mut lines| std::mem::take(&mut *lines)).unwrap_or_default()
 }

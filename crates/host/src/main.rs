@@ -1,8 +1,8 @@
-//! One session: started by the backend, which it outlives.
+//! Runs one session. The backend starts this process, which outlives it.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // There is nobody to tell what went wrong: the standard streams are /dev/null. The backend sees the link end.
+    // No error is printed: the standard streams are /dev/null. The backend sees the link close.
     shellbridge_host::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

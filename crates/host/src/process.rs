@@ -1,6 +1,6 @@
-//! Processes: how they end, and how all of the session's are ended.
+//! Reaps and ends the session's processes.
 //!
-//! The host is a subreaper: whatever the session starts is its descendant, however it was orphaned.
+//! The host is a subreaper: every process of the session is its descendant, however it was orphaned.
 
 use std::{collections::HashSet, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
@@ -20,16 +20,16 @@ use tokio::{
 
 use crate::log;
 
-/// How long processes have between SIGHUP and SIGKILL.
+/// Time between SIGHUP and SIGKILL.
 const HANGUP_GRACE: Duration = Duration::from_millis(500);
-/// How long SIGKILL is repeated, against processes that fork meanwhile. The backend waits for 10 s.
+/// How long SIGKILL is repeated, against processes that keep forking. The backend waits for 10 s.
 const KILLING: Duration = Duration::from_secs(8);
-/// Between two rounds of signals or looks, if no child dies meanwhile.
+/// Time between rounds of signals or checks, unless a child dies sooner.
 const ROUND: Duration = Duration::from_millis(20);
-/// Orphans reaped in one go, before others have their turn: a shell can make them as fast as they are reaped.
+/// Orphans reaped per turn. A shell can create them as fast as they are reaped, so an unbounded turn might never end.
 const AT_ONCE: usize = 64;
 
-/// An exit status as the wire has it.
+/// Converts an exit status to its form on the wire.
 pub(crate) fn exit(status: ExitStatus) -> Exit {
     match status.signal() {
         Some(signal) => Exit { exit_code: 128 + signal, signal: Some(signal_name(signal)) },
@@ -41,14 +41,14 @@ fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("SIG{signal}"), |signal| signal.as_str().to_owned())
 }
 
-/// Reaps orphans, which the kernel gives to a subreaper; true if there may be more. The status of `own` children is left
-/// to whoever waits for it; the kernel shows the oldest child first, so call this again when that is taken.
+/// Reaps orphans, which the kernel reparents to a subreaper; true if there may be more. The status of `own` children is
+/// left to their waiters. The kernel reports the oldest child first, so call this again once such a status is taken.
 pub(crate) fn reap(own: &[i32]) -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     for _ in 0..AT_ONCE {
         match waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             Some(pid) if !own.contains(&pid.as_raw()) => {
-                // It is dead: this does not wait.
+                // The process is dead, so this does not block.
                 let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             }
             _ => return false,
@@ -57,8 +57,8 @@ pub(crate) fn reap(own: &[i32]) -> bool {
     true
 }
 
-/// Ends every process of the session: first politely, as a terminal that hangs up, then for good. Nobody else may wait
-/// for a child any more. `died` is SIGCHLD.
+/// Ends every process of the session, first with SIGHUP, as a terminal that hangs up, then with SIGKILL. Reaps all
+/// children, so no other code may be waiting for one. `died` is SIGCHLD.
 pub(crate) async fn end_all(died: &mut Signals) {
     let me = std::process::id().cast_signed();
     let mine = || descendants(&[me]);
@@ -71,7 +71,7 @@ pub(crate) async fn end_all(died: &mut Signals) {
     let end = Instant::now() + KILLING;
     while reap_all() {
         if Instant::now() > end {
-            log::warn(format_args!("some processes of the session cannot be killed"));
+            log::warn(format_args!("some of the session's processes cannot be killed"));
             return;
         }
         signal_all(&mine(), Signal::SIGKILL);
@@ -79,7 +79,7 @@ pub(crate) async fn end_all(died: &mut Signals) {
     }
 }
 
-/// Takes the status of all children that have ended; false if there is no child left.
+/// Reaps all children that have exited; false if no child is left.
 fn reap_all() -> bool {
     for _ in 0..AT_ONCE {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -91,7 +91,7 @@ fn reap_all() -> bool {
     true
 }
 
-/// Ends what a shell left in its POSIX session, with what that started.
+/// Ends the processes left in a shell's POSIX session, and their descendants.
 pub(crate) async fn end_session(leader: i32) {
     let mine = || {
         let all = descendants(&[std::process::id().cast_signed()]);
@@ -117,17 +117,17 @@ pub(crate) async fn end_session(leader: i32) {
     }
 }
 
-/// Sends a signal to all of them.
+/// Sends a signal to all of these processes.
 fn signal_all(all: &[Stat], signal: Signal) {
     for process in all {
-        // It may have ended meanwhile, and its number may be another's.
+        // The process may have exited, and its PID may have been reused.
         if Stat::read(process.pid).is_some_and(|stat| stat.started == process.started) {
             let _ = kill(Pid::from_raw(process.pid), signal);
         }
     }
 }
 
-/// Living processes below these.
+/// Living descendants of these processes.
 fn descendants(of: &[i32]) -> Vec<Stat> {
     let mut found = Vec::new();
     let mut seen: HashSet<i32> = of.iter().copied().collect();
@@ -143,8 +143,7 @@ fn descendants(of: &[i32]) -> Vec<Stat> {
     found
 }
 
-/// The children of a process, as the kernel lists them for each of its threads; where it does not (no
-/// `CONFIG_PROC_CHILDREN`), all processes are looked at.
+/// The children of a process, as the kernel lists them per thread. Without `CONFIG_PROC_CHILDREN`, scans all processes.
 fn children(parent: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
     let lists = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("children")));
@@ -155,7 +154,7 @@ fn children(parent: i32) -> Vec<i32> {
     }
 }
 
-/// All processes that can be seen.
+/// All visible processes.
 fn processes() -> impl Iterator<Item = Stat> {
     std::fs::read_dir("/proc")
         .into_iter()
@@ -163,34 +162,34 @@ fn processes() -> impl Iterator<Item = Stat> {
         .filter_map(|entry| Stat::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
-/// Whether a process lives in this process group.
+/// Whether this process group has a living member.
 #[cfg(test)]
 pub(crate) fn has_members(group: i32) -> bool {
     processes().any(|stat| stat.group == group && stat.state != b'Z')
 }
 
-/// The fields of `/proc/PID/stat` that say whose a process is (`proc_pid_stat(5)`).
+/// Fields of `/proc/PID/stat` that identify a process and its session (`proc_pid_stat(5)`).
 #[derive(Debug)]
 struct Stat {
     pid: i32,
     state: u8,
     parent: i32,
-    #[cfg_attr(not(test), expect(dead_code, reason = "it stands before the session"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "precedes the session field"))]
     group: i32,
     session: i32,
-    /// Clock ticks from boot.
+    /// Start time, clock ticks since boot.
     started: u64,
 }
 
 impl Stat {
     fn read(pid: i32) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
+        // The name, in parentheses, may contain anything, parentheses included.
         let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let mut number = || fields.next()?.parse().ok();
         let (parent, group, session) = (number()?, number()?, number()?);
-        // The 22nd; the session was the 6th.
+        // Field 22; the session is field 6.
         let started = fields.nth(15)?.parse().ok()?;
         Some(Self { pid, state, parent, group, session, started })
     }
@@ -209,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_found_by_its_name_whatever_that_is() {
+    fn stat_parses_a_living_process_and_rejects_an_invalid_pid() {
         let me = Stat::read(std::process::id().cast_signed()).unwrap();
         assert!(me.parent > 0 && me.session >= 0);
         assert!(Stat::read(-1).is_none());
     }
 
     #[test]
-    fn descendants_are_found_however_deep() {
+    fn descendants_are_found_at_any_depth() {
         let mut shell = std::process::Command::new("sh")
             .args(["-c", "sh -c 'echo; sleep 600 & wait' & wait"])
             .stdout(std::process::Stdio::piped())
@@ -224,7 +223,7 @@ mod tests {
             .unwrap();
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let pid = shell.id().cast_signed();
-        // The inner shell has spoken; its own child comes next.
+        // The inner shell has started; its own child follows.
         while descendants(&[pid]).len() < 2 {
             std::thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! The real `session-host` with real shells, and a backend that a test plays.
+//! Tests the real `session-host` with real shells; the tests act as its backend.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::{
@@ -27,11 +27,11 @@ use tokio::{
     time::timeout,
 };
 
-/// A busy machine, debug builds.
+/// Generous, for debug builds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_hours(1);
 
-/// A host, and where it listens.
+/// A host and its socket.
 struct Host {
     child: Child,
     socket: PathBuf,
@@ -59,7 +59,7 @@ impl Host {
         Backend { stream, channel: Channel::new("".into()), requests: 0 }
     }
 
-    /// With a session in it.
+    /// Starts a host with a session.
     async fn with(start: Start) -> (Self, Backend) {
         let host = Self::start();
         let mut backend = host.connect().await;
@@ -69,15 +69,15 @@ impl Host {
     }
 
     fn pid(&self) -> u32 {
-        self.child.id().expect("it lives")
+        self.child.id().expect("the host is running")
     }
 
     async fn ended(mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap()
+        timeout(PATIENCE, self.child.wait()).await.expect("the host exits").unwrap()
     }
 }
 
-/// A backend.
+/// The backend's side of a link.
 struct Backend {
     stream: UnixStream,
     channel: Channel,
@@ -93,14 +93,14 @@ impl Backend {
         }
     }
 
-    /// What the host says next; none at its end.
+    /// The host's next message; `None` when the link has ended.
     async fn hears(&mut self) -> Option<FromHost> {
         loop {
             if let Some(message) = self.channel.message().unwrap() {
                 return Some(message);
             }
             let read =
-                timeout(PATIENCE, self.stream.read_buf(self.channel.room(1024))).await.expect("it says more");
+                timeout(PATIENCE, self.stream.read_buf(self.channel.room(1024))).await.expect("a message");
             if read.unwrap_or(0) == 0 {
                 return None;
             }
@@ -142,7 +142,7 @@ impl Backend {
         }
     }
 
-    /// The result of a command.
+    /// Runs a command and returns its output.
     async fn runs(&mut self, command: &str) -> String {
         let request = self.asks(json!({"type": "command", "command": command})).await;
         let result = self.answer(request).await;
@@ -155,7 +155,8 @@ impl Backend {
         assert_eq!(self.answer(request).await["type"], "attached");
     }
 
-    /// The output from its start until `wanted` comes, and the push that brought that, whose outcome is still to be said.
+    /// Reads output from its start until it contains `wanted`. Also returns the push that completed it, whose outcome
+    /// is yet to be reported.
     async fn output(&mut self, wanted: &str) -> (u64, String) {
         let mut text = String::new();
         loop {
@@ -210,13 +211,13 @@ fn lives(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Pids of what a session leaves in every way there is.
+/// Leaves background processes of every kind and prints their PIDs.
 const LEAVES: &str = "sleep 1000 & echo $!; nohup sleep 1001 >/dev/null 2>&1 & echo $!; \
     (trap '' HUP TERM; exec sleep 1002) & echo $!; setsid -f setsid -f sleep 1003; \
     for n in 1 2 3 4 5 6 7 8 9; do pgrep -n -x -f 'sleep 1003' && break; sleep 0.1; done";
 
 #[tokio::test]
-async fn the_end_of_a_session_leaves_no_process() {
+async fn ending_a_session_leaves_no_process() {
     let (host, mut backend) = Host::with(start()).await;
     backend.connect("c").await;
     let left = backend.runs(LEAVES).await;
@@ -231,15 +232,15 @@ async fn the_end_of_a_session_leaves_no_process() {
     backend.until("Ending", |said| matches!(said, FromHost::Ending(_))).await;
     backend.until("Ended", |said| matches!(said, FromHost::Ended(_))).await;
     for pid in left {
-        assert!(!lives(pid), "{pid} lives on");
+        assert!(!lives(pid), "{pid} is still running");
     }
     let socket = host.socket.clone();
     assert!(host.ended().await.success());
-    assert!(!socket.exists(), "nobody finds it any more");
+    assert!(!socket.exists(), "the socket is removed");
 }
 
 #[tokio::test]
-async fn a_new_backend_finds_everything_and_gets_again_what_may_be_lost() {
+async fn a_new_backend_gets_the_whole_state_and_all_unconfirmed_pushes() {
     let (host, mut first) = Host::with(start()).await;
     first.connect("c").await;
     first.connect("d").await;
@@ -284,11 +285,11 @@ async fn a_new_backend_finds_everything_and_gets_again_what_may_be_lost() {
     assert!(here.output >= shown.len() as u64);
     let (_, again) = second.output("first\r\n").await;
     assert!(again.starts_with(&shown), "{again:?}");
-    // The request is the first backend's; its number means nothing to the second.
+    // The second backend does not know the first one's request, so the result is pushed.
     let pushed = |said: &FromHost| matches!(said, FromHost::Push(push) if push.frame.windows(4).any(|text| text == b"done"));
     second.until("the result by push", pushed).await;
     second.say(Gone { connection: "d".into() }).await;
-    // A third takes the place of the second.
+    // A third backend replaces the second.
     let mut third = host.connect().await;
     third.say(Hello { start: None }).await;
     third.until("Here", |said| matches!(said, FromHost::Here(_))).await;
@@ -296,16 +297,16 @@ async fn a_new_backend_finds_everything_and_gets_again_what_may_be_lost() {
 }
 
 #[tokio::test]
-async fn a_host_whose_backend_is_gone_ends_after_its_ttl_or_when_nobody_can_find_it() {
+async fn without_a_backend_a_host_ends_after_its_ttl_or_with_its_socket() {
     let mut brief = start();
     brief.settings.detached_ttl = Duration::from_secs(1);
     let (host, mut backend) = Host::with(brief).await;
-    // Its shell is held up by a client that is connected, and cannot be reached.
+    // A connected but unreachable client holds back the shell.
     backend.connect("c").await;
     let left = backend.runs("sleep 1000 & echo $!").await;
     drop(backend);
     assert!(host.ended().await.success());
-    assert!(!lives(&left), "{left} lives on");
+    assert!(!lives(&left), "{left} is still running");
 
     let (host, backend) = Host::with(start()).await;
     std::fs::remove_file(&host.socket).unwrap();
@@ -314,7 +315,7 @@ async fn a_host_whose_backend_is_gone_ends_after_its_ttl_or_when_nobody_can_find
 }
 
 #[tokio::test]
-async fn a_host_waits_without_doing_anything() {
+async fn an_idle_host_uses_no_cpu_with_or_without_a_backend() {
     let (host, mut backend) = Host::with(start()).await;
     backend.connect("c").await;
     backend.attach().await;
@@ -332,23 +333,23 @@ async fn a_host_waits_without_doing_anything() {
         let waited =
             timeout(Duration::from_secs(1), async { while backend.hears().await.is_some() {} }).await;
         assert!(waited.is_err(), "the link ended");
-        assert!(ticks(&host) - before < 20, "it is busy, linked: {linked}");
+        assert!(ticks(&host) - before < 20, "the idle host uses CPU, linked: {linked}");
     }
 }
 
 #[tokio::test]
-async fn who_does_not_speak_the_link_is_hung_up_on() {
+async fn invalid_peers_are_disconnected_and_the_session_survives() {
     let (host, mut backend) = Host::with(start()).await;
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SBL1\x01\0\0\0\0\xff\xff\xff\xff", b"SBL1\x02\0\0\0\0"]
     {
         let mut stranger = UnixStream::connect(&host.socket).await.unwrap();
         stranger.write_all(nonsense).await.unwrap();
         let mut said = Vec::new();
-        let _ = timeout(PATIENCE, stranger.read_to_end(&mut said)).await.expect("it hangs up");
-        // Its version, and which session it has.
+        let _ = timeout(PATIENCE, stranger.read_to_end(&mut said)).await.expect("the host hangs up");
+        // The preface: version and session.
         assert_eq!(said, b"SBL1\x01\x00\x00\x00\x01s");
     }
-    // Each took the backend's place; the session goes on.
+    // Each replaced the backend; the session survives.
     while backend.hears().await.is_some() {}
     let mut backend = host.connect().await;
     backend.say(Hello { start: None }).await;
@@ -356,20 +357,20 @@ async fn who_does_not_speak_the_link_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn a_shell_that_cannot_be_started_is_said_so() {
+async fn a_shell_that_cannot_start_ends_the_session_with_the_reason() {
     let host = Host::start();
     let mut backend = host.connect().await;
     let mut nowhere = start();
     nowhere.shell.shell = "/no/such/shell".to_owned();
     backend.say(Hello { start: Some(nowhere) }).await;
-    let FromHost::Ending(ending) = backend.hears().await.unwrap() else { panic!("it did not end") };
+    let FromHost::Ending(ending) = backend.hears().await.unwrap() else { panic!("no Ending") };
     assert!(ending.why.contains("cannot be started"), "{}", ending.why);
     backend.until("Ended", |said| matches!(said, FromHost::Ended(_))).await;
     host.ended().await;
 }
 
 #[tokio::test]
-async fn what_a_shell_left_ends_before_the_next_one() {
+async fn a_shell_restart_ends_the_old_shells_background_processes() {
     let mut again = start();
     again.settings.shell_restart = true;
     let (host, mut backend) = Host::with(again).await;
@@ -393,7 +394,7 @@ async fn what_a_shell_left_ends_before_the_next_one() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, ends).await.expect("what the shell left ends");
-    assert!(lives(&command), "what a command left is the session's");
+    timeout(PATIENCE, ends).await.expect("the old shell's process ends");
+    assert!(lives(&command), "a command's background process belongs to the session");
     drop(host);
 }

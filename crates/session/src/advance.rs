@@ -227,7 +227,7 @@ impl Session {
             .min()
     }
 
-    /// Without a way to the clients, all that is due is to stop waiting for them.
+    /// Deadlines while unreachable: only the end of the shell's wait for each client.
     fn tick_unreachable(&mut self, now: Duration) -> Option<Duration> {
         let (end, grace) = (self.log.end(), self.settings.limits.resume_grace);
         let attachments =

@@ -128,7 +128,7 @@ impl Connection {
         (self.info.connected_at, &self.info.id) < (other.info.connected_at, &other.info.id)
     }
 
-    /// A push to it has arrived, or nobody knows whether it has.
+    /// Records the outcome of a push: delivered, or unknown if `arrived` is false. Unknown ones are sent again.
     pub(crate) fn pushed(&mut self, kind: PushKind, arrived: bool) {
         match (kind, &mut self.attachment) {
             (PushKind::Size, _) if !arrived => self.announced_size = None,
@@ -136,7 +136,7 @@ impl Connection {
             (PushKind::Exit, Some(attachment)) if attachment.exit == ExitFrame::InFlight => {
                 attachment.exit = if arrived { ExitFrame::Delivered } else { ExitFrame::Unsent };
             }
-            // Others are told again when they are asked for.
+            // Clients request the other frames again.
             _ => {}
         }
     }
@@ -236,7 +236,8 @@ impl Attachment {
         ServerFrame::Output { epoch, offset: self.window.sent(), payload, input_offset }.to_json()
     }
 
-    /// Notes whether it is a window behind output that ends at `end`; when the shell stops waiting for it, if it does.
+    /// Records whether the client is a full window behind output that ends at `end`. Returns when the shell stops waiting
+    /// for it, if it is waiting.
     pub(crate) fn lost_at(&mut self, end: u64, grace: Duration, now: Duration) -> Option<Duration> {
         if !self.window.is_behind(end) {
             self.behind_since = None;
@@ -246,13 +247,13 @@ impl Attachment {
         (now < at).then_some(at)
     }
 
-    /// Sends again what is not acknowledged, since nobody knows what became of it.
+    /// Sends unacknowledged output again, because the outcome of its pushes is unknown.
     pub(crate) fn rewind(&mut self) {
         self.window.rewind();
         self.rewound();
     }
 
-    /// Goes back to what the client has: the snapshot it lacks, or the output. What follows that goes out anew, too.
+    /// Resumes from what the client has: repeats a missing snapshot or output, and all that follows it.
     pub(crate) fn rewound(&mut self) {
         if self.exit == ExitFrame::Delivered {
             self.exit = ExitFrame::Unsent;

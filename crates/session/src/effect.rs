@@ -102,7 +102,7 @@ pub enum Sent {
     Gone,
     /// The frame is too large for the connection; no retry helps.
     TooLarge,
-    /// Whoever pushed it is gone, and nobody knows whether it arrived.
+    /// The driver that pushed it is gone, so it may or may not have arrived.
     Unknown,
 }
 

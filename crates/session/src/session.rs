@@ -85,7 +85,7 @@ pub struct Session {
     /// When the session expires.
     pub(crate) expires: Duration,
     pub(crate) detached_since: Option<Duration>,
-    /// Frames can be pushed.
+    /// Whether frames can be pushed.
     pub(crate) reachable: bool,
     pub(crate) restarts: Restarts,
     pub(crate) timers: TimerTable,
@@ -129,17 +129,17 @@ impl Session {
         }
     }
 
-    /// Names the running shell, and its streams.
+    /// Identifies the running shell and its streams.
     pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Bytes that the shell has written.
+    /// Offset of the output: bytes that the shell has written.
     pub fn output_offset(&self) -> u64 {
         self.log.end()
     }
 
-    /// When its time is over, Unix ms.
+    /// Expiry, Unix ms.
     pub fn expires_at(&self) -> UnixMs {
         self.unix_ms(self.expires)
     }
@@ -154,7 +154,7 @@ impl Session {
         Status { connections: self.connections.len(), exited: self.exit.is_some() }
     }
 
-    /// Its connections.
+    /// The session's connections.
     pub fn connections(&self) -> impl Iterator<Item = &ConnectionInfo> {
         self.connections.values().map(|connection| &connection.info)
     }
@@ -316,7 +316,7 @@ impl Session {
         match sent {
             Sent::Gone => self.drop_connection(id, now),
             Sent::TooLarge => {
-                // Sent again it would be as large, and nothing may be left out.
+                // A retry would be as large, and the stream may not skip it.
                 let error = ErrorFrame::new(ErrorCode::TooLarge, "frame too large for this connection");
                 self.end_connection(id, error, now);
             }
@@ -324,8 +324,8 @@ impl Session {
         }
     }
 
-    /// Whether frames can be pushed. While they cannot, connections are left as they are: the only pushes are those that
-    /// nobody misses. If it stays like that for [`Settings::detached_ttl`], the session is over.
+    /// Sets whether frames can be pushed. While they cannot, the session keeps its connections and makes only pushes whose
+    /// loss is harmless. It ends after [`Settings::detached_ttl`] of that.
     pub fn handle_reachable(&mut self, reachable: bool) {
         self.stale = true;
         self.reachable = reachable;

@@ -22,7 +22,7 @@ pub(crate) enum Timer {
     Exit,
     /// A new shell may be started.
     Restart,
-    /// The session ends for lack of connections, or of a way to them.
+    /// The session ends because it has no connections or cannot reach them.
     Detached,
     /// The screen model's budget permits another turn.
     Model,

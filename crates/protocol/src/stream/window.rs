@@ -130,7 +130,7 @@ impl SendWindow {
         if progress { Acked::Progress } else { Acked::Nothing }
     }
 
-    /// Goes back to what has been acknowledged, because what was sent since may be lost.
+    /// Rewinds to the acknowledged offset, because everything sent since may be lost.
     pub const fn rewind(&mut self) {
         self.sent = self.acked;
         self.base = self.acked;
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_a_rewind_may_still_be_acknowledged() {
+    fn data_sent_before_a_rewind_may_still_be_acknowledged() {
         let mut window = SendWindow::new(0, 100);
         window.advance(60, ms(0));
         window.ack(10, ms(5));

@@ -1,66 +1,67 @@
-//! Messages as bytes: a preface, then messages with their lengths.
+//! Encoding of the link: a preface, then length-prefixed messages.
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 use shellbridge_protocol::ids::SessionId;
 
-/// Largest message, bytes: its kind and its body. The largest there is carries an answer of the wire contract
+/// Largest message, bytes: kind and body. The largest one in use carries an answer of the wire contract
 /// ([`MAX_MESSAGE`](shellbridge_protocol::limits::MAX_MESSAGE), 128 KiB).
 pub const MAX_MESSAGE: usize = 192 * 1024;
-/// Raised when a side of the earlier major version could not go on.
+/// Raised by a change that a side of the previous major version cannot handle.
 pub const MAJOR: u16 = 1;
-/// Raised with every kind of message or field that is added.
+/// Raised by every added message kind or field.
 pub const MINOR: u16 = 0;
 
 const MAGIC: [u8; 4] = *b"SBL1";
-/// Bytes of a length, and of a kind.
+/// Bytes of the length field, and of the kind field.
 const LENGTH: usize = 4;
 const KIND: usize = 2;
 /// Bytes of the preface before the session's id.
 const PREFACE: usize = MAGIC.len() + 2 + 2 + 1;
-/// Fields that may have been appended to a message: what an older side did not send reads as zeros.
+/// Zero bytes supplied for appended fields that an older side does not send.
 const APPENDED: usize = 32;
-/// Room for reading that is kept while nothing is read, bytes.
+/// Capacity that an empty buffer keeps, bytes.
 const KEPT: usize = 16 * 1024;
 
-/// Why a link cannot go on.
+/// Errors that end a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// The other side does not speak this protocol.
     #[error("not a link")]
     NotALink,
-    /// A message is over [`MAX_MESSAGE`].
-    #[error("a message is too large")]
+    /// A message exceeds [`MAX_MESSAGE`].
+    #[error("message too large")]
     TooLarge,
-    /// A message cannot be read.
-    #[error("a message cannot be read")]
+    /// A message cannot be decoded.
+    #[error("malformed message")]
     Malformed,
 }
 
-/// The first bytes of each side. Their form never changes, so that sides of all versions can tell each other apart.
+/// The first bytes that each side sends. Their format never changes, so that sides of any two versions recognize each
+/// other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preface {
     /// See [`MAJOR`].
     pub major: u16,
     /// See [`MINOR`].
     pub minor: u16,
-    /// The session that a host has; empty before it has one, and from a backend.
+    /// The host's session; empty before it has one, and from a backend.
     pub session: SessionId,
 }
 
 impl Preface {
-    /// Of this version.
+    /// A preface of this version.
     pub const fn new(session: SessionId) -> Self {
         Self { major: MAJOR, minor: MINOR, session }
     }
 
-    /// Whether both sides can talk.
+    /// Whether the sender's major version is compatible with this one.
     pub const fn fits(&self) -> bool {
         self.major == MAJOR
     }
 
-    /// Appends it. An id of more than 255 bytes is left out; the API allows 128.
+    /// Appends the preface to `out`. An id of more than 255 bytes is omitted; the API allows 128.
     pub fn encode(&self, out: &mut BytesMut) {
         let session = self.session.as_bytes();
         let (length, session) = u8::try_from(session.len()).map_or((0, &[][..]), |length| (length, session));
@@ -72,22 +73,22 @@ impl Preface {
     }
 }
 
-/// A kind of message for each direction.
+/// The messages of one direction.
 pub trait Message: Sized {
-    /// Its number on the link.
+    /// Number of its kind on the link.
     fn kind(&self) -> u16;
-    /// Writes what follows the kind.
+    /// Writes the body.
     #[doc(hidden)]
     fn write(&self, out: &mut Sink<'_>) -> postcard::Result<()>;
-    /// Reads what follows a kind; none if the kind is not known.
+    /// Reads the body of a kind; `None` if the kind is unknown.
     #[doc(hidden)]
     fn read(kind: u16, body: &[u8]) -> Result<Option<Self>, Broken>;
 }
 
-/// Appends a message.
+/// Appends a message to `out`.
 ///
 /// # Errors
-/// When it is over [`MAX_MESSAGE`]; nothing is appended then.
+/// When the message exceeds [`MAX_MESSAGE`]; `out` is unchanged then.
 pub fn encode(message: &impl Message, out: &mut BytesMut) -> Result<(), Broken> {
     let start = out.len();
     out.put_u32_le(0);
@@ -104,20 +105,20 @@ pub fn encode(message: &impl Message, out: &mut BytesMut) -> Result<(), Broken> 
     Ok(())
 }
 
-/// Reads what the other side sends, as it comes. Keeps one message and what was read behind it.
+/// Incremental decoder. Buffers one message, and the bytes read after it.
 #[derive(Debug, Default)]
 pub struct Decoder(BytesMut);
 
 impl Decoder {
-    /// Where to append what was read. Take all messages before reading more.
+    /// The buffer to read into. Take all messages before reading more.
     pub const fn buffer(&mut self) -> &mut BytesMut {
         &mut self.0
     }
 
-    /// The preface, once it is there.
+    /// The preface, once it is complete.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the bytes are not a preface.
     pub fn preface(&mut self) -> Result<Option<Preface>, Broken> {
         let known = self.0.len().min(MAGIC.len());
         if self.0.get(..known) != MAGIC.get(..known) {
@@ -135,10 +136,10 @@ impl Decoder {
         Ok(Some(Preface { major, minor, session: session.into() }))
     }
 
-    /// The next message, once it is there. Kinds that are not known are skipped.
+    /// The next message, once it is complete. Skips unknown kinds.
     ///
     /// # Errors
-    /// When it is too large or cannot be read. The link is of no use then.
+    /// When the message is too large or malformed. The link cannot be used any further.
     pub fn message<M: Message>(&mut self) -> Result<Option<M>, Broken> {
         while let Some(length) = self.0.first_chunk::<LENGTH>().copied() {
             let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
@@ -160,7 +161,7 @@ impl Decoder {
     }
 }
 
-/// Both directions of a link, without its I/O: what is to be written, and what was read.
+/// Both directions of a link without I/O: the output queue and the decoder.
 #[derive(Debug)]
 pub struct Channel {
     read: Decoder,
@@ -170,30 +171,30 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Begins a link; `session` is for [`Preface::session`].
+    /// Starts a link by queueing the preface, with `session` as [`Preface::session`].
     pub fn new(session: SessionId) -> Self {
         let mut out = BytesMut::new();
         Preface::new(session).encode(&mut out);
         Self { read: Decoder::default(), out, written: 0, other: None }
     }
 
-    /// The other side's preface, once it has come.
+    /// The other side's preface, once it has arrived.
     pub const fn other(&self) -> Option<&Preface> {
         self.other.as_ref()
     }
 
-    /// Adds a message to what is to be written.
+    /// Queues a message.
     ///
     /// # Errors
-    /// When it is too large.
+    /// When the message is too large.
     pub fn say(&mut self, message: &impl Message) -> Result<(), Broken> {
         encode(message, &mut self.out)
     }
 
-    /// The next message of the other side, if it is there. None from a side of another major version.
+    /// The other side's next message, once it is complete; always `None` if its major version differs.
     ///
     /// # Errors
-    /// When the link cannot go on.
+    /// When the link is broken.
     pub fn message<M: Message>(&mut self) -> Result<Option<M>, Broken> {
         if self.other.is_none() {
             self.other = self.read.preface()?;
@@ -201,12 +202,12 @@ impl Channel {
         if self.other.as_ref().is_some_and(Preface::fits) { self.read.message() } else { Ok(None) }
     }
 
-    /// What is to be written next. Report how much was with [`Channel::wrote`].
+    /// The queued bytes. Report written ones to [`Channel::wrote`].
     pub fn to_write(&self) -> &[u8] {
         &self.out
     }
 
-    /// So many bytes were written.
+    /// Removes `count` written bytes from the queue.
     pub fn wrote(&mut self, count: usize) {
         self.written += count as u64;
         self.out.advance(count);
@@ -215,13 +216,13 @@ impl Channel {
         }
     }
 
-    /// Bytes that were written so far, and those with what is to be written: what was just said has gone out when the
-    /// first has reached the second.
+    /// Bytes written so far, and the same plus the bytes still queued. The messages queued by now have been written once
+    /// the first number reaches the second one returned now.
     pub fn progress(&self) -> (u64, u64) {
         (self.written, self.written + self.out.len() as u64)
     }
 
-    /// Where to append what was read; there is room for `count` bytes. Take all messages before reading more.
+    /// The buffer to read into, with room for `count` bytes. Take all messages before reading more.
     pub fn room(&mut self, count: usize) -> &mut BytesMut {
         let buffer = self.read.buffer();
         buffer.reserve(count);
@@ -229,8 +230,8 @@ impl Channel {
     }
 }
 
-/// Reads a body. Fields that it lacks at its end were added later: they read as zeros, which are `0`, `false`, `None` or
-/// empty. Bytes behind it are fields that were added since.
+/// Decodes a body. Fields missing at its end, which an older sender lacks, read as zeros: `0`, `false`, `None` or empty.
+/// Trailing bytes are fields of a newer version, and are ignored.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Broken> {
     let read = match postcard::take_from_bytes(body) {
         Err(postcard::Error::DeserializeUnexpectedEnd) => {
@@ -242,13 +243,13 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Broken> {
     read.map_err(|_| Broken::Malformed)
 }
 
-/// Writes a body.
+/// Encodes a body.
 pub(super) fn write(body: &impl Serialize, out: &mut Sink<'_>) -> postcard::Result<()> {
     let sink = Sink { out: &mut *out.out, limit: out.limit };
     postcard::serialize_with_flavor(body, sink)
 }
 
-/// Where a message is written.
+/// Bounded output of the encoder.
 pub struct Sink<'a> {
     out: &'a mut BytesMut,
     limit: usize,

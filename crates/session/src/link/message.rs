@@ -1,4 +1,4 @@
-//! What the two sides say.
+//! The messages of both directions.
 
 use std::collections::BTreeMap;
 
@@ -69,19 +69,19 @@ messages! {
         3 Frame,
         /// A connection is gone.
         4 Gone,
-        /// What became of a [`Push`].
+        /// The outcome of a [`Push`].
         5 Pushed,
-        /// What a [`Check`] found.
+        /// The result of a [`Check`].
         6 Checked,
-        /// More time.
+        /// The session's expiry was extended.
         7 Extend,
-        /// Connections whose tokens are good no more.
+        /// Connections whose tokens are no longer valid.
         8 Revoke,
         /// Notes to keep for the next backend.
         9 Keep,
-        /// The backend is stopping: clients are told.
+        /// The backend is stopping; the host notifies clients.
         10 Drain,
-        /// The session ends.
+        /// End the session.
         11 End,
     }
 }
@@ -97,19 +97,19 @@ messages! {
         3 Push,
         /// Close a connection.
         4 Close,
-        /// Say whether a connection still exists.
+        /// Check whether a connection still exists.
         5 Check,
         /// The answer to a [`Frame`].
         6 Answer,
         /// The answer to a [`Connect`].
         7 Taken,
-        /// Something changed that others ask for.
+        /// The connection count or the shell's state changed.
         8 Status,
         /// A line for the log.
         9 Log,
-        /// The session is over: it takes nothing more.
+        /// The session is over and accepts no more messages.
         10 Ending,
-        /// Nothing of the session is left. The last message.
+        /// All of the session's processes have ended. The last message.
         11 Ended,
     }
 }
@@ -117,94 +117,94 @@ messages! {
 /// See [`ToHost::Hello`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// What to start. A host that has a session already ignores it, and one that has none ends without.
+    /// The session to start. Ignored by a host that already has one; a host without a session exits if this is `None`.
     pub start: Option<Start>,
 }
 
-/// What a session is started with.
+/// Parameters of a new session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Start {
-    /// Its name.
+    /// Its id.
     pub id: SessionId,
     /// Its owner's `sub`.
     pub owner: UserId,
-    /// When it was made, Unix ms; also the first epoch.
+    /// Creation time, Unix ms; also the first epoch.
     pub created_at: UnixMs,
-    /// When it ends, Unix ms.
+    /// Expiry, Unix ms.
     pub expires_at: UnixMs,
-    /// Its bounds.
+    /// Limits and lifetimes.
     pub settings: Settings,
-    /// Its shell.
+    /// The shell to run.
     pub shell: ShellSpec,
     /// See [`Keep`].
     pub notes: Bytes,
 }
 
-/// How to start a shell. Text, since it comes as JSON.
+/// How to start a shell. Paths are text because the API takes them as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShellSpec {
-    /// The program's path.
+    /// Path of the program.
     pub shell: String,
-    /// Where it starts.
+    /// Initial working directory.
     pub cwd: String,
-    /// All of its environment.
+    /// The complete environment.
     pub env: BTreeMap<String, String>,
 }
 
-/// A connection, as its transport vouches for it.
+/// A connection, as authenticated by its transport.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Peer {
-    /// Its name.
+    /// Its id.
     pub id: ConnectionId,
-    /// It may only watch.
+    /// The connection is view-only.
     pub read_only: bool,
     /// The token's user.
     pub user: UserId,
     /// The token's `shellbridgeId`.
     pub token_id: Option<String>,
-    /// When it was made, Unix ms by the transport's clock.
+    /// When the connection was made, Unix ms by the transport's clock.
     pub connected_at: UnixMs,
-    /// How much longer its token is valid, ms.
+    /// Remaining validity of its token, ms.
     pub token_lasts: u64,
-    /// Largest frame that its transport carries, bytes.
+    /// Largest frame that its transport can carry, bytes.
     pub max_frame: u32,
-    /// Output frames in flight at once.
+    /// Maximum output frames in flight.
     pub in_flight: u32,
-    /// How a backend finds the way to it: for API Gateway the callback URL. The host only keeps it; at most
-    /// [`MAX_ADDRESS`] bytes.
+    /// Address by which a backend reaches the connection: for API Gateway, the callback URL. At most [`MAX_ADDRESS`]
+    /// bytes, opaque to the host.
     pub address: String,
 }
 
 /// See [`ToHost::Connect`]. Answered by [`Taken`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Connect {
-    /// The backend's number.
+    /// Request number, chosen by the backend.
     pub request: u64,
-    /// Who.
+    /// The connection.
     pub peer: Peer,
 }
 
 /// See [`ToHost::Frame`]. Answered by [`Answer`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Frame {
-    /// The backend's number.
+    /// Request number, chosen by the backend.
     pub request: u64,
-    /// From whom.
+    /// The sender's connection.
     pub peer: Peer,
     /// The frame in its envelope.
     pub body: Bytes,
-    /// Bytes of it that the client sent.
+    /// Size of the frame as the client sent it, bytes.
     pub bytes: u32,
-    /// The client's own `timestamp`, as JSON; the envelope has another in its place.
+    /// The client's own `timestamp`, as JSON; the envelope overwrites that field.
     pub timestamp: Option<String>,
-    /// The transport's id of the message.
+    /// The transport's message id.
     pub message_id: String,
 }
 
 /// See [`ToHost::Gone`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Gone {
-    /// Which.
+    /// The connection.
     pub connection: ConnectionId,
 }
 
@@ -220,7 +220,7 @@ pub struct Pushed {
 /// See [`ToHost::Checked`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Checked {
-    /// Which.
+    /// The connection.
     pub connection: ConnectionId,
     /// Whether it exists.
     pub exists: bool,
@@ -229,23 +229,23 @@ pub struct Checked {
 /// See [`ToHost::Extend`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Extend {
-    /// When the session ends, Unix ms. Never sooner than before.
+    /// Expiry of the session, Unix ms. Never earlier than the previous one.
     pub expires_at: UnixMs,
 }
 
 /// See [`ToHost::Revoke`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Revoke {
-    /// How much longer they may live, ms.
+    /// How long the connections may continue, ms.
     pub wait: u64,
-    /// Which.
+    /// The connection.
     pub connections: Vec<ConnectionId>,
 }
 
 /// See [`ToHost::Keep`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Keep {
-    /// The backend's own; at most [`MAX_NOTES`] bytes. The next backend gets the last.
+    /// Opaque to the host; at most [`MAX_NOTES`] bytes. The next backend gets the latest notes.
     pub notes: Bytes,
 }
 
@@ -266,50 +266,50 @@ pub struct Here {
     pub owner: UserId,
     /// As in [`Start`].
     pub created_at: UnixMs,
-    /// Names the running shell.
+    /// Identifies the running shell.
     pub epoch: Epoch,
-    /// When the session ends, Unix ms.
+    /// Expiry of the session, Unix ms.
     pub expires_at: UnixMs,
-    /// Bytes that the shell has written.
+    /// Output offset: bytes that the shell has written.
     pub output: u64,
     /// Whether the shell has ended.
     pub exited: bool,
-    /// What the last backend had it keep.
+    /// The latest [`Keep::notes`].
     pub notes: Bytes,
 }
 
 /// See [`FromHost::Known`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Known {
-    /// Who.
+    /// The connection.
     pub peer: Peer,
 }
 
 /// See [`FromHost::Push`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Push {
-    /// The host's number.
+    /// Push number, chosen by the host.
     pub push: u64,
-    /// To whom.
+    /// The receiving connection.
     pub to: ConnectionId,
     /// JSON text.
     pub frame: Bytes,
-    /// If the connection cannot carry it, an error may stand for it.
+    /// If the frame is too large for the connection, an error may replace it.
     pub replaceable: bool,
 }
 
 /// See [`FromHost::Close`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Close {
-    /// Which.
+    /// The connection.
     pub connection: ConnectionId,
-    /// A frame that says why.
+    /// A last frame, with the reason.
     pub last: Option<Bytes>,
-    /// The same for transports with close codes; none if the connection is gone already.
+    /// The reason for transports with close codes; `None` if the connection is already gone.
     pub reason: Option<Reason>,
 }
 
-/// An [`ErrorCode`] by its name on the wire, so that a newer one is told from the others.
+/// An [`ErrorCode`] by its wire name, so that unknown codes of a newer version can be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason(String);
 
@@ -331,7 +331,7 @@ impl From<Reason> for ErrorCode {
 /// See [`FromHost::Check`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Check {
-    /// Which.
+    /// The connection.
     pub connection: ConnectionId,
 }
 
@@ -340,35 +340,35 @@ pub struct Check {
 pub struct Answer {
     /// [`Frame::request`].
     pub request: u64,
-    /// What the frame was.
+    /// Kind of the frame, for metrics.
     pub received: FrameKind,
-    /// Whether the session has the connection now.
+    /// Whether the session has the connection after the frame.
     pub has: bool,
-    /// What to say.
+    /// The reply.
     pub reply: Reply,
 }
 
-/// What to say to a frame.
+/// Reply to a client's frame.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// This, JSON text.
+    /// A frame, JSON text.
     Frame(Bytes),
-    /// This error, JSON text.
+    /// An `error` frame, JSON text.
     Error(Bytes),
-    /// Nothing.
+    /// No reply.
     Nothing,
-    /// Another [`Answer`] follows, when the command has ended.
+    /// Another [`Answer`] follows when the command has ended.
     Later,
 }
 
-/// A client's frame, for metrics.
+/// Kind of a client's frame, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameKind(u8);
 
 impl FrameKind {
-    /// One that cannot be read.
+    /// A frame that cannot be parsed.
     pub const MALFORMED: Self = Self(0);
-    /// Names by number. Only ever appended to.
+    /// Names by number. Append only.
     const NAMES: [&str; 12] = [
         "malformed",
         "ping",
@@ -384,7 +384,7 @@ impl FrameKind {
         "unknown",
     ];
 
-    /// Its name.
+    /// Name of the kind.
     pub fn name(self) -> &'static str {
         Self::NAMES.get(usize::from(self.0)).copied().unwrap_or("unknown")
     }
@@ -413,16 +413,16 @@ impl From<&ClientFrame> for FrameKind {
 pub struct Taken {
     /// [`Connect::request`].
     pub request: u64,
-    /// Which.
+    /// The connection.
     pub connection: ConnectionId,
-    /// False: the session has too many.
+    /// Whether the session accepted the connection; false if it has too many.
     pub taken: bool,
 }
 
 /// See [`FromHost::Status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Connections that the session has.
+    /// Number of the session's connections.
     pub connections: u32,
     /// Whether its shell has ended.
     pub exited: bool,
@@ -431,16 +431,16 @@ pub struct Status {
 /// See [`FromHost::Log`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Log {
-    /// It is a warning.
+    /// Whether the line is a warning.
     pub warning: bool,
-    /// At most [`MAX_LOG`] bytes; nothing that a user typed or a shell wrote.
+    /// At most [`MAX_LOG`] bytes. Never contains what a user typed or a shell wrote.
     pub message: String,
 }
 
 /// See [`FromHost::Ending`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ending {
-    /// For the log.
+    /// The reason, for the log.
     pub why: String,
 }
 

@@ -1,5 +1,5 @@
-//! What a session's host and the backend say to each other over one duplex stream. The crate's documentation specifies
-//! it, under "The link".
+//! The protocol between a session's host and the backend over one duplex stream. The crate's README specifies it, under
+//! "The link".
 
 mod codec;
 mod message;

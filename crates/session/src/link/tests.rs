@@ -1,4 +1,4 @@
-//! The codec: what is sent arrives, in whatever pieces, and nonsense is said to be so.
+//! Tests of the codec: messages survive any fragmentation, and malformed input is an error.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ fn push(frame: &[u8]) -> FromHost {
     Push { push: 7, to: "c".into(), frame: frame.to_vec().into(), replaceable: true }.into()
 }
 
-/// A message of a kind, with this body.
+/// The bytes of a message with this kind and body.
 fn raw(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 2).unwrap();
     [&length.to_le_bytes()[..], &kind.to_le_bytes(), body].concat()
@@ -43,13 +43,13 @@ fn the_preface_never_changes() {
 }
 
 #[test]
-fn a_message_over_the_limit_is_neither_sent_nor_taken() {
+fn a_message_over_the_limit_is_neither_encoded_nor_decoded() {
     let mut out = BytesMut::from(&b"before"[..]);
     assert_eq!(encode(&push(&vec![b'x'; MAX_MESSAGE]), &mut out), Err(Broken::TooLarge));
     assert_eq!(&out[..], b"before");
     encode(&push(&vec![b'x'; MAX_MESSAGE - 64]), &mut out).unwrap();
     let length = u32::try_from(MAX_MESSAGE + 1).unwrap().to_le_bytes();
-    assert_eq!(decode::<FromHost>(&length).unwrap_err(), Broken::TooLarge, "before it is there");
+    assert_eq!(decode::<FromHost>(&length).unwrap_err(), Broken::TooLarge, "before the body arrives");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn kinds_of_a_newer_version_are_skipped() {
 }
 
 #[test]
-fn fields_of_a_newer_version_are_left_aside_and_those_an_older_one_lacks_are_zero() {
+fn unknown_trailing_fields_are_ignored_and_missing_ones_read_as_zero() {
     #[derive(Serialize)]
     struct Newer {
         status: Status,
@@ -85,7 +85,7 @@ fn fields_of_a_newer_version_are_left_aside_and_those_an_older_one_lacks_are_zer
 }
 
 #[test]
-fn codes_go_by_their_names() {
+fn reasons_are_encoded_by_name_and_unknown_names_are_decoded() {
     for code in [ErrorCode::SessionInvalid, ErrorCode::Replaced, ErrorCode::Internal] {
         assert_eq!(ErrorCode::from(Reason::from(code)), code);
     }
@@ -95,7 +95,7 @@ fn codes_go_by_their_names() {
 
 proptest! {
     #[test]
-    fn messages_arrive_whole_in_whatever_pieces(
+    fn messages_survive_any_fragmentation(
         frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2_000), 1..8),
         piece in 1_usize..3_000,
     ) {
@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn nonsense_ends_a_link_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 0..4_000), kind in 0_u16..14) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4_000), kind in 0_u16..14) {
         for bytes in [bytes.clone(), raw(kind, &bytes)] {
             let mut decoder = Decoder::default();
             decoder.buffer().extend_from_slice(&bytes);

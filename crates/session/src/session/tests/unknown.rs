@@ -1,8 +1,8 @@
-//! Pushes whose outcome nobody knows, because whoever made them is gone.
+//! Pushes with an unknown outcome, because the driver that made them is gone.
 
 use super::*;
 
-/// What the session has pushed since; the outcomes are still to come.
+/// The session's pushes since the last call. Their outcomes are yet to be reported.
 fn pushes(session: &mut Session, now: Duration) -> Vec<(ConnectionId, PushKind, ServerFrame)> {
     follow(session, now);
     let effects: Vec<_> = session.effects.drain(..).collect();
@@ -13,18 +13,18 @@ fn pushes(session: &mut Session, now: Duration) -> Vec<(ConnectionId, PushKind, 
     pushes.collect()
 }
 
-/// The driver is gone, and another comes.
+/// Replaces the driver: the outcomes of its pushes are unknown.
 fn lose(session: &mut Session, pushes: Vec<(ConnectionId, PushKind, ServerFrame)>, now: Duration) {
     session.handle_reachable(false);
     for (to, kind, _) in pushes {
         session.handle_pushed(&to, kind, Sent::Unknown, now);
     }
-    assert!(self::pushes(session, now).is_empty(), "there is no way to anybody");
+    assert!(self::pushes(session, now).is_empty(), "no push while unreachable");
     session.handle_reachable(true);
 }
 
 #[test]
-fn output_the_exit_and_the_size_are_sent_again_at_once() {
+fn output_exit_and_size_are_resent_at_once_after_unknown_outcomes() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     let b = joined(&mut session, "b", MS);
@@ -63,19 +63,19 @@ fn output_the_exit_and_the_size_are_sent_again_at_once() {
     for (to, kind, _) in again {
         session.handle_pushed(&to, kind, Sent::Delivered, MS * 6);
     }
-    assert!(pushes(&mut session, MS * 6).is_empty(), "and no third time");
+    assert!(pushes(&mut session, MS * 6).is_empty(), "nothing is sent a third time");
 }
 
 #[test]
-fn without_a_way_to_anybody_a_session_waits_quietly_and_ends_after_its_ttl() {
+fn an_unreachable_session_sends_nothing_and_ends_after_its_ttl() {
     let mut session = session();
     let a = joined(&mut session, "a", MS);
     pushed(&mut session, MS);
     session.handle_reachable(false);
     session.handle_output(&vec![b'x'; 16 * 1024]);
     assert!(pushes(&mut session, MS).is_empty());
-    assert_eq!(session.read_allowance(MS), 0, "the shell waits for a client that may come back");
-    // Nothing is due before the shell stops waiting, and then nothing before the end.
+    assert_eq!(session.read_allowance(MS), 0, "the shell waits for the client to come back");
+    // The only deadlines are the end of the shell's wait, then the end of the session.
     assert_eq!(session.poll_timeout(), Some(MS + LIMITS.resume_grace));
     let later = MS + LIMITS.resume_grace;
     session.handle_timeout(later);

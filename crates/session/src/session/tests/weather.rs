@@ -23,7 +23,7 @@ struct Weather {
     push_fail: u32,
     cut: u32,
     lose_disconnect: u32,
-    /// Of 10,000 ms, in how many whoever pushes for the session dies, and everything on its way with it.
+    /// Probability per ms, in 1/10,000, that the driver dies and loses the frames in transit.
     restart: u32,
 }
 
@@ -41,7 +41,7 @@ struct World {
     ends: BTreeMap<(Duration, u64), (ConnectionId, PushKind, Sent)>,
     disconnects: BTreeMap<(Duration, u64), ConnectionId>,
     count: u64,
-    /// Until when nobody pushes, or takes frames in.
+    /// While set, there is no driver: until this time, nothing is pushed and no frames are delivered.
     down_until: Option<Duration>,
     typed: Vec<u8>,
     received: Vec<u8>,
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Whoever pushes dies: of what is on its way, some was handed over before and some never is.
+    /// Kills the driver: of the pushes in flight, some were handed over and some are lost.
     fn restart(&mut self) {
         self.session.handle_reachable(false);
         for (_, (id, kind, _)) in std::mem::take(&mut self.ends) {
@@ -182,7 +182,7 @@ impl World {
         while let Some(effect) = self.session.effects.pop_front() {
             match effect {
                 Effect::Push { kind, .. } if self.down_until.is_some() => {
-                    assert_eq!(kind, PushKind::Other, "nobody says what becomes of it");
+                    assert_eq!(kind, PushKind::Other, "only pushes that need no outcome");
                 }
                 Effect::Push { to, frame, kind } => {
                     assert!(frame.len() <= MAX_FRAME);
