@@ -1,4 +1,4 @@
-//! The end of a session: its connections told and closed, its host ended.
+//! Ends a session: notifies and closes its connections, and ends its host.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::metrics;
 
-/// How long last words may take.
+/// How long notifying connections, and then closing them, may take.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// How long a host may take to end its session.
+/// How long a host may take to end its session and exit.
 pub(super) const END_WITHIN: Duration = Duration::from_secs(10);
 
 impl Task {
-    /// Ends a connection, after a last frame if there is one.
+    /// Closes a connection, after a last frame if given.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
@@ -38,7 +38,7 @@ impl Task {
         });
     }
 
-    /// Tells all connections that the session failed, and closes them.
+    /// Notifies all connections that the session failed, and closes them.
     fn failed(&mut self, why: &str) {
         tracing::error!(why, "the session ended by an internal error");
         metrics::session_failed();
@@ -49,19 +49,20 @@ impl Task {
         }
     }
 
-    /// Leaves nothing behind: connections told and closed, processes ended.
+    /// Notifies and closes all connections, and ends the host.
     pub(super) async fn end(mut self, over: Over) {
-        // Whoever asked for the end does not get an error for it.
+        // Only a failure is reported to clients; a requested end is not an error.
         let whole = matches!(over, Over::Ended);
         if let Over::Failed(why) = over {
             self.failed(why);
         }
         let Self { mut process, peers, mut pushes, .. } = self;
         let told = async {
-            // What is under way first: an answer, a last error. One slow connection does not keep the others.
+            // Finish pushes in flight first, such as an answer or a last error. All share one deadline, so a slow
+            // connection does not delay the others.
             let told = async { while pushes.join_next().await.is_some() {} };
             if timeout(FAREWELL, told).await.is_err() {
-                tracing::warn!("connections could not be told of the session's end in time");
+                tracing::warn!("timed out notifying connections of the session's end");
             }
             let mut closing: JoinSet<_> = peers
                 .into_values()
@@ -69,7 +70,7 @@ impl Task {
                 .collect();
             let closed = async { while closing.join_next().await.is_some() {} };
             if timeout(FAREWELL, closed).await.is_err() {
-                tracing::warn!("connections could not be deleted in time");
+                tracing::warn!("timed out closing connections");
             }
         };
         let gone = async { if whole { process.ended(END_WITHIN).await } else { process.kill().await } };

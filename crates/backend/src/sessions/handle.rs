@@ -1,4 +1,4 @@
-//! The handle by which the rest of the backend reaches a session.
+//! The handle through which the rest of the backend uses a session.
 
 use std::sync::{
     Arc,
@@ -22,27 +22,27 @@ use super::{
     tokens::{Stale, Tokens},
 };
 
-/// What is known of a session from outside its task.
+/// State of a session that is shared with its task.
 #[derive(Debug)]
 pub(crate) struct Status {
-    /// Its name.
+    /// Its id.
     pub(crate) id: SessionId,
     /// Its owner's `sub`.
     pub(crate) owner: UserId,
-    /// When it was made.
+    /// Creation time.
     pub(crate) created_at: UnixMs,
-    /// When it ends, Unix ms.
+    /// Expiry, Unix ms.
     pub(super) expires_at: AtomicU64,
-    /// Which of the tokens minted for it are good.
+    /// Which of the tokens minted for it are valid.
     pub(crate) tokens: Tokens,
     pub(super) connections: AtomicUsize,
     pub(super) exited: AtomicBool,
     pub(super) ended: AtomicBool,
-    /// It is to end. Apart from the inbox, which may be full because the host does not answer.
+    /// Requests the session's end. Not a [`Message`], because the inbox may be full when the host does not answer.
     pub(super) end: Notify,
 }
 
-/// A way to a session's task. Cheap to clone; the task does not live longer for it.
+/// Sends messages to a session's task. Cheap to clone, and does not keep the task alive.
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub(super) status: Arc<Status>,
@@ -65,11 +65,11 @@ pub(super) enum Message {
         frame: Incoming,
         reply: oneshot::Sender<Result<Reply, Stale>>,
     },
-    /// More time: see [`Status::expires_at`]. `told` when the host is sure to hear of it.
+    /// [`Status::expires_at`] has changed. `told` fires once the message is written to the host's socket.
     Extended {
         told: oneshot::Sender<()>,
     },
-    /// The tokens have changed: the host keeps them, and connections by those that are good no more end. `told` as
+    /// The tokens have changed: the host stores them, and connections whose token is no longer valid end. `told` as
     /// above.
     Tokens {
         told: oneshot::Sender<()>,
@@ -77,52 +77,52 @@ pub(super) enum Message {
     Drain,
 }
 
-/// A client's frame, which only the session reads.
+/// A client's frame, which only the host parses.
 pub(crate) struct Incoming {
-    /// In its envelope.
+    /// The frame in its envelope.
     pub(crate) body: Bytes,
-    /// Bytes of it that the client sent.
+    /// Size of the frame as the client sent it, bytes.
     pub(crate) bytes: usize,
-    /// The client's own `timestamp`, as JSON; the envelope has another in its place.
+    /// The client's own `timestamp`, as JSON; the envelope overwrites that field.
     pub(crate) timestamp: Option<String>,
-    /// The transport's id of the message.
+    /// The transport's message id.
     pub(crate) message_id: String,
 }
 
-/// Why a session's task could not be asked.
+/// Why a session did not take a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreachable {
-    /// It has ended.
+    /// The session has ended.
     #[error("the session has ended")]
     Ended,
-    /// It has more to do than it can.
+    /// The session did not answer in time.
     #[error("the session is busy")]
     Busy,
-    /// It has as many connections as it may.
+    /// The session has reached its limit of connections.
     #[error("the session has too many connections")]
     Full,
-    /// The connection's token is good no more.
+    /// The connection's token is no longer valid.
     #[error(transparent)]
     Stale(#[from] Stale),
 }
 
 impl Status {
-    /// When it ends.
+    /// Expiry.
     pub(crate) fn expires_at(&self) -> UnixMs {
         UnixMs(self.expires_at.load(Ordering::Relaxed))
     }
 
-    /// How many connections it has.
+    /// Number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Whether it takes nothing more.
+    /// Whether the session has stopped accepting requests.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// `active`, `detached` (nobody is connected) or `exited` (the shell has ended).
+    /// `active`, `detached` (no connections) or `exited` (the shell has ended).
     pub(crate) fn state(&self) -> &'static str {
         match (self.exited.load(Ordering::Relaxed), self.connections()) {
             (true, _) => "exited",
@@ -133,13 +133,12 @@ impl Status {
 }
 
 impl Handle {
-    /// What is known without asking.
+    /// The shared state, which needs no round trip to the task.
     pub(crate) fn status(&self) -> &Arc<Status> {
         &self.status
     }
 
-    /// A connection was made. What is not answered in time may have been taken all the same; if nobody is there, a
-    /// push will find that out.
+    /// Adds a connection. On timeout the connection may still have been accepted; a failing push will remove it.
     pub(crate) async fn connect(&self, info: ConnectionInfo, route: Route) -> Result<(), Unreachable> {
         let deadline = Instant::now() + REPLY_WITHIN;
         let (reply, answer) = oneshot::channel();
@@ -151,12 +150,12 @@ impl Handle {
         }
     }
 
-    /// A connection is gone.
+    /// Removes a connection.
     pub(crate) async fn disconnect(&self, id: ConnectionId) -> Result<(), Unreachable> {
         self.tell(Message::Disconnect { id }).await
     }
 
-    /// A frame came. What is not answered within [`REPLY_WITHIN`] is pushed.
+    /// Delivers a frame and returns its reply. A reply later than [`REPLY_WITHIN`] is pushed instead.
     pub(crate) async fn frame(
         &self,
         info: ConnectionInfo,
@@ -169,35 +168,35 @@ impl Handle {
         if let Ok(answer) = timeout_at(deadline, &mut answer).await {
             return Ok(answer.map_err(|_| Unreachable::Ended)??);
         }
-        // From here on the task pushes; what it answered in this very moment still counts.
+        // From here on the task pushes the reply. One that it sent just before still counts.
         answer.close();
         Ok(answer.try_recv().unwrap_or(Ok(Reply::Nothing))?)
     }
 
-    /// Lets it live until `expires_at`. When this returns, it will, whatever becomes of this process.
+    /// Extends the session to `expires_at`. On success, the extension survives a crash of this process.
     pub(crate) async fn extend(&self, expires_at: UnixMs) -> Result<(), Unreachable> {
         self.status.expires_at.fetch_max(expires_at.0, Ordering::Relaxed);
-        self.tell_surely(|told| Message::Extended { told }).await
+        self.tell_durably(|told| Message::Extended { told }).await
     }
 
-    /// Its tokens have changed: connections by those that are good no more end. When this returns, the change outlives
-    /// this process.
+    /// Stores changed tokens in the host, and ends connections whose token is no longer valid. On success, the change
+    /// survives a crash of this process.
     pub(crate) async fn tokens_changed(&self) -> Result<(), Unreachable> {
-        self.tell_surely(|told| Message::Tokens { told }).await
+        self.tell_durably(|told| Message::Tokens { told }).await
     }
 
-    /// Tells its connections that the backend is stopping.
+    /// Notifies the connections that the backend is stopping.
     pub(crate) async fn drain(&self) -> Result<(), Unreachable> {
         self.tell(Message::Drain).await
     }
 
-    /// Ends it, and waits until nothing of it is left.
+    /// Ends the session, and waits until its processes and connections are gone.
     pub(crate) async fn end(&self) {
         self.status.end.notify_one();
         self.inbox.closed().await;
     }
 
-    async fn tell_surely(
+    async fn tell_durably(
         &self,
         message: impl FnOnce(oneshot::Sender<()>) -> Message,
     ) -> Result<(), Unreachable> {
@@ -224,7 +223,7 @@ mod tests {
     use crate::sessions::tests::{Stuck, info, route};
 
     #[tokio::test]
-    async fn a_session_that_does_not_answer_is_busy_and_keeps_nobody() {
+    async fn a_session_that_does_not_answer_is_busy_and_blocks_no_request() {
         let (inbox, _unread) = mpsc::channel(1);
         let status = Arc::new(Status {
             id: "s".into(),

@@ -1,6 +1,7 @@
-//! The task of a session: owns the link to its host and the ways to its clients, and does what the host asks for.
+//! The task of a session: owns the link to its host and the outlets of its clients, and performs the host's requests.
 //!
-//! A host is *outside*: a shell may have taken it over. What it says is bounded, and reaches its own connections alone.
+//! A host is untrusted, because a shell may have compromised it. Its messages are bounded and reach only its own
+//! connections.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,20 +36,20 @@ use super::{
 };
 use crate::{clock::unix_ms, launcher::Process, metrics};
 
-/// Messages that may wait for a session.
+/// Capacity of a session's inbox.
 const INBOX: usize = 256;
-/// Requests that a host may leave open. As many as it answers in a moment, and commands besides.
+/// Unanswered requests per host: a burst of frames, plus the commands that may wait.
 const MAX_OPEN: usize = 512;
-/// Bytes to a host that may wait to be written, before nothing more is taken in for it.
+/// Unwritten bytes to a host above which the task takes no more from its inbox.
 const MAX_WAITING: usize = 1024 * 1024;
-/// Bytes of a host's frames that are not delivered yet. Beyond, nothing more is read from it.
+/// Undelivered bytes of a host's frames above which the task stops reading from it.
 const MAX_HELD: usize = 4 * 1024 * 1024;
-/// What a frame counts for besides its own bytes: a task, and its place in the tables.
+/// Overhead counted per frame, bytes: its task and its table entries.
 const FRAME_COST: usize = 1024;
-/// Lines of a host's log in a minute.
+/// Log lines that a host may write per minute.
 const MAX_LINES: u32 = 60;
 
-/// The link to a host, and what hangs on it.
+/// State of the link to a host.
 pub(super) struct Task {
     status: Arc<Status>,
     stream: Stream,
@@ -59,13 +60,13 @@ pub(super) struct Task {
     held: usize,
     requests: HashMap<u64, Open>,
     next_request: u64,
-    /// Who waits for what was said until then to be written.
+    /// Waiters for messages to be written, by the offset in the outgoing stream.
     unsaid: VecDeque<(u64, oneshot::Sender<()>)>,
-    /// Lines of the log that the host may still write, and since when that is counted.
+    /// Log lines left in the current minute, and when it began.
     lines: (u32, Instant),
-    /// The session takes nothing more.
+    /// The session accepts no more messages.
     ending: bool,
-    /// When the host is killed, after it was told to end.
+    /// When the host is killed, once it has been asked to end.
     end_by: Option<Instant>,
 }
 
@@ -75,13 +76,13 @@ pub(super) struct Client {
     token_id: Option<Arc<str>>,
 }
 
-/// A request that the host has not answered.
+/// A request that the host has not answered yet.
 enum Open {
     Connect { asker: Asker, reply: oneshot::Sender<Result<(), Unreachable>> },
     Frame { asker: Asker, reply: oneshot::Sender<Result<Reply, Stale>>, late: bool },
 }
 
-/// Who asked, to be adopted if the session has it.
+/// The connection that sent a request, adopted if the host accepts it.
 #[derive(Clone)]
 struct Asker {
     id: ConnectionId,
@@ -89,25 +90,25 @@ struct Asker {
     route: Route,
 }
 
-/// The end of something that concerned a connection.
+/// A finished operation on a connection.
 #[derive(Clone, Copy)]
 pub(super) enum Done {
-    /// With the bytes that it held, and the host's number; none for what is this backend's own.
+    /// The bytes it held, and the host's push number; `None` for the backend's own pushes.
     Pushed(usize, Option<u64>, Sent),
     Checked(bool),
     Closed,
 }
 
-/// Why the link is over.
+/// Why the link ended.
 pub(super) enum Over {
-    /// Nothing of the session is left.
+    /// The host has ended the session and all its processes.
     Ended,
-    /// The host is dead, or said what none says.
+    /// The host died or violated the protocol.
     Failed(&'static str),
 }
 
 impl Task {
-    /// Starts the task. `before` prepares it; `ended` is called when the session takes nothing more.
+    /// Spawns the task. `before` prepares it; `ended` is called when the session stops accepting messages.
     pub(super) fn spawn(
         status: Arc<Status>,
         stream: Stream,
@@ -136,7 +137,7 @@ impl Task {
         Handle { status, inbox }
     }
 
-    /// The connections that the session has already.
+    /// Adopts the connections that the session already has.
     pub(super) fn take_over(&mut self, peers: Vec<Peer>, routes: &FindRoute) {
         self.status.connections.store(peers.len(), Ordering::Relaxed);
         for Peer { id, token_id, address, .. } in peers {
@@ -145,7 +146,7 @@ impl Task {
                 None => self.say(Gone { connection: id }),
             }
         }
-        // Time has passed.
+        // Handovers may have ended since.
         self.end_stale();
     }
 
@@ -159,7 +160,7 @@ impl Task {
                     self.message(message);
                     None
                 }
-                // Nobody can ask for it any more, so that nobody will end it.
+                // `None`: every handle is gone, so nothing else would end the session.
                 Event::Message(None) | Event::End => {
                     self.say(End {});
                     self.end_by = Some(Instant::now() + END_WITHIN);
@@ -174,16 +175,16 @@ impl Task {
                     self.wrote();
                     None
                 }
-                Event::Came(Came::Over(None)) => Some(Over::Failed("its host is dead")),
-                Event::Came(Came::Over(Some(_))) => Some(Over::Failed("its host cannot be understood")),
-                Event::Late => Some(Over::Failed("its host does not end")),
+                Event::Came(Came::Over(None)) => Some(Over::Failed("the host died")),
+                Event::Came(Came::Over(Some(_))) => Some(Over::Failed("the host violated the protocol")),
+                Event::Late => Some(Over::Failed("the host did not end in time")),
             };
             if self.ending || over.is_some() {
                 if let Some(ended) = ended.take() {
                     self.status.ended.store(true, Ordering::Release);
                     ended(&self.status);
                 }
-                // Those who wait hear now that there is nobody to answer: a reply that is dropped says so.
+                // Dropping the senders tells all waiters that there will be no answer.
                 self.requests.clear();
                 self.unsaid.clear();
             }
@@ -191,7 +192,7 @@ impl Task {
                 break over;
             }
         };
-        // Requests that still come learn at once that it has ended.
+        // Dropping further messages tells their senders at once that the session has ended.
         let refused = async {
             while messages.recv().await.is_some() {}
             std::future::pending::<()>().await;
@@ -201,11 +202,11 @@ impl Task {
             () = refused => {}
         }
         tracing::info!("session ended");
-        // Only now is the channel closed: nothing of the session is left.
+        // `Handle::end` waits for the channel to close, so close it only now, when the session is gone.
         drop(messages);
     }
 
-    /// Waits for what happens next. What is short and bounded goes first; what is said meanwhile is written in one go.
+    /// Waits for the next event. Short, bounded work comes first; the messages that it queues are written together.
     async fn next(&mut self, messages: &mut mpsc::Receiver<Message>) -> Event {
         let asked = self.end_by.is_none() || !messages.is_closed();
         let waiting = self.stream.channel().to_write().len();
@@ -222,7 +223,7 @@ impl Task {
             message = messages.recv(), if takes => Event::Message(message),
             Some(done) = self.pushes.join_next() => match done {
                 Ok((id, done)) => Event::Done(id, done),
-                // Nothing here is aborted, and pushes catch their panics.
+                // Unreachable: no task is aborted, and each catches its panics.
                 Err(_) => Event::Came(Came::Over(None)),
             },
             came = self.stream.next(self.held < MAX_HELD) => Event::Came(came),
@@ -236,7 +237,7 @@ impl Task {
         }
         match message {
             Message::Connect { info, route, reply } => {
-                // Here too: the token may have been revoked while the request waited.
+                // Check again: the token may have been revoked while the request waited.
                 if let Err(stale) = self.check(info.token_id.as_deref(), Use::Door) {
                     let _ = reply.send(Err(stale.into()));
                     return;
@@ -277,7 +278,7 @@ impl Task {
         }
     }
 
-    /// Does what the host wants done; says why the link is over, if it is.
+    /// Handles a message from the host. Returns the reason if it ends the link.
     fn host(&mut self, message: FromHost) -> Option<Over> {
         match message {
             FromHost::Push(Push { push, to, frame, replaceable }) => {
@@ -304,12 +305,12 @@ impl Task {
             FromHost::Answer(answer) => return self.answer(answer),
             FromHost::Taken(Taken { request, taken, .. }) => {
                 let Some(Open::Connect { asker, reply }) = self.requests.remove(&request) else {
-                    return Some(Over::Failed("its host answers what nobody asked"));
+                    return Some(Over::Failed("the host answered an unknown request"));
                 };
                 if taken {
                     self.adopt(asker);
                 }
-                // The request may have been given up; the connection stands all the same.
+                // The requester may have timed out; the connection is accepted regardless.
                 let _ = reply.send(if taken { Ok(()) } else { Err(Unreachable::Full) });
             }
             FromHost::Status(status) => {
@@ -324,7 +325,7 @@ impl Task {
                 self.end_by.get_or_insert(Instant::now() + END_WITHIN);
             }
             FromHost::Ended(_) => return Some(Over::Ended),
-            FromHost::Here(_) | FromHost::Known(_) => return Some(Over::Failed("its host starts anew")),
+            FromHost::Here(_) | FromHost::Known(_) => return Some(Over::Failed("the host greeted twice")),
         }
         None
     }
@@ -334,7 +335,7 @@ impl Task {
             return None;
         }
         let Some(Open::Frame { asker, reply, late }) = self.requests.remove(&request) else {
-            return Some(Over::Failed("its host answers what nobody asked"));
+            return Some(Over::Failed("the host answered an unknown request"));
         };
         if !late {
             metrics::frame(received.name());
@@ -348,7 +349,7 @@ impl Task {
         } else if let Err(Ok(Reply::Frame(frame) | Reply::Error(frame))) = reply.send(Ok(said))
             && late
         {
-            // The request waits no longer. One that was given up without a command is repeated by the client.
+            // The requester has timed out, so push the late result. Clients repeat other requests.
             self.push(to, frame, true, None);
         }
         None
@@ -360,14 +361,14 @@ impl Task {
             (*left, *since) = (MAX_LINES, Instant::now());
         }
         let Some(less) = left.checked_sub(1) else {
-            return Some(Over::Failed("its host has too much to say"));
+            return Some(Over::Failed("the host exceeded its log limit"));
         };
         *left = less;
-        // Not said by this process: kept in a field of its own.
+        // The host's text is untrusted, so it is logged as a separate field.
         if line.warning {
-            tracing::warn!(said = line.message, "from the session's host");
+            tracing::warn!(said = line.message, "warning from the session's host");
         } else {
-            tracing::info!(said = line.message, "from the session's host");
+            tracing::info!(said = line.message, "message from the session's host");
         }
         None
     }
@@ -387,14 +388,14 @@ impl Task {
         }
     }
 
-    /// Pushes a frame. The session may not know yet that a connection is gone, which is no lie.
+    /// Pushes a frame. An unknown connection is not a protocol violation: the host may not know yet that it is gone.
     fn push(&mut self, to: ConnectionId, frame: Bytes, replaceable: bool, push: Option<u64>) {
         let bytes = frame.len() + FRAME_COST;
         self.held += bytes;
         let outlet = self.peers.get(&to).map(|client| client.outlet.clone());
         self.pushes.spawn(async move {
             let sent = match outlet {
-                // A push that never came back would be in flight for ever.
+                // Catch panics: a push without an outcome would stay in flight forever.
                 Some(outlet) => {
                     let push = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable));
                     push.catch_unwind().await.unwrap_or(Sent::Gone)
@@ -405,9 +406,9 @@ impl Task {
         });
     }
 
-    /// The session has this connection now.
+    /// Adds a connection that the host has accepted.
     fn adopt(&mut self, Asker { id, token_id, route }: Asker) {
-        // Its token may have been revoked while the host was asked, and nobody ended it then.
+        // Its token may have been revoked during the request, when the connection was not yet known here.
         if self.check(token_id.as_deref(), Use::Connection).is_err() {
             self.say(Revoke { wait: 0, connections: vec![id.clone()] });
         }
@@ -419,7 +420,7 @@ impl Task {
         self.status.tokens.check(token_id, purpose, unix_ms())
     }
 
-    /// Ends connections by tokens that are good no more. Those that may still hand over get the time for it.
+    /// Ends connections whose tokens are no longer valid; those with a superseded token, after the handover time.
     fn end_stale(&mut self) {
         for (purpose, wait) in [(Use::Connection, Duration::ZERO), (Use::Door, HANDOVER)] {
             let stale = self
@@ -440,12 +441,12 @@ impl Task {
 
     fn say(&mut self, message: impl Into<ToHost>) {
         if self.stream.say(message).is_err() {
-            // Bodies, ids and addresses are bounded where they come in; whoever asked is answered in time.
-            tracing::error!("a message to a session's host is too large");
+            // Unexpected: bodies, ids and addresses are bounded on entry. The requester times out.
+            tracing::error!("message to the session's host is too large");
         }
     }
 
-    /// Tells somebody when all that was said so far is written.
+    /// Notifies `told` once all messages queued so far are written.
     fn told(&mut self, told: oneshot::Sender<()>) {
         self.unsaid.push_back((self.stream.channel().progress().1, told));
     }
@@ -453,7 +454,7 @@ impl Task {
     fn wrote(&mut self) {
         let (written, _) = self.stream.channel().progress();
         while let Some((_, told)) = self.unsaid.pop_front_if(|(until, _)| *until <= written) {
-            // Nobody may wait any more.
+            // The waiter may have timed out.
             let _ = told.send(());
         }
     }
@@ -465,9 +466,9 @@ impl Asker {
     }
 }
 
-/// A connection as the host is told of it.
+/// Describes a connection to the host.
 fn peer(info: ConnectionInfo, route: &Route) -> Peer {
-    // A longer one would be of no API; the next backend will not find it.
+    // No API has a longer address. The next backend will not find a truncated one.
     let address = route.address.get(..MAX_ADDRESS).unwrap_or(&route.address).to_owned();
     Peer {
         id: info.id,
@@ -482,7 +483,7 @@ fn peer(info: ConnectionInfo, route: &Route) -> Peer {
     }
 }
 
-/// What happened next.
+/// An event of the loop.
 enum Event {
     End,
     Message(Option<Message>),

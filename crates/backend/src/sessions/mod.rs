@@ -1,4 +1,4 @@
-//! The sessions that this process is in charge of: one task for the link to each host, which does what it asks for.
+//! The sessions of this process: one task per session, which owns the link to its host.
 
 mod end;
 mod handle;

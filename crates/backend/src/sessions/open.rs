@@ -1,4 +1,4 @@
-//! Opening the link to a host: with a session for it, or to the one that it has.
+//! Opens the link to a host, to start a session in it or to take over the one it has.
 
 use std::{
     sync::{
@@ -30,12 +30,12 @@ use crate::{
     launcher::{Host, Process},
 };
 
-/// How long a host may take to say what it has, where all processors are busy with what goes first.
+/// How long a host may take to answer `Hello`. Generous, because a host yields to the backend on a busy machine.
 const HERE_WITHIN: Duration = Duration::from_secs(30);
-/// Connections that a host may have: as many as a session.
+/// Connections that a host may report: the limit of a session.
 const MAX_KNOWN: usize = 256;
 
-/// What a session is started with.
+/// Parameters of a new session.
 pub(crate) struct Start {
     pub(crate) id: SessionId,
     pub(crate) owner: UserId,
@@ -43,24 +43,24 @@ pub(crate) struct Start {
     pub(crate) expires_at: UnixMs,
 }
 
-/// Why there is no session behind a host.
+/// Why no session could be opened on a host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotOpened {
-    /// It has ended, or says so.
-    #[error("it ended: {0}")]
+    /// The host ended, or announced its end.
+    #[error("the host ended: {0}")]
     Ended(String),
-    /// It said something that no host says.
-    #[error("it cannot be understood")]
+    /// The host violated the protocol, or the start message is too large.
+    #[error("protocol error on the link to the host")]
     Nonsense,
-    /// It said nothing.
-    #[error("it does not answer")]
+    /// The host did not answer in time.
+    #[error("the host does not answer")]
     Silent,
-    /// It is of another major version. It is left alone until it ends.
-    #[error("session {session} has a host of another version")]
+    /// The host has another major version. The backend leaves it alone until it ends.
+    #[error("the host of session {session} has an incompatible version")]
     Foreign { session: SessionId, process: Box<Process> },
 }
 
-/// Starts a session in a host that has none. `ended` is called when it takes nothing more.
+/// Starts a session in a host that has none. `ended` is called when the session stops accepting messages.
 pub(crate) async fn start(
     host: Host,
     settings: Settings,
@@ -84,7 +84,7 @@ pub(crate) async fn start(
     Ok(Task::spawn(status, stream, process, |_| (), ended))
 }
 
-/// Takes over the session of a host that an earlier backend has started.
+/// Takes over the session of a host that an earlier backend started.
 pub(crate) async fn take_over(
     host: Host,
     routes: &FindRoute,
@@ -117,7 +117,7 @@ fn status(
     })
 }
 
-/// Says hello, and hears what the host has. A host that fails is killed if this backend has started it.
+/// Sends `Hello` and awaits the host's state. Kills a host that fails, if this backend started it.
 async fn greet(
     Host { stream, mut process }: Host,
     start: Option<link::Start>,
@@ -126,7 +126,7 @@ async fn greet(
     let fresh = start.is_some();
     let said = match stream.say(Hello { start }) {
         Ok(()) => timeout(HERE_WITHIN, here(&mut stream)).await.unwrap_or(Err(NotOpened::Silent)),
-        // Larger than a message: `shell_spec` bounds it.
+        // Too large for a message. Unexpected, because `shell_spec` bounds it.
         Err(_) => Err(NotOpened::Nonsense),
     };
     match said {
@@ -154,10 +154,10 @@ async fn here(stream: &mut Stream) -> Result<(Here, Vec<Peer>), NotOpened> {
             Came::Wrote => {}
             Came::Message(FromHost::Here(here)) => return Ok((here, peers)),
             Came::Message(FromHost::Known(known)) if peers.len() < MAX_KNOWN => peers.push(known.peer),
-            Came::Message(FromHost::Log(line)) => tracing::info!(message = line.message, "a host says"),
+            Came::Message(FromHost::Log(line)) => tracing::info!(message = line.message, "host log"),
             Came::Message(FromHost::Ending(ending)) => why = Some(ending.why),
             Came::Message(FromHost::Ended(_)) | Came::Over(None) => {
-                return Err(NotOpened::Ended(why.unwrap_or_else(|| "the link was closed".to_owned())));
+                return Err(NotOpened::Ended(why.unwrap_or_else(|| "the link closed".to_owned())));
             }
             Came::Message(_) | Came::Over(Some(_)) => return Err(NotOpened::Nonsense),
         }

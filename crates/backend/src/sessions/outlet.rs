@@ -1,4 +1,4 @@
-//! The ways to clients. A session knows no more of a connection than an [`Outlet`].
+//! Outlets, by which frames reach clients. A session knows a connection only as an [`Outlet`].
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,40 +15,40 @@ use tokio::time::timeout;
 /// How long a connection waits for its last frame before it is closed.
 const LAST_FRAME_WITHIN: Duration = Duration::from_millis(1500);
 
-/// A future that may cross threads.
+/// A boxed future that can be sent between threads.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A way to one client.
+/// Sends to one client.
 pub(crate) trait Outlet: Send + Sync {
     /// Sends one text frame, and retries as long as that may help.
     fn send(&self, frame: Bytes) -> Boxed<Sent>;
-    /// Closes the connection, so that a client who is still there notices. Transports with close codes say the reason.
+    /// Closes the connection, so that a client that is still there notices. Transports with close codes send `reason`.
     fn close(&self, reason: Option<ErrorCode>) -> Boxed<()>;
-    /// Whether the connection still exists; true when that cannot be told.
+    /// Whether the connection still exists; true if unknown.
     fn exists(&self) -> Boxed<bool>;
 }
 
 /// Makes outlets.
 pub(crate) trait Transport: Send + Sync {
-    /// What its connections can carry.
+    /// Limits of its connections.
     fn limits(&self) -> OutletLimits;
-    /// The way to a connection that was adopted. `made_at` says when the connection was made, if that was just
-    /// now, so that its handshake may not have ended.
+    /// Makes the outlet of an adopted connection. `made_at` is set for a connection made just now, whose handshake may
+    /// still be in progress.
     fn outlet(self: Arc<Self>, connection: ConnectionId, made_at: Option<UnixMs>) -> Arc<dyn Outlet>;
 }
 
-/// Where the frames of a connection go. Makes nothing until the connection is adopted.
+/// Route to a connection. No outlet is made until the connection is adopted.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) transport: Arc<dyn Transport>,
     /// See [`Transport::outlet`].
     pub(crate) made_at: Option<UnixMs>,
-    /// What [`FindRoute`] finds it again by.
+    /// Address from which [`FindRoute`] restores the route.
     pub(crate) address: Arc<str>,
 }
 
-/// Finds the way to a connection that an earlier backend had, by its [`Route::address`]. None if frames must not be sent
-/// there.
+/// Restores the route to a connection of an earlier backend from its [`Route::address`]. `None` if the address is not
+/// allowed.
 pub(crate) type FindRoute = Arc<dyn Fn(&str) -> Option<Route> + Send + Sync>;
 
 impl Route {
@@ -57,7 +57,7 @@ impl Route {
     }
 }
 
-/// Sends a frame; once its connection turns out to be too narrow for an answer, an error in its place.
+/// Sends a frame. If it is too large for the connection and `replaceable`, sends an error instead.
 pub(crate) async fn push(outlet: &dyn Outlet, frame: Bytes, replaceable: bool) -> Sent {
     match outlet.send(frame.clone()).await {
         Sent::TooLarge if replaceable => {
@@ -69,10 +69,10 @@ pub(crate) async fn push(outlet: &dyn Outlet, frame: Bytes, replaceable: bool) -
     }
 }
 
-/// Ends a connection, after a last frame if there is one.
+/// Closes a connection, after a last frame if given.
 pub(crate) async fn close(outlet: &dyn Outlet, last: Option<Bytes>, reason: Option<ErrorCode>) {
     if let Some(frame) = last {
-        // It is closed next, delivered or not, and while there is time for that.
+        // Close in any case, delivered or not, and leave time for that.
         let _ = timeout(LAST_FRAME_WITHIN, outlet.send(frame)).await;
     }
     outlet.close(reason).await;

@@ -1,25 +1,25 @@
-//! The stream to a host.
+//! The backend's stream to a host.
 
 use std::io::ErrorKind;
 
 use shellbridge_session::link::{Broken, Channel, FromHost, ToHost};
 use tokio::{io::Interest, net::UnixStream};
 
-/// Bytes read at once.
+/// Bytes per read.
 const READ: usize = 32 * 1024;
 
-/// A link, from the backend's side.
+/// The backend's side of a link.
 pub(super) struct Stream {
     stream: UnixStream,
     channel: Channel,
 }
 
-/// What came of a stream.
+/// An event of the stream.
 pub(super) enum Came {
     Message(FromHost),
-    /// Something was written.
+    /// Queued bytes were written.
     Wrote,
-    /// Nothing more will come: its end, or why it is given up.
+    /// The stream has ended; with the error, if the other side violated the protocol.
     Over(Option<Broken>),
 }
 
@@ -32,15 +32,15 @@ impl Stream {
         &self.channel
     }
 
-    /// Says something, when [`Stream::next`] is waited for next.
+    /// Queues a message, which [`Stream::next`] writes.
     ///
     /// # Errors
-    /// When it is too large.
+    /// When the message is too large.
     pub(super) fn say(&mut self, message: impl Into<ToHost>) -> Result<(), Broken> {
         self.channel.say(&message.into())
     }
 
-    /// What happens next. Reads only if `read`. Cancel safe.
+    /// Waits for the next event. Reads only if `read`. Cancel safe.
     pub(super) async fn next(&mut self, read: bool) -> Came {
         loop {
             if read {
@@ -76,8 +76,8 @@ impl Stream {
         }
     }
 
-    /// Writes what can be written without waiting. If nobody reads any more, it is dropped: what was said before that is
-    /// still to be read.
+    /// Writes as much as possible without waiting. On a write error the queue is discarded and the stream stays
+    /// readable, because messages that the host sent before it exited are still to be processed.
     fn write(&mut self) {
         while !self.channel.to_write().is_empty() {
             let count = match self.stream.try_write(self.channel.to_write()) {

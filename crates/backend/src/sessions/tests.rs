@@ -1,4 +1,4 @@
-//! Sessions as the rest of the backend sees them, with a host that a test plays: whatever that says, nobody else is harmed.
+//! Sessions as seen by the rest of the backend. The tests act as the host.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -37,10 +37,10 @@ use crate::{
     launcher::{Host, Process},
 };
 
-/// A busy machine, debug builds.
+/// Generous, for debug builds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Takes notes of what is sent; "closed" is the end.
+/// Records sent frames, and "closed" for a close.
 struct Notes(UnboundedSender<String>);
 
 impl Outlet for Notes {
@@ -59,7 +59,7 @@ impl Outlet for Notes {
     }
 }
 
-/// Nothing that is sent arrives, and no connection closes.
+/// Never finishes a send or a close.
 pub(super) struct Stuck;
 
 impl Outlet for Stuck {
@@ -76,7 +76,7 @@ impl Outlet for Stuck {
     }
 }
 
-/// Panics in pushes.
+/// Panics in sends and checks.
 struct Faulty;
 
 impl Outlet for Faulty {
@@ -93,7 +93,7 @@ impl Outlet for Faulty {
     }
 }
 
-/// Gives every connection the same outlet.
+/// Returns the same outlet for every connection.
 struct Always<T>(Arc<T>);
 
 impl<T: Outlet + 'static> Transport for Always<T> {
@@ -110,7 +110,7 @@ pub(super) fn route(outlet: impl Outlet + 'static) -> Route {
     Route { transport: Arc::new(Always(Arc::new(outlet))), made_at: None, address: "https://api".into() }
 }
 
-/// A route, and what comes by it.
+/// A route, and the frames sent by it.
 fn noted() -> (Route, UnboundedReceiver<String>) {
     let (notes, said) = mpsc::unbounded_channel();
     (route(Notes(notes)), said)
@@ -128,14 +128,14 @@ pub(super) fn info(id: &str) -> ConnectionInfo {
     }
 }
 
-/// A host that says what a test lets it say.
+/// A host controlled by the test.
 pub(crate) struct Actor {
     stream: UnixStream,
     channel: Channel,
 }
 
 impl Actor {
-    /// Something to say, before the other side has said anything.
+    /// A host that has not sent anything yet, and the backend's end of its stream.
     fn new() -> (Self, Host) {
         let (stream, other) = UnixStream::pair().unwrap();
         let process = Process::of_nobody();
@@ -154,29 +154,29 @@ impl Actor {
         }
     }
 
-    /// What the backend says next; none at its end.
+    /// The backend's next message; `None` when the link has ended.
     async fn heard(&mut self) -> Option<ToHost> {
         loop {
             if let Some(message) = self.channel.message().unwrap() {
                 return Some(message);
             }
             let read =
-                timeout(PATIENCE, self.stream.read_buf(self.channel.room(1024))).await.expect("it says more");
+                timeout(PATIENCE, self.stream.read_buf(self.channel.room(1024))).await.expect("a message");
             if read.unwrap_or(0) == 0 {
                 return None;
             }
         }
     }
 
-    /// Lets a connection in, as it is asked to next.
+    /// Accepts the connection of the next message.
     async fn take(&mut self) -> Peer {
-        let Some(ToHost::Connect(connect)) = self.heard().await else { panic!("nobody connects") };
+        let Some(ToHost::Connect(connect)) = self.heard().await else { panic!("no Connect") };
         let connection = connect.peer.id.clone();
         self.say(Taken { request: connect.request, connection, taken: true }).await;
         connect.peer
     }
 
-    /// The number of the frame that comes next.
+    /// The request number of the next message, a frame.
     async fn frame(&mut self) -> u64 {
         match self.heard().await {
             Some(ToHost::Frame(frame)) => frame.request,
@@ -207,7 +207,7 @@ fn answer(request: u64, reply: Reply) -> Answer {
     Answer { request, received: FrameKind::MALFORMED, has: true, reply }
 }
 
-/// A session, its host, and whether it has ended.
+/// Starts a session. Returns its handle, its host, and a receiver that fires when it has ended.
 pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
     let limits =
         Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: Duration::from_mins(1) };
@@ -235,29 +235,29 @@ async fn frame(handle: &Handle, id: &str, route: &Route) -> Result<Reply, Unreac
     handle.frame(info(id), route.clone(), frame).await
 }
 
-/// Lets a connection into a session.
+/// Connects to a session.
 async fn joined(handle: &Handle, actor: &mut Actor, id: &str, route: &Route) {
     let (taken, _) = tokio::join!(handle.connect(info(id), route.clone()), actor.take());
     taken.unwrap();
 }
 
-/// Everything that a connection gets, until it is closed.
+/// All frames of a connection until it is closed.
 async fn last_words(said: &mut UnboundedReceiver<String>) -> Vec<String> {
     let mut all = Vec::new();
     while all.last().is_none_or(|word| word != "closed") {
-        all.push(timeout(PATIENCE, said.recv()).await.expect("it is closed").unwrap());
+        all.push(timeout(PATIENCE, said.recv()).await.expect("a close").unwrap());
     }
     all
 }
 
 #[tokio::test]
-async fn a_host_that_dies_ends_its_session_and_its_clients_hear_so_at_once() {
+async fn a_dead_host_ends_its_session_and_notifies_clients_at_once() {
     let (handle, mut actor, ended) = started().await;
     let (route, mut said) = noted();
     joined(&handle, &mut actor, "c", &route).await;
     let waits = async {
         let waits = frame(&handle, "c", &route).await;
-        assert_eq!(waits.err(), Some(Unreachable::Ended), "whoever waits for an answer hears so, too");
+        assert_eq!(waits.err(), Some(Unreachable::Ended), "pending requests fail too");
     };
     let dies = async {
         actor.frame().await;
@@ -268,18 +268,18 @@ async fn a_host_that_dies_ends_its_session_and_its_clients_hear_so_at_once() {
     let words = last_words(&mut said).await;
     assert!(died.elapsed() < Duration::from_secs(1), "{:?}", died.elapsed());
     assert!(words[0].contains("SESSION_INVALID"), "{words:?}");
-    timeout(PATIENCE, ended).await.unwrap().expect("the directory is told");
-    timeout(PATIENCE, handle.end()).await.expect("nothing of it is left");
+    timeout(PATIENCE, ended).await.unwrap().expect("the directory is notified");
+    timeout(PATIENCE, handle.end()).await.expect("the task ends");
     assert!(handle.status().has_ended());
 }
 
 #[tokio::test]
-async fn a_host_that_lies_ends_its_own_session_and_nothing_else() {
+async fn a_host_that_violates_the_protocol_ends_only_its_own_session() {
     let length = |length: u32| length.to_le_bytes().to_vec();
     let lies: [(&str, Vec<u8>); 3] = [
         ("too large", [length(u32::MAX), vec![0; 64]].concat()),
-        ("nothing in it", length(0)),
-        // A `Push`, of which only zeros are there.
+        ("empty", length(0)),
+        // A `Push` with a malformed body.
         ("nonsense", [length(14), vec![3, 0], vec![0xff; 12]].concat()),
     ];
     let (other, mut other_actor, _) = started().await;
@@ -321,43 +321,43 @@ async fn a_host_that_lies_ends_its_own_session_and_nothing_else() {
     joined(&foreign, &mut actor, "c", &route).await;
     actor.push(7, "victim", r#"{"type":"stolen"}"#).await;
     let Some(ToHost::Pushed(pushed)) = actor.heard().await else { panic!() };
-    assert_eq!((pushed.push, pushed.sent), (7, Sent::Gone), "another session's connection is nobody");
+    assert_eq!((pushed.push, pushed.sent), (7, Sent::Gone), "another session's connection is unknown");
     other_actor.push(1, "victim", r#"{"type":"own"}"#).await;
-    assert_eq!(other_said.recv().await.unwrap(), r#"{"type":"own"}"#, "and has heard nothing but its own");
+    assert_eq!(other_said.recv().await.unwrap(), r#"{"type":"own"}"#, "the victim got only its own frame");
 }
 
 #[tokio::test]
-async fn a_host_that_pushes_faster_than_clients_take_is_not_read() {
+async fn a_host_that_pushes_faster_than_clients_receive_is_throttled() {
     let (handle, mut actor, _) = started().await;
     joined(&handle, &mut actor, "c", &route(Stuck)).await;
     let frame = "x".repeat(MAX_FRAME);
     let mut pushed: usize = 0;
-    // A second is long for a backend that reads, and shows nothing wrong on one that does not get to it.
+    // A second is ample for a backend that reads. A backend too slow for it only ends the loop earlier.
     while timeout(Duration::from_secs(1), actor.push(0, "c", &frame)).await.is_ok() {
         pushed += frame.len();
-        assert!(pushed < 8 * 1024 * 1024, "it holds {pushed} bytes and reads on");
+        assert!(pushed < 8 * 1024 * 1024, "the backend holds {pushed} bytes and keeps reading");
     }
-    assert!(pushed > 2 * 1024 * 1024, "it has read {pushed} bytes");
+    assert!(pushed > 2 * 1024 * 1024, "the backend read only {pushed} bytes");
 }
 
 #[tokio::test]
-async fn a_host_that_does_nothing_can_be_ended() {
+async fn an_unresponsive_host_can_be_ended() {
     let (handle, mut actor, _) = started().await;
     let route = route(Stuck);
     joined(&handle, &mut actor, "c", &route).await;
-    // As many requests as may be open, and a full inbox.
+    // Reach the limit of open requests, and fill the inbox.
     let mut asked: Vec<_> = (0..1_000).map(|_| Box::pin(frame(&handle, "c", &route))).collect();
     for request in &mut asked {
         assert!(request.as_mut().now_or_never().is_none());
         tokio::task::yield_now().await;
     }
     tokio::time::pause();
-    timeout(PATIENCE, handle.end()).await.expect("it is killed");
+    timeout(PATIENCE, handle.end()).await.expect("the host is killed");
 }
 
-/// Once the directory has forgotten it, nobody can ask it for anything: that was asked for again and again.
+/// Once all handles were dropped, the task used to poll its closed inbox in a busy loop.
 #[tokio::test]
-async fn regression_a_session_that_ends_by_itself_is_read_to_its_end() {
+async fn regression_a_session_without_handles_is_read_until_it_ends() {
     let (handle, mut actor, ended) = started().await;
     drop(handle);
     actor.say(Ending { why: "its shell has ended".to_owned() }).await;
@@ -366,14 +366,14 @@ async fn regression_a_session_that_ends_by_itself_is_read_to_its_end() {
     while actor.heard().await.is_some() {}
 }
 
-/// A write to a host that has exited fails, which says nothing of what it said before.
+/// A failed write to a host that has exited must not discard the messages it sent before.
 #[tokio::test]
-async fn regression_last_words_are_read_although_nobody_hears_the_answers() {
+async fn regression_last_messages_are_read_after_a_write_fails() {
     let (handle, mut actor, ended) = started().await;
     let (route, mut said) = noted();
     joined(&handle, &mut actor, "c", &route).await;
     let last = Bytes::from_static(b"last");
-    // In one go, as a host does it that exits then: the outcome of the push finds nobody.
+    // Sent together, as by a host that then exits: nothing reads the outcome of the push.
     for message in [
         FromHost::from(Push { push: 1, to: "c".into(), frame: last.clone(), replaceable: true }),
         Close { connection: "c".into(), last: Some(last), reason: None }.into(),
@@ -390,11 +390,11 @@ async fn regression_last_words_are_read_although_nobody_hears_the_answers() {
     drop(actor);
     timeout(PATIENCE, ended).await.unwrap().unwrap();
     let words = last_words(&mut said).await;
-    assert_eq!(words, ["last", "closed"], "and no error");
+    assert_eq!(words, ["last", "closed"], "no error");
 }
 
 #[tokio::test]
-async fn a_push_that_panics_ends_its_connection_and_not_the_session() {
+async fn a_panic_in_a_push_ends_its_connection_and_not_the_session() {
     let (handle, mut actor, _ended) = started().await;
     joined(&handle, &mut actor, "c", &route(Faulty)).await;
     actor.push(1, "c", "{}").await;
@@ -406,7 +406,7 @@ async fn a_push_that_panics_ends_its_connection_and_not_the_session() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
+async fn pending_and_new_requests_fail_at_once_when_a_session_ends() {
     let (handle, mut actor, ended) = started().await;
     let stuck = route(Stuck);
     joined(&handle, &mut actor, "c", &stuck).await;
@@ -421,11 +421,11 @@ async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
         assert!(matches!(actor.heard().await, Some(ToHost::End(_))));
         actor.say(Ending { why: "deleted".to_owned() }).await;
         timeout(PATIENCE, ended).await.unwrap().unwrap();
-        // It takes its time to end its processes; meanwhile nobody else waits.
+        // The host is still ending its processes; requests must not wait for that.
         let (late, _said) = noted();
         assert_eq!(handle.connect(info("d"), late).await, Err(Unreachable::Ended));
         assert_eq!(frame(&handle, "c", &route(Stuck)).await.err(), Some(Unreachable::Ended));
-        assert!(!end.is_finished(), "all this before its end");
+        assert!(!end.is_finished(), "requests failed before the session was gone");
         actor.say(Ended {}).await;
         timeout(PATIENCE, end).await.unwrap().unwrap();
     };
@@ -434,16 +434,16 @@ async fn whoever_waits_for_a_session_that_ends_hears_so_at_once() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_request_that_was_given_up_is_pushed() {
+async fn a_late_answer_to_an_abandoned_request_is_pushed() {
     let (handle, mut actor, _) = started().await;
     let (route, mut said) = noted();
     let mut asked = Box::pin(frame(&handle, "c", &route));
     let request = tokio::select! {
         request = actor.frame() => request,
-        _ = &mut asked => panic!("it was not answered"),
+        _ = &mut asked => panic!("answered without the host"),
     };
     actor.say(answer(request, Reply::Later)).await;
-    // To a connection that the session has only got by this frame.
+    // The session learned of this connection only from the frame.
     actor.push(1, "c", "first").await;
     assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap().unwrap(), "first");
     drop(asked);
@@ -452,7 +452,7 @@ async fn the_answer_to_a_request_that_was_given_up_is_pushed() {
 }
 
 #[tokio::test]
-async fn a_backend_that_takes_over_knows_connections_and_tokens() {
+async fn a_takeover_restores_connections_and_tokens() {
     let tokens = tokens::Tokens::new();
     let (good, bad) = (tokens.new_id(), tokens.new_id());
     tokens.renew(&good, None, unix_ms());
@@ -488,10 +488,10 @@ async fn a_backend_that_takes_over_knows_connections_and_tokens() {
     let status = handle.status();
     assert_eq!((&*status.id, &*status.owner, status.created_at), ("s", "alice", UnixMs(1)));
     assert_eq!(status.tokens.check(Some(&good), Use::Door, unix_ms()), Ok(()));
-    let Some(ToHost::Revoke(revoke)) = actor.heard().await else { panic!("a revoked token is taken over") };
+    let Some(ToHost::Revoke(revoke)) = actor.heard().await else { panic!("no Revoke of the revoked token") };
     assert_eq!((revoke.wait, &revoke.connections[..]), (0, &["revoked".into()][..]));
     let Some(ToHost::Gone(gone)) = actor.heard().await else {
-        panic!("nothing is said of a forbidden place")
+        panic!("no Gone for the forbidden address")
     };
     assert_eq!(&*gone.connection, "elsewhere");
     actor.push(1, "c", "hello again").await;
@@ -499,12 +499,12 @@ async fn a_backend_that_takes_over_knows_connections_and_tokens() {
 }
 
 #[tokio::test]
-async fn a_change_of_tokens_is_told_before_it_is_answered() {
+async fn changed_tokens_reach_the_host_before_the_request_is_answered() {
     let (handle, mut actor, _) = started().await;
     let id = handle.status().tokens.new_id();
     handle.status().tokens.renew(&id, None, unix_ms());
     handle.tokens_changed().await.unwrap();
-    // This process might die now.
+    // From here on, the change survives a crash of the backend.
     let Some(ToHost::Keep(keep)) = actor.heard().await else { panic!() };
     assert_eq!(tokens::Tokens::restored(&keep.notes).check(Some(&id), Use::Door, unix_ms()), Ok(()));
 }
@@ -517,11 +517,11 @@ async fn a_host_of_another_major_version_is_left_alone() {
     match take_over(host, &routes, |_| ()).await {
         Err(NotOpened::Foreign { session, .. }) => assert_eq!(&*session, "abc"),
         Err(other) => panic!("{other}"),
-        Ok(_) => panic!("it was taken over"),
+        Ok(_) => panic!("the session was taken over"),
     }
 }
 
-/// A way that takes small frames only.
+/// Accepts only small frames.
 struct Narrow(UnboundedSender<String>);
 
 impl Outlet for Narrow {
@@ -543,7 +543,7 @@ impl Outlet for Narrow {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_large_is_said_to_be_so_under_its_name() {
+async fn an_oversized_answer_is_replaced_by_an_error_with_its_id() {
     let (sender, mut said) = mpsc::unbounded_channel();
     let frame = ServerFrame::CommandResult {
         result: "x".repeat(2000),
@@ -558,5 +558,5 @@ async fn an_answer_that_is_too_large_is_said_to_be_so_under_its_name() {
     assert_eq!(push(&narrow, frame.to_json(), true).await, Sent::Delivered);
     let error: serde_json::Value = serde_json::from_str(&said.recv().await.unwrap()).unwrap();
     assert_eq!((&error["code"], &error["ref"]), (&"TOO_LARGE".into(), &"my-command".into()));
-    assert_eq!(push(&narrow, frame.to_json(), false).await, Sent::TooLarge, "nothing stands for output");
+    assert_eq!(push(&narrow, frame.to_json(), false).await, Sent::TooLarge, "output is never replaced");
 }

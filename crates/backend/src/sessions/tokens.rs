@@ -1,9 +1,8 @@
-//! Which of the tokens minted for a session are good: the owner's newest, and one per share link.
+//! Which of the tokens minted for a session are valid: the owner's newest, and one per share link.
 //!
-//! Every minted token carries `shellbridgeId`, `GENERATION.NAME`: the generation is this session's alone, so that no
-//! token of an earlier session of the same id opens this one; the name is looked up here. Tokens that others minted
-//! have none, and nothing here is about them. What is kept is what is allowed, so that it is bounded whatever was
-//! revoked.
+//! Every minted token carries `shellbridgeId`, `GENERATION.NAME`. The generation is unique to the session, so tokens of
+//! an earlier session with the same id do not open this one; the name is looked up here. Tokens from other issuers have
+//! no id and are not tracked. The state lists valid tokens, so it stays bounded however many are revoked.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,12 +11,12 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use shellbridge_protocol::times::UnixMs;
 
-/// Share links of one session at once.
+/// Maximum share links per session.
 const MAX_SHARES: usize = 64;
-/// After a newer token of the owner is made, connections by the older one live on for this long: whoever asked
-/// for it has to get it and to connect with it.
+/// How long connections with a superseded owner token live on: the client has to receive the new token and reconnect
+/// with it.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(30);
-/// Older tokens remembered for that long. Beyond, the oldest ends sooner.
+/// Superseded tokens remembered for [`HANDOVER`]. Beyond that number, the oldest ends sooner.
 const MAX_SUPERSEDED: usize = 8;
 
 /// The tokens of one session.
@@ -29,7 +28,7 @@ pub(crate) struct Tokens {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
-    /// The owner's newest.
+    /// Name of the owner's newest token.
     owner: Option<String>,
     superseded: VecDeque<Superseded>,
     shares: Vec<Share>,
@@ -39,66 +38,66 @@ struct State {
 struct Superseded {
     name: String,
     until: UnixMs,
-    /// The token it asked for. It may ask again, since the answer can be lost, and is given the same one.
+    /// Name of the token that it requested. A repeated request, after a lost answer, returns the same one.
     successor: Option<String>,
 }
 
-/// A link to watch.
+/// A view-only share link.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Share {
-    /// What it is revoked by.
+    /// Id for its revocation.
     pub(crate) id: String,
     pub(crate) created_at: UnixMs,
     pub(crate) expires_at: UnixMs,
 }
 
-/// What a token is shown for.
+/// Purpose for which a token is presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// To be let in, or to ask something.
+    /// To connect, or to call the API.
     Door,
-    /// To get a newer one.
+    /// To obtain a newer token.
     Renewal,
-    /// By a connection that was let in before.
+    /// By an established connection.
     Connection,
 }
 
-/// Why a minted token is no good.
+/// Why a minted token is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stale {
-    /// It is of an earlier session of this id.
-    #[error("the token is of a session that has ended")]
+    /// The token belongs to an earlier session with this id.
+    #[error("the token belongs to a session that has ended")]
     Earlier,
-    /// It was revoked, or replaced by a newer one.
+    /// The token was revoked, or replaced by a newer one.
     #[error("the token was revoked")]
     Revoked,
 }
 
-/// There are as many share links as there may be.
+/// The session has [`MAX_SHARES`] share links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
 impl Tokens {
-    /// Of a new session.
+    /// Tokens of a new session.
     pub(crate) fn new() -> Self {
         Self { generation: random_name(), state: Mutex::default() }
     }
 
-    /// What [`Tokens::restored`] makes the same of, in the next backend.
+    /// Serializes the state for [`Tokens::restored`] in the next backend.
     pub(crate) fn notes(&self) -> Bytes {
         let state = self.lock().clone();
         // Infallible: no map, no I/O.
         serde_json::to_vec(&(&self.generation, state)).unwrap_or_default().into()
     }
 
-    /// As an earlier backend noted them. Without notes no minted token is good.
+    /// Restores the state from an earlier backend's notes. Without valid notes, no minted token is valid.
     pub(crate) fn restored(notes: &[u8]) -> Self {
         let noted: Option<(String, State)> = serde_json::from_slice(notes).ok();
         noted.map_or_else(Self::new, |(generation, state)| Self { generation, state: Mutex::new(state) })
     }
 
-    /// Whether the token of this id is good. One without an id was not minted here.
+    /// Checks the token with this id. A token without an id was not minted here and passes.
     pub(crate) fn check(&self, id: Option<&str>, purpose: Use, now: UnixMs) -> Result<(), Stale> {
         let Some(id) = id else { return Ok(()) };
         let name = self.name(id).ok_or(Stale::Earlier)?;
@@ -118,7 +117,7 @@ impl Tokens {
         if good { Ok(()) } else { Err(Stale::Revoked) }
     }
 
-    /// An id for a token that is being minted. It is good for nothing yet.
+    /// An id for a token about to be minted. It is not valid yet.
     pub(crate) fn new_id(&self) -> String {
         self.id(&random_name())
     }
@@ -127,14 +126,13 @@ impl Tokens {
         format!("{}.{name}", self.generation)
     }
 
-    /// The id of the token that `asked_by` was given before, if it is still the owner's newest.
+    /// Id of the token that `asked_by` already received, if that is still the owner's newest.
     pub(crate) fn successor(&self, asked_by: Option<&str>) -> Option<String> {
         self.lock().successor(self.name(asked_by?)?).map(|name| self.id(name))
     }
 
-    /// The owner has a new token, `id`; the older one is revoked. `asked_by`: the token that asked for it. Gives back
-    /// the id of the token that `asked_by` was given meanwhile, by another request of its own: `id` is then good for
-    /// nothing.
+    /// Makes `id` the owner's token and supersedes the older one. `asked_by` is the token that requested it. If a
+    /// concurrent request of `asked_by` already received a token, returns that token's id, and `id` stays invalid.
     pub(crate) fn renew(&self, id: &str, asked_by: Option<&str>, now: UnixMs) -> Option<String> {
         let mut state = self.lock();
         let name = self.name(id)?;
@@ -160,7 +158,7 @@ impl Tokens {
         None
     }
 
-    /// The token of this id is a share link's from now on.
+    /// Registers the token with this id as a share link.
     pub(crate) fn share(&self, id: &str, now: UnixMs, expires_at: UnixMs) -> Result<Share, TooMany> {
         let mut state = self.lock();
         state.shares.retain(|share| now < share.expires_at);
@@ -173,12 +171,12 @@ impl Tokens {
         Ok(share)
     }
 
-    /// The share links that are good, oldest first.
+    /// The valid share links, oldest first.
     pub(crate) fn shares(&self, now: UnixMs) -> Vec<Share> {
         self.lock().shares.iter().filter(|share| now < share.expires_at).cloned().collect()
     }
 
-    /// Revokes one share link, or all of them. False if there was none.
+    /// Revokes one share link, or all of them; false if none matched.
     pub(crate) fn revoke(&self, share: Option<&str>) -> bool {
         let mut state = self.lock();
         let before = state.shares.len();
@@ -196,7 +194,7 @@ impl Tokens {
 }
 
 impl State {
-    /// The name of the token that `asked_by` was given, if it is still the owner's newest.
+    /// Name of the token that `asked_by` received, if that is still the owner's newest.
     fn successor(&self, asked_by: &str) -> Option<&str> {
         let older = self.superseded.iter().find(|older| older.name == asked_by)?;
         older.successor.as_deref().filter(|name| self.owner.as_deref() == Some(*name))
@@ -214,7 +212,7 @@ mod tests {
     const T0: UnixMs = UnixMs(0);
 
     #[test]
-    fn tokens_of_an_earlier_session_are_told_from_those_that_were_revoked() {
+    fn tokens_of_an_earlier_session_are_distinguished_from_revoked_ones() {
         let (earlier, tokens) = (Tokens::new(), Tokens::new());
         let id = earlier.new_id();
         earlier.renew(&id, None, T0);
@@ -222,11 +220,11 @@ mod tests {
         assert_eq!(tokens.check(Some(&id), Use::Door, T0), Err(Stale::Earlier));
         assert_eq!(tokens.check(Some("nonsense"), Use::Connection, T0), Err(Stale::Earlier));
         assert_eq!(tokens.check(Some(&tokens.new_id()), Use::Door, T0), Err(Stale::Revoked));
-        assert_eq!(tokens.check(None, Use::Door, T0), Ok(()), "one that others minted");
+        assert_eq!(tokens.check(None, Use::Door, T0), Ok(()), "a token of another issuer");
     }
 
     #[test]
-    fn a_newer_token_ends_the_older_and_soon_its_connections() {
+    fn a_newer_token_revokes_the_older_and_ends_its_connections_later() {
         let tokens = Tokens::new();
         let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
         tokens.renew(&first, None, T0);
@@ -242,12 +240,12 @@ mod tests {
         tokens.renew(&third, None, UnixMs(10));
         assert_eq!(tokens.check(Some(&second), Use::Connection, UnixMs(10)), Ok(()));
         let renewal = tokens.check(Some(&second), Use::Renewal, UnixMs(10));
-        assert_eq!(renewal, Err(Stale::Revoked), "it was revoked by somebody else");
+        assert_eq!(renewal, Err(Stale::Revoked), "superseded at another's request");
     }
 
-    /// Else a token that `extend` has replaced could take the session back from its successor for the handover.
+    /// Otherwise a token replaced by `extend` could take the session back from its successor during the handover.
     #[test]
-    fn regression_a_token_that_asks_again_is_given_the_same_successor() {
+    fn regression_a_repeated_renewal_returns_the_same_successor() {
         let tokens = Tokens::new();
         let (first, second, third) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
         assert_eq!(tokens.renew(&first, None, T0), None);
@@ -261,13 +259,13 @@ mod tests {
         assert_eq!(
             tokens.check(Some(&first), Use::Renewal, T0),
             Err(Stale::Revoked),
-            "its successor has one"
+            "its successor was renewed"
         );
         assert_eq!(tokens.successor(Some(&first)), None);
     }
 
     #[test]
-    fn share_links_are_bounded_and_revoked_one_by_one_or_all() {
+    fn share_links_are_bounded_and_can_be_revoked_singly_or_together() {
         let tokens = Tokens::new();
         let ids: Vec<_> = (0..MAX_SHARES).map(|_| tokens.new_id()).collect();
         let shares: Vec<_> = ids.iter().map(|id| tokens.share(id, T0, UnixMs(100)).unwrap()).collect();
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_backend_knows_what_is_good() {
+    fn restored_tokens_keep_their_validity() {
         let tokens = Tokens::new();
         let (first, second, viewer) = (tokens.new_id(), tokens.new_id(), tokens.new_id());
         tokens.renew(&first, None, T0);
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn however_often_a_token_is_renewed_little_is_remembered() {
+    fn remembered_tokens_are_bounded_however_often_they_are_renewed() {
         let tokens = Tokens::new();
         for _ in 0..1_000 {
             tokens.renew(&tokens.new_id(), None, T0);
