@@ -1,4 +1,4 @@
-//! What a shell is started with: built from nothing, so that no setting of the backend is in it.
+//! Builds a shell's environment from scratch, so that it contains none of the backend's settings.
 
 use std::{
     collections::BTreeMap,
@@ -11,45 +11,46 @@ use shellbridge_session::link::ShellSpec;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TERM: &str = "xterm-256color";
-/// Variables of a session, and bytes of them: far below what the kernel takes (128 KiB a string, 2 MiB in all).
+/// Limits on a session's variables: their number and total bytes. Far below the kernel's limits (128 KiB per string,
+/// 2 MiB in all).
 const MAX_VARIABLES: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What the caller of `POST /api/sessions` may choose.
+/// Shell options of `POST /api/sessions`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct ShellRequest {
-    /// Variables added to the shell's environment. Never given back.
+    /// Variables added to the shell's environment. Never returned by the API.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// Absolute path of the shell; by default the user's own.
+    /// Absolute path of the shell. Default: the user's login shell.
     #[serde(default)]
     pub(crate) shell: Option<PathBuf>,
-    /// Where it starts; by default the user's home.
+    /// Initial working directory. Default: the user's home.
     #[serde(default)]
     pub(crate) cwd: Option<PathBuf>,
 }
 
-/// Why a shell cannot be started as asked.
+/// Why the requested shell options are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadShell {
     #[error("shell: not the absolute path of a file")]
     Shell,
     #[error("cwd: not the absolute path of a directory")]
     Cwd,
-    #[error("env: {0:?} is not a variable's name")]
+    #[error("env: {0:?} is not a valid variable name")]
     Name(String),
-    #[error("env: a value holds a NUL")]
+    #[error("env: a value contains a NUL")]
     Nul,
     #[error("env: at most {MAX_VARIABLES} variables and {MAX_BYTES} bytes")]
     Large,
 }
 
-/// The user's shell, changed as asked.
+/// The user's shell, with the requested options applied.
 pub(crate) fn shell_spec(request: ShellRequest) -> Result<ShellSpec, BadShell> {
     let ShellRequest { env: extra, shell, cwd } = request;
     check(&extra)?;
     let user = User::from_uid(Uid::current()).ok().flatten();
-    // A container's user may be in no database, and its home in the backend's own environment alone.
+    // A container's user may not be in the user database; then only `HOME` names its home.
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let home =
         home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
@@ -82,7 +83,7 @@ pub(crate) fn shell_spec(request: ShellRequest) -> Result<ShellSpec, BadShell> {
     Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
 }
 
-/// A login shell that lets people in; `nologin` and `false` do not.
+/// Whether this login shell permits a login; `nologin` and `false` do not.
 fn usable(shell: &Path) -> bool {
     shell.is_file() && !matches!(shell.file_name().and_then(|name| name.to_str()), Some("nologin" | "false"))
 }
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_is_built_from_nothing() {
+    fn the_environment_is_built_from_scratch() {
         let spec = shell_spec(ShellRequest::default()).unwrap();
         let names: Vec<_> = spec.env.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LANG", "PATH", "SHELL", "TERM", "USER"]);
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_may_add_variables_but_no_nonsense() {
+    fn a_session_may_add_only_valid_variables() {
         let with = |name: &str, value: &str| {
             let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
             shell_spec(ShellRequest { env, ..ShellRequest::default() })
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_absolute_and_there() {
+    fn shell_and_cwd_must_be_absolute_and_exist() {
         for bad in ["sh", "/no/such/shell", "/tmp"] {
             let request = ShellRequest { shell: Some(bad.into()), ..ShellRequest::default() };
             assert_eq!(shell_spec(request).unwrap_err(), BadShell::Shell);

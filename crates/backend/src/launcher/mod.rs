@@ -1,4 +1,4 @@
-//! Hosts, one process a session: how one is started, found again and ended, and what it may know.
+//! Hosts, one process per session: starts, finds and ends them, and isolates the backend's secrets from them.
 
 mod environment;
 mod process;

@@ -1,4 +1,4 @@
-//! Hosts as processes: one a session, each behind a Unix socket in `RUN_DIR`.
+//! Host processes: one per session, each listening on a Unix socket in `RUN_DIR`.
 
 use std::{
     io,
@@ -16,28 +16,28 @@ use super::{
     run_dir::RunDir,
 };
 
-/// Beside this program, if `SESSION_HOST` names no other.
+/// Default program, in the directory of this one, unless `SESSION_HOST` names another.
 const PROGRAM: &str = "session-host";
-/// How long a host that was killed may take to be gone.
+/// How long a killed host may take to exit.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// Starts hosts, and finds those that an earlier backend left.
+/// Starts hosts, and finds those of an earlier backend.
 pub(crate) struct Launcher {
     program: PathBuf,
     run_dir: RunDir,
 }
 
-/// A host, and the stream to it.
+/// A host and the stream to it.
 pub(crate) struct Host {
     pub(crate) stream: UnixStream,
     pub(crate) process: Process,
 }
 
-/// A host's process. It lives on when this is dropped.
+/// A host's process. It keeps running when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     socket: PathBuf,
-    /// None if an earlier backend has started it.
+    /// `None` if an earlier backend started it.
     child: Option<(Child, Known)>,
 }
 
@@ -45,23 +45,23 @@ impl Launcher {
     /// `run_dir` is `RUN_DIR`, `program` is `SESSION_HOST`.
     ///
     /// # Errors
-    /// When there is no such program, or no such directory to be had.
+    /// When the program does not exist, or the directory cannot be created or locked.
     pub(crate) fn new(run_dir: Option<&str>, program: Option<&str>) -> anyhow::Result<Self> {
         let program = match program {
             Some(program) => PathBuf::from(program),
             None => std::env::current_exe().context("SESSION_HOST")?.with_file_name(PROGRAM),
         };
-        ensure!(program.is_file(), "SESSION_HOST: {} is no program", program.display());
+        ensure!(program.is_file(), "SESSION_HOST: {} is not a file", program.display());
         Ok(Self { program, run_dir: RunDir::open(run_dir.map(Path::new))? })
     }
 
     /// Starts a host.
     ///
-    /// It gets its socket as stdin, since it may not be able to make one there, and knows nothing else: it has no
-    /// environment and no arguments.
+    /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment
+    /// and no arguments.
     ///
     /// # Errors
-    /// When there are no more processes, descriptors or memory.
+    /// When the system is out of processes, descriptors or memory.
     pub(crate) async fn start(&self) -> io::Result<Host> {
         let socket = self.run_dir.new_socket();
         let listener = UnixListener::bind(&socket)?;
@@ -73,7 +73,7 @@ impl Launcher {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let started = reap::start(|| command.spawn());
-        // It has the listener, too.
+        // It holds a copy of the listener. Close it, so that connections are refused once the host is gone.
         drop(command);
         let mut process = Process { socket, child: None };
         let connected = async {
@@ -89,7 +89,7 @@ impl Launcher {
         }
     }
 
-    /// The hosts that an earlier backend left.
+    /// Connects to the hosts of an earlier backend.
     pub(crate) async fn left(&self) -> Vec<Host> {
         let mut hosts = Vec::new();
         for socket in self.run_dir.sockets() {
@@ -100,13 +100,13 @@ impl Launcher {
 }
 
 impl Process {
-    /// None at all: a test plays the host.
+    /// No process: the test acts as the host.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
         Self { socket: PathBuf::new(), child: None }
     }
 
-    /// Connects once more; none if nobody listens, and the socket is removed.
+    /// Connects again. If the host is gone, removes its socket and returns `None`.
     pub(crate) async fn connect(self) -> Option<Host> {
         match UnixStream::connect(&self.socket).await {
             Ok(stream) => Some(Host { stream, process: self }),
@@ -121,7 +121,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end of a host that says that nothing is left of its session.
+    /// Waits for the exit of a host whose session has ended, and kills it after `within`.
     pub(crate) async fn ended(&mut self, within: Duration) {
         if let Some((child, _)) = &mut self.child
             && timeout(within, child.wait()).await.is_err()
@@ -132,8 +132,8 @@ impl Process {
         self.forget();
     }
 
-    /// Ends a host that is of no use. What it leaves is ended by [`orphans`](super::orphans). One that another backend
-    /// started ends by itself: nobody finds it any more.
+    /// Kills a host. [`orphans`](super::orphans) ends the processes it leaves. A host of an earlier backend is not killed:
+    /// it ends by itself once its socket is removed.
     pub(crate) async fn kill(&mut self) {
         self.forget();
         if let Some((child, _)) = &mut self.child {
@@ -145,7 +145,7 @@ impl Process {
     }
 
     fn forget(&self) {
-        // The host removes it, too, if it can.
+        // The host also removes it, if it has permission.
         let _ = std::fs::remove_file(&self.socket);
     }
 }

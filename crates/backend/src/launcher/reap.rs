@@ -1,8 +1,8 @@
-//! Children that nobody waits for: what hosts leave when they are killed comes here, since the backend is a subreaper,
-//! and as process 1 of a container it gets all orphans in any case.
+//! Kills and reaps orphans. The backend is a subreaper, so the processes of a killed host become its children; as process
+//! 1 of a container, it inherits all orphans anyway.
 //!
-//! An init in front of the backend would have its user and its environment, and with that the secrets in it, but not
-//! its protection from shells (`keep_secrets`). So the backend is process 1 itself.
+//! The backend itself is process 1: an init in front of it would run as the same user with the same secrets in its
+//! environment, but without the protection from shells (`keep_secrets`).
 
 use std::{io, time::Duration};
 
@@ -19,16 +19,17 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Hosts, whose status is waited for elsewhere. One that was reaped and its successor may have the same number for a
-/// moment, so that a number can be here twice.
+/// PIDs of hosts, whose status is awaited elsewhere. A PID may briefly be listed twice, when a host is reaped and a new
+/// one reuses its PID.
 static KNOWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
-/// Orphans reaped in one go, before others have their turn: a shell can make them as fast as they are reaped.
+/// Orphans reaped per turn. A shell can create them as fast as they are reaped, so an unbounded turn might never end.
 const AT_ONCE: usize = 64;
-/// How long the reaper waits for a status to be taken by whom it is for: the kernel shows the oldest child first.
+/// How long the reaper waits while the oldest dead child is a host, whose status its own waiter has to take. The kernel
+/// reports the oldest child first.
 const TAKEN_WITHIN: Duration = Duration::from_millis(20);
 
-/// Keeps a child, and its status for whoever waits for it.
+/// Protects a child from the reaper until dropped.
 #[derive(Debug)]
 pub(super) struct Known(i32);
 
@@ -41,9 +42,9 @@ impl Drop for Known {
     }
 }
 
-/// Starts a process that is no orphan. Everything that the backend starts is started here.
+/// Starts a process and registers it as a non-orphan. The backend must start all its children through this function.
 pub(super) fn start(spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<(Child, Known)> {
-    // Before the child can be taken for an orphan, or end.
+    // Hold the lock, so that the reaper does not see the child before it is registered.
     let mut known = known();
     let child = spawn()?;
     let pid = child.id().map_or(0, u32::cast_signed);
@@ -51,14 +52,14 @@ pub(super) fn start(spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<(Ch
     Ok((child, Known(pid)))
 }
 
-/// Kills and reaps orphans for ever: their session has ended.
+/// Kills and reaps orphans forever. Orphans belong to sessions that have ended.
 ///
 /// # Errors
-/// When SIGCHLD cannot be waited for.
+/// When no SIGCHLD handler can be installed.
 pub(crate) async fn orphans() -> io::Result<()> {
     let mut died = signal(SignalKind::child())?;
     loop {
-        // What these leave comes here next, and each of them says so with a SIGCHLD when it dies.
+        // Their own children become orphans next; each death raises SIGCHLD, which starts another round.
         kill_orphans();
         match reap() {
             Dead::None => {
@@ -70,7 +71,7 @@ pub(crate) async fn orphans() -> io::Result<()> {
     }
 }
 
-/// What is left of the dead.
+/// Dead children left after a turn: none, more orphans, or a host.
 enum Dead {
     None,
     More,
@@ -84,7 +85,7 @@ fn reap() -> Dead {
         match waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             None => return Dead::None,
             Some(pid) if known.contains(&pid.as_raw()) => return Dead::Known,
-            // It is dead: this does not wait.
+            // The process is dead, so this does not block.
             Some(pid) => {
                 let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             }
@@ -96,13 +97,13 @@ fn reap() -> Dead {
 fn kill_orphans() {
     let known = known();
     for pid in children().filter(|pid| !known.contains(pid)) {
-        // Nobody but `reap` takes its status, so that the number is still its own.
+        // Only `reap` takes its status, so the PID cannot have been reused.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
-/// The children of this process, as the kernel lists them for each of its threads. Where it does not (no
-/// `CONFIG_PROC_CHILDREN`), orphans are only reaped.
+/// The children of this process, as the kernel lists them per thread. Without `CONFIG_PROC_CHILDREN` the list is empty,
+/// and orphans are reaped but not killed.
 fn children() -> impl Iterator<Item = i32> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());

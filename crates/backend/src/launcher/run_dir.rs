@@ -1,4 +1,4 @@
-//! The directory of the hosts' sockets, and whose it is.
+//! The directory of the hosts' sockets, locked by one backend.
 
 use std::{
     fs::{DirBuilder, File, TryLockError},
@@ -10,24 +10,24 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use nix::unistd::Uid;
 
-/// What group and others may do.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
-/// What sockets end with.
+/// File extension of the sockets.
 const SUFFIX: &str = "sock";
-/// Backends of one user that may run at once without a `RUN_DIR` of their own.
+/// Maximum backends of one user that run at once without `RUN_DIR`.
 const MAX_BACKENDS: usize = 64;
-/// Longest path of a socket, bytes (`sun_path` in unix(7), with its NUL).
+/// Longest socket path, bytes (`sun_path` in unix(7), less its NUL).
 const MAX_PATH: usize = 107;
 
-/// A directory that only this user can look into, and only this process uses.
+/// A directory that only this user can access and only this process uses.
 pub(super) struct RunDir {
     path: PathBuf,
-    /// Held for as long as the process lives: the kernel gives it back.
+    /// Held for the life of the process; the kernel releases it.
     _lock: File,
 }
 
 impl RunDir {
-    /// Takes the directory, or one in the default place: there, each of a user's backends gets its own.
+    /// Locks the directory, or one at the default path, where each of a user's backends gets its own.
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(path) = path {
             let taken = Self::take(path).with_context(|| format!("RUN_DIR: {}", path.display()))?;
@@ -45,12 +45,12 @@ impl RunDir {
         bail!("too many backends use {}; set RUN_DIR", first.display())
     }
 
-    /// None if another process has it.
+    /// Locks a directory; `None` if another process has locked it.
     fn take(path: &Path) -> anyhow::Result<Option<Self>> {
         let path = std::path::absolute(path)?;
         make_private(&path)?;
         let longest = path.join(socket_name());
-        ensure!(longest.as_os_str().len() <= MAX_PATH, "the path is too long for a socket in it");
+        ensure!(longest.as_os_str().len() <= MAX_PATH, "the path is too long for a socket");
         let lock = File::create(path.join("lock"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Some(Self { path, _lock: lock })),
@@ -59,12 +59,12 @@ impl RunDir {
         }
     }
 
-    /// A path for a new socket. A session's id may be too long for one.
+    /// A random path for a new socket. A session's id may be too long for one.
     pub(super) fn new_socket(&self) -> PathBuf {
         self.path.join(socket_name())
     }
 
-    /// The sockets that are there.
+    /// Paths of the existing sockets.
     pub(super) fn sockets(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
         entries.filter(|path| path.extension().is_some_and(|end| end == SUFFIX)).collect()
@@ -75,8 +75,8 @@ fn socket_name() -> String {
     format!("{}.{SUFFIX}", uuid::Uuid::new_v4().simple())
 }
 
-/// Where a user's programs keep what lasts while they run: where the system has a place for that, there (XDG Base
-/// Directory Specification), and else `/run` or, if that is root's alone, `/tmp`.
+/// Default directory: below `XDG_RUNTIME_DIR` if the system has one (XDG Base Directory Specification), otherwise below
+/// `/run` or, if only root can write there, `/tmp`.
 fn default_path() -> PathBuf {
     let xdg = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     if let Some(xdg) = xdg {
@@ -88,8 +88,8 @@ fn default_path() -> PathBuf {
     if made.is_ok() { run } else { Path::new("/tmp").join(name) }
 }
 
-/// Makes a directory that only this user can look into, or makes sure that it is one: whoever else could put a socket
-/// there could pass for a session.
+/// Creates a directory that only this user can access, or checks that an existing one is. Another user with write access
+/// could impersonate a session's host.
 fn make_private(path: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
@@ -97,8 +97,8 @@ fn make_private(path: &Path) -> anyhow::Result<()> {
     }
     let is = path.symlink_metadata()?;
     ensure!(is.is_dir(), "not a directory");
-    ensure!(is.uid() == Uid::effective().as_raw(), "it is another user's");
-    ensure!(is.mode() & OTHERS == 0, "other users may look into it: its mode must be 0700");
+    ensure!(is.uid() == Uid::effective().as_raw(), "owned by another user");
+    ensure!(is.mode() & OTHERS == 0, "accessible to other users: the mode must be 0700");
     Ok(())
 }
 
@@ -113,19 +113,19 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_one_backend_s_at_a_time() {
+    fn a_directory_is_locked_by_one_backend_at_a_time() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("run");
         let first = RunDir::open(Some(&path)).unwrap();
         assert!(error(&path).contains("another backend"), "{}", error(&path));
         std::fs::write(first.new_socket(), "").unwrap();
-        assert_eq!(first.sockets().len(), 1, "and not its lock");
+        assert_eq!(first.sockets().len(), 1, "the lock is not listed");
         drop(first);
         assert!(RunDir::open(Some(&path)).is_ok());
     }
 
     #[test]
-    fn a_directory_that_others_could_write_to_is_refused() {
+    fn a_directory_that_others_can_access_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let (open, link, file) =
             (home.path().join("open"), home.path().join("link"), home.path().join("file"));

@@ -1,4 +1,4 @@
-//! What the backend's children cannot see.
+//! Hides the backend's secrets from its children.
 
 use nix::unistd::Uid;
 use rustix::{
@@ -9,8 +9,8 @@ use rustix::{
     },
 };
 
-/// Capabilities that open other processes' memory, or the kernel's. Since Linux 6.14 `CAP_PERFMON`, and with it
-/// `CAP_SYS_ADMIN`, is as good as `CAP_SYS_PTRACE` for reading (`may_access_mm` in kernel/fork.c).
+/// Capabilities that give access to the memory of other processes or of the kernel. Since Linux 6.14, `CAP_PERFMON`, and
+/// with it `CAP_SYS_ADMIN`, permits the same reads as `CAP_SYS_PTRACE` (`may_access_mm` in kernel/fork.c).
 const PRYING: [CapabilitySet; 6] = [
     CapabilitySet::SYS_PTRACE,
     CapabilitySet::PERFMON,
@@ -22,31 +22,30 @@ const PRYING: [CapabilitySet; 6] = [
 
 /// Keeps the backend's memory and environment from the shells that it starts.
 ///
-/// A process that is not dumpable owns its `/proc` files as root, so that a shell of the same user cannot read
-/// `environ` or attach (proc(5), ptrace(2)). A shell of root could all the same with one of [`PRYING`]; they are taken
-/// from the bounding set, which every child inherits, and from the ambient set, by which any user may have them. What
-/// root can do beyond that needs a container's limits. Descriptors that were left open by whoever started the backend are
-/// closed in every child.
+/// Root owns the `/proc` files of a process that is not dumpable, so a shell of the same user cannot read `environ` or
+/// attach (proc(5), ptrace(2)). A root shell still could with one of [`PRYING`]. These are dropped from the bounding
+/// set, which every child inherits, and from the ambient set, which grants them to any user. Restricting root further
+/// takes a container. Descriptors that the backend inherited are closed in every child.
 ///
-/// Must be called before any thread is started: these sets belong to a thread.
+/// Call before any thread is started, because capability sets are per thread.
 ///
 /// # Errors
-/// When the kernel refuses to make the process non-dumpable, or a shell of root would have one of [`PRYING`].
+/// When the kernel refuses to make the process non-dumpable, or a root shell would keep one of [`PRYING`].
 pub fn keep_secrets() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // What a host leaves when it is killed comes here, and is ended (`reap`).
+    // The processes of a killed host become children of this process, which ends them (`reap`).
     set_child_subreaper(Some(getpid()))?;
     close_fds::set_fds_cloexec(3, &[]);
     clear_ambient_capability_set()?;
     for capability in PRYING {
-        // Not being root, there is no right to remove it, and no shell gets it from this set.
+        // Fails without root, but then no shell can gain the capability from this set either.
         let removed = remove_capability_from_bounding_set(capability);
-        // A kernel that does not know a capability gives it to nobody.
+        // A kernel that does not know a capability cannot grant it.
         let left = capability_is_in_bounding_set(capability).unwrap_or(false);
         if left && Uid::effective().is_root() {
             let why = removed.err().map(|error| error.to_string()).unwrap_or_default();
             return Err(std::io::Error::other(format!(
-                "a shell of root would have {capability:?} ({why}): run as another user, or with CAP_SETPCAP"
+                "a root shell would keep {capability:?} ({why}): run as another user, or with CAP_SETPCAP"
             )));
         }
     }

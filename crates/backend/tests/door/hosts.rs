@@ -1,4 +1,4 @@
-//! Sessions' own processes: what is left when one of them, or the backend, is killed.
+//! Session hosts: the sessions and processes that remain when a host or the backend is killed.
 
 use std::{collections::HashMap, path::Path, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::support::{ADMIN_TOKEN, Backend, Call, Gateway, PATIENCE, Settings, li
 
 const CLIENT: &str = "client-of-hosts-tests";
 
-/// Runs a command of a session and returns its result, whichever way it comes.
+/// Runs a command of a session and returns its result, answered or pushed.
 async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, command: &str) -> String {
     let frame = json!({"type": "command", "id": id, "command": command});
     let answer = backend.frame(session, "alice", session, frame).await;
@@ -28,7 +28,7 @@ async fn pid(backend: &Backend, gateway: &Gateway, session: &str, command: &str)
     run(backend, gateway, session, command, command).await.parse().unwrap()
 }
 
-/// Makes a session with a connection of the same name, and returns the pid of its host.
+/// Creates a session with a connection of the same name, and returns the PID of its host.
 async fn session(backend: &Backend, gateway: &Gateway, name: &str) -> u32 {
     backend.session("alice", name).await;
     backend.connect(name, "alice", name).await;
@@ -41,10 +41,10 @@ async fn until_dead(pids: &[u32]) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, dead).await.unwrap_or_else(|_| panic!("one of {pids:?} lives on"));
+    timeout(PATIENCE, dead).await.unwrap_or_else(|_| panic!("one of {pids:?} is still running"));
 }
 
-/// Waits for what ends a session that failed, and checks that it was quick.
+/// Waits until a failed session's connection is notified and deleted, and checks that this took under 1 s.
 async fn fails(gateway: &Gateway, session: &str, since: Instant) {
     let told = |call: &Call| call.connection == session && call.frame["code"] == "SESSION_INVALID";
     gateway.until("SESSION_INVALID", told).await;
@@ -53,12 +53,12 @@ async fn fails(gateway: &Gateway, session: &str, since: Instant) {
 }
 
 #[tokio::test]
-async fn a_killed_host_ends_its_session_with_all_it_left_and_nothing_else() {
+async fn a_killed_host_ends_its_session_and_processes_and_nothing_else() {
     let (gateway, backend) = started().await;
     let (victim, other) =
         (session(&backend, &gateway, "victim").await, session(&backend, &gateway, "other").await);
     assert_eq!(backend.shells().len(), 2);
-    // Neither its session, nor its process group, nor its parent says whose it is.
+    // Its POSIX session, process group and parent do not identify the session it belongs to.
     let daemon = "setsid -f setsid -f sleep 1004; until pgrep -n -x -f 'sleep 1004'; do sleep 0.1; done";
     let orphan = pid(&backend, &gateway, "victim", daemon).await;
     assert!(lives(orphan));
@@ -68,13 +68,13 @@ async fn a_killed_host_ends_its_session_with_all_it_left_and_nothing_else() {
     until_dead(&[victim, orphan]).await;
     let status = backend.get("/api/sessions/victim").bearer_auth(ADMIN_TOKEN).send().await.unwrap().status();
     assert_eq!(status, 404);
-    assert_eq!(pid(&backend, &gateway, "other", "echo $PPID; true").await, other, "nobody else notices");
+    assert_eq!(pid(&backend, &gateway, "other", "echo $PPID; true").await, other, "others are unaffected");
     backend.counts("shellbridge_session_faults_total 1").await;
     backend.session("alice", "victim").await;
 }
 
 #[tokio::test]
-async fn a_panic_in_a_host_ends_its_session_alone() {
+async fn a_panic_in_a_host_ends_only_its_session() {
     let (gateway, backend) = started().await;
     session(&backend, &gateway, "other").await;
     let body = json!({"userId": "alice", "sessionId": "s", "shell": "/bin/sh", "env": {"SESSION_HOST_PANICS": "panic"}});
@@ -92,16 +92,16 @@ async fn a_panic_in_a_host_ends_its_session_alone() {
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0);
-    assert!(log.contains("driver.rs"), "the log says where: {log}");
+    assert!(log.contains("driver.rs"), "the log has the location: {log}");
 }
 
-/// What a shell had before its backend was killed.
+/// State of a shell before its backend was killed.
 struct Before {
     shell: String,
     attached: Value,
 }
 
-/// Attaches, and asks the interactive shell for its pid.
+/// Attaches a client and returns the `attached` frame.
 async fn attach(backend: &Backend, gateway: &Gateway, offset: u64, seq: u64) -> Value {
     let frame = json!({"type": "attach", "clientId": CLIENT, "cols": 80, "rows": 24, "outputOffset": offset, "seq": seq});
     let answer = backend.frame("s", "alice", "s", frame).await;
@@ -116,7 +116,7 @@ async fn types(backend: &Backend, offset: u64, data: &str) {
     assert!(backend.frame("s", "alice", "s", frame).await.status().is_success());
 }
 
-/// The bytes of output that were pushed to `s`, by their offsets.
+/// The output pushed to `s`, assembled by offset, and its epoch.
 fn output(gateway: &Gateway) -> (Vec<u8>, Value) {
     let mut bytes = HashMap::new();
     let mut epoch = Value::Null;
@@ -127,7 +127,7 @@ fn output(gateway: &Gateway) -> (Vec<u8>, Value) {
         let offset = call.frame["offset"].as_u64().unwrap();
         let data = call.frame["data"].as_str().unwrap_or_default().as_bytes().to_vec();
         for (n, byte) in (offset..).zip(data) {
-            assert_eq!(*bytes.entry(n).or_insert(byte), byte, "a byte that changes");
+            assert_eq!(*bytes.entry(n).or_insert(byte), byte, "a byte changed");
         }
     }
     let mut all: Vec<_> = bytes.into_iter().collect();
@@ -135,7 +135,7 @@ fn output(gateway: &Gateway) -> (Vec<u8>, Value) {
     (all.into_iter().map(|(_, byte)| byte).collect(), epoch)
 }
 
-/// Waits until the output matches, and returns what stands between the words.
+/// Waits until the output contains `from` and then `to`, and returns the text between them.
 async fn says(gateway: &Gateway, from: &str, to: &str) -> String {
     let found = async {
         loop {
@@ -164,16 +164,16 @@ async fn goes_on(backend: &Backend, gateway: &Gateway, before: &Before) {
     let typed = "echo fir''st $$ po''int\n".len() as u64;
     let attached = attach(backend, gateway, 0, 2).await;
     assert_eq!(attached["epoch"], before.attached["epoch"]);
-    assert_eq!(attached["inputOffset"], typed, "what was typed is known");
+    assert_eq!(attached["inputOffset"], typed, "the input offset survived");
     types(backend, typed, "echo sec''ond $$ po''int\n").await;
     assert_eq!(says(gateway, "second ", " point").await, before.shell, "the same shell");
     let (has, after) = output(gateway);
     assert_eq!(after, epoch, "the same streams");
-    assert!(has.starts_with(&had) && has.len() > had.len(), "offsets go on");
+    assert!(has.starts_with(&had) && has.len() > had.len(), "offsets continue");
 }
 
 #[tokio::test]
-async fn shells_tokens_and_offsets_outlive_a_backend_that_is_killed() {
+async fn shells_tokens_and_offsets_outlive_a_killed_backend() {
     let run_dir = TempDir::new().unwrap();
     let run_dir = run_dir.path().join("run");
     let gateway = Gateway::start().await;
@@ -207,11 +207,11 @@ async fn shells_tokens_and_offsets_outlive_a_backend_that_is_killed() {
     assert_eq!(opens(&owner.as_str().into()).await, 200);
     assert_eq!((opens(&shares[0]["token"]).await, opens(&shares[1]["token"]).await), (200, 401));
     assert_eq!(backend.delete("/api/sessions/s").bearer_auth(&owner).send().await.unwrap().status(), 204);
-    assert!(!lives(host), "{host} lives on after its session");
+    assert!(!lives(host), "{host} outlives its session");
 }
 
 #[tokio::test]
-async fn sighup_leaves_sessions_to_the_next_backend_and_sigterm_ends_those_taken_over() {
+async fn sighup_leaves_sessions_to_the_next_backend_and_sigterm_ends_them() {
     let run_dir = TempDir::new().unwrap();
     let run_dir = run_dir.path().join("run");
     let gateway = Gateway::start().await;
@@ -243,7 +243,7 @@ fn descriptors(pid: u32) -> usize {
 }
 
 #[tokio::test]
-async fn two_hundred_sessions_leave_nothing_also_when_the_backend_is_killed_in_between() {
+async fn two_hundred_sessions_leave_nothing_even_if_the_backend_is_killed() {
     let run_dir = TempDir::new().unwrap();
     let run_dir = run_dir.path().join("run");
     let gateway = Gateway::start().await;
@@ -254,7 +254,7 @@ async fn two_hundred_sessions_leave_nothing_also_when_the_backend_is_killed_in_b
         hosts.push(abused(&backend, &gateway, n).await);
     }
     backend.crash().await;
-    // Some die meanwhile.
+    // Some hosts die while there is no backend.
     for host in hosts.iter().take(10) {
         signal(*host, Signal::SIGKILL);
     }
@@ -272,13 +272,13 @@ async fn two_hundred_sessions_leave_nothing_also_when_the_backend_is_killed_in_b
     }
     until_dead(&hosts).await;
     assert_eq!(backend.shells(), Vec::<u32>::new());
-    assert_eq!(std::fs::read_dir(&run_dir).unwrap().count(), 1, "but the lock");
+    assert_eq!(std::fs::read_dir(&run_dir).unwrap().count(), 1, "only the lock is left");
     let fresh = Settings::new().pushing_to(&gateway).start().await;
-    // Connections to the gateway are kept for a while.
+    // Idle connections to the gateway stay open for a while.
     assert!(descriptors(backend.pid()) <= descriptors(fresh.pid()) + 20);
 }
 
-/// Makes a session and leaves something behind in it.
+/// Creates a session; in every tenth, leaves background processes.
 async fn abused(backend: &Backend, gateway: &Gateway, n: u32) -> u32 {
     let name = format!("s-{n}");
     let host = session(backend, gateway, &name).await;
@@ -289,7 +289,7 @@ async fn abused(backend: &Backend, gateway: &Gateway, n: u32) -> u32 {
 }
 
 #[tokio::test]
-async fn a_host_knows_nothing_of_the_backend() {
+async fn a_host_inherits_nothing_from_the_backend() {
     let (gateway, backend) = started().await;
     let host = session(&backend, &gateway, "s").await;
     let of = |file: &str| std::fs::read(format!("/proc/{host}/{file}")).unwrap();
@@ -306,7 +306,7 @@ async fn a_host_knows_nothing_of_the_backend() {
     let stat = String::from_utf8(of("stat")).unwrap();
     let nice: i32 =
         stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(16).unwrap().parse().unwrap();
-    assert!(nice > 0, "the backend goes first");
-    // A shell cannot look into it: its files are root's, whoever it is run by.
+    assert!(nice > 0, "the backend has priority");
+    // A shell cannot access it: root owns its `/proc` files, whatever its user.
     assert_eq!(run(&backend, &gateway, "s", "own", "stat -c %u /proc/$PPID/environ").await, "0");
 }
