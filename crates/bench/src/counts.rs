@@ -69,7 +69,7 @@ enum Case {
     BackendKey,
     /// A MB of output through the backend.
     BackendOutput,
-    /// The same in the host of the session, which the backend hands them to and gets them from.
+    /// The same frames in the session's host, behind the backend.
     HostPing,
     HostKey,
     HostOutput,
@@ -214,7 +214,7 @@ impl ProfiledStack {
 /// Writes a script `name` that runs `program` under valgrind.
 fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
     let (out, program) = (place.display(), program.display());
-    // A host has no environment; vgdb finds valgrind's files where this process has its own.
+    // A host has no environment, but vgdb looks for valgrind's files in this process's temporary directory.
     let temporary = std::env::temp_dir();
     let temporary = temporary.display();
     let script = format!(

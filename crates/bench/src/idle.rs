@@ -27,7 +27,7 @@ const FILL: u64 = 1_000_000;
 pub struct Idle {
     /// Number of sessions.
     pub sessions: usize,
-    /// Growth of the memory of backend and hosts, bytes per session.
+    /// Memory growth of backend and hosts, bytes per session.
     pub backend_bytes: f64,
     /// Growth of the gateway's resident memory, bytes per session.
     pub gateway_bytes: f64,
@@ -35,8 +35,8 @@ pub struct Idle {
     pub backend_core: f64,
 }
 
-/// Memory of a role's processes, bytes: resident, and of the backend's hosts, which share their program's pages, their
-/// share of that.
+/// Resident memory of a role's processes, bytes. The backend's includes the proportional memory of its hosts, which share
+/// the pages of their program.
 pub fn resident(stack: &Stack, role: Role) -> u64 {
     let memory = |(other, pid)| match other {
         _ if other == role => process::resident(pid),
@@ -48,8 +48,8 @@ pub fn resident(stack: &Stack, role: Role) -> u64 {
 
 /// CPU time of the backend and its hosts.
 fn cpu(stack: &Stack) -> Duration {
-    let ours = stack.processes().into_iter().filter(|(role, _)| matches!(role, Role::Backend | Role::Host));
-    ours.map(|(_, pid)| process::cpu(pid)).sum()
+    let both = stack.processes().into_iter().filter(|(role, _)| matches!(role, Role::Backend | Role::Host));
+    both.map(|(_, pid)| process::cpu(pid)).sum()
 }
 
 /// Measures `count` attached sessions of `cat` that idle for `window`.
@@ -101,7 +101,7 @@ async fn sleep(mut terminal: Terminal, ping: Instant, end: Instant) -> anyhow::R
     Ok(())
 }
 
-/// Growth of the memory of backend and hosts, bytes per session with a full output log.
+/// Memory growth of backend and hosts, bytes per session with a full output log.
 pub async fn full(stack: &Stack, count: usize) -> anyhow::Result<f64> {
     let target = Target::local(stack)?;
     Terminal::attached(target.session("/bin/sh").await?, "full-first").await?.close().await;

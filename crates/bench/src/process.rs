@@ -24,7 +24,7 @@ pub fn resident(pid: u32) -> u64 {
     process(pid).and_then(|process| process.status().ok()?.vmrss).unwrap_or_default() * 1024
 }
 
-/// Proportional memory, bytes: pages that several processes share count for each in part.
+/// Proportional memory (PSS), bytes: each process counts its share of shared pages.
 pub fn proportional(pid: u32) -> u64 {
     let rollup = process(pid).and_then(|process| process.smaps_rollup().ok());
     let maps = rollup.iter().flat_map(|rollup| &rollup.memory_map_rollup);

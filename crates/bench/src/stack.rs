@@ -219,7 +219,7 @@ impl Stack {
         Ok(())
     }
 
-    /// The processes: `gateway`, `backend`, each session's host, and each one of the function.
+    /// The processes: `gateway`, `backend`, each session's host, and each instance of the function.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];
         for (pid, name) in process::children(self.child.id()) {
@@ -281,7 +281,7 @@ pub enum Role {
     Function,
     /// The backend.
     Backend,
-    /// The host of one session. Figures of the backend include its hosts.
+    /// The host of one session. The backend's figures include its hosts.
     Host,
 }
 
