@@ -315,7 +315,7 @@ async fn without_a_backend_a_host_ends_after_its_ttl_or_with_its_socket() {
 }
 
 #[tokio::test]
-async fn an_idle_host_uses_no_cpu_with_or_without_a_backend() {
+async fn an_idle_host_does_not_spin_with_or_without_a_backend() {
     let (host, mut backend) = Host::with(start()).await;
     backend.connect("c").await;
     backend.attach().await;
@@ -333,7 +333,7 @@ async fn an_idle_host_uses_no_cpu_with_or_without_a_backend() {
         let waited =
             timeout(Duration::from_secs(1), async { while backend.hears().await.is_some() {} }).await;
         assert!(waited.is_err(), "the link ended");
-        assert!(ticks(&host) - before < 20, "the idle host uses CPU, linked: {linked}");
+        assert!(ticks(&host) - before < 20, "the idle host spins, linked: {linked}");
     }
 }
 

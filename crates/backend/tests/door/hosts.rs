@@ -307,6 +307,6 @@ async fn a_host_inherits_nothing_from_the_backend() {
     let nice: i32 =
         stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(16).unwrap().parse().unwrap();
     assert!(nice > 0, "the backend has priority");
-    // A shell cannot access it: root owns its `/proc` files, whatever its user.
+    // A shell cannot access the host: root owns its `/proc` files, even if both run as the same user.
     assert_eq!(run(&backend, &gateway, "s", "own", "stat -c %u /proc/$PPID/environ").await, "0");
 }

@@ -238,7 +238,7 @@ pub struct Extend {
 pub struct Revoke {
     /// How long the connections may continue, ms.
     pub wait: u64,
-    /// The connection.
+    /// The connections.
     pub connections: Vec<ConnectionId>,
 }
 
