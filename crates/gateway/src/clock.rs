@@ -1,6 +1,6 @@
 //! Wall-clock time in the forms that events, `@connections` and log streams use.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use shellbridge_protocol::times::UnixMs;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
@@ -16,7 +16,7 @@ const DATE: &[BorrowedFormatItem<'_>] = format_description!("[year]/[month]/[day
 
 /// The time of day.
 pub fn unix_ms() -> UnixMs {
-    UnixMs::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    SystemTime::now().into()
 }
 
 /// The `requestTime` of events.

@@ -1,6 +1,6 @@
 //! The invocation's deadline, which limits every wait in this crate.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use shellbridge_protocol::times::UnixMs;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ impl Deadline {
 
 /// The time of day.
 pub(crate) fn unix_ms() -> UnixMs {
-    UnixMs::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    SystemTime::now().into()
 }
 
 #[cfg(test)]

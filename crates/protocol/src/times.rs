@@ -1,7 +1,10 @@
 //! Times of the wire contract and the shell's epoch, each with its own type so that units cannot be mixed. This crate
 //! has no clock: programs construct these from theirs.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +29,6 @@ impl UnixMs {
     /// The latest time.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The time `elapsed` after 1970.
-    pub fn from_epoch(elapsed: Duration) -> Self {
-        Self(whole_ms(elapsed))
-    }
-
     /// The time `after` this one, at most [`UnixMs::MAX`].
     #[must_use]
     pub fn saturating_add(self, after: Duration) -> Self {
@@ -52,6 +50,13 @@ impl UnixMs {
     pub const fn secs(self) -> UnixSecs {
         // A thousandth of any u64 fits.
         UnixSecs((self.0 / 1_000).cast_signed())
+    }
+}
+
+impl From<SystemTime> for UnixMs {
+    /// A reading of the caller's clock; 1970 for earlier times.
+    fn from(time: SystemTime) -> Self {
+        Self(whole_ms(time.duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
 }
 
@@ -116,6 +121,8 @@ mod tests {
 
     #[test]
     fn units_convert_and_saturate() {
+        assert_eq!(UnixMs::from(UNIX_EPOCH + Duration::from_micros(7_900)), UnixMs(7));
+        assert_eq!(UnixMs::from(UNIX_EPOCH - Duration::from_secs(1)), UnixMs(0));
         assert_eq!(UnixMs(1_999).secs(), UnixSecs(1));
         assert_eq!(UnixMs::MAX.secs().ms(), UnixMs(u64::MAX / 1_000 * 1_000));
         assert_eq!(UnixSecs(2).ms(), UnixMs(2_000));

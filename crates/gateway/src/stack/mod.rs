@@ -152,17 +152,17 @@ impl Stack {
         let mut started = Instant::now();
         loop {
             let Some(backend) = &mut self.backend else { return signal.await };
-            let status = tokio::select! {
+            let (status, killed) = tokio::select! {
                 () = &mut signal => return,
                 () = self.gateway.faults.backend_kill(started) => {
                     self.gateway.counters.backend_kills.increment();
                     backend.kill();
-                    backend.wait().await
+                    (backend.wait().await, true)
                 }
-                status = backend.wait() => status,
+                status = backend.wait() => (status, false),
             };
             error!(status, "the backend exited");
-            if !self.backend_restart && self.gateway.faults.settings().kill_backend_every_ms == 0 {
+            if !self.backend_restart && !killed {
                 self.backend = None;
                 continue;
             }

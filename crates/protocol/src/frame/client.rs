@@ -167,14 +167,15 @@ impl ClientFrame {
     pub fn parse(json: &[u8]) -> Result<Self, ErrorFrame> {
         let frame = if is_object(json) { serde_json::from_slice(json) } else { Err(not_an_object()) };
         let error = match frame.map(Self::checked) {
+            Ok(Ok(Self::Unknown)) => None,
             Ok(Ok(frame)) => return Ok(frame),
-            Ok(Err(error)) => error,
-            Err(error) => bad_frame(&error),
+            Ok(Err(error)) => Some(error),
+            Err(error) => Some(bad_frame(&error)),
         };
-        match FrameHead::read(json) {
-            Ok(head) if head.kind.is_none() => Ok(Self::Unknown),
-            Ok(head) => Err(error.answering(head.reference())),
-            Err(error) => Err(bad_frame(&error)),
+        match (FrameHead::read(json), error) {
+            (Ok(head), Some(error)) if head.kind.is_some() => Err(error.answering(head.reference())),
+            (Ok(_), _) => Ok(Self::Unknown),
+            (Err(error), _) => Err(bad_frame(&error)),
         }
     }
 

@@ -74,6 +74,13 @@ fn wrong_json_types_and_ranges_are_bad_frames_that_name_their_cause() {
     assert_eq!(ClientFrame::parse(b"{\"type\":\"\xff\"}").unwrap_err().code, ErrorCode::BadFrame);
 }
 
+/// Its answer names the frame, so that the name must be one.
+#[test]
+fn regression_an_unknown_frame_with_two_ids_is_a_bad_frame() {
+    let error = ClientFrame::parse(br#"{"type":"reboot","id":"1","id":"2"}"#).unwrap_err();
+    assert_eq!(error.code, ErrorCode::BadFrame);
+}
+
 #[test]
 fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
     let deep = format!("{{\"type\":\"echo\",\"x\":{}1{}}}", "[".repeat(16_000), "]".repeat(16_000));
