@@ -1,6 +1,6 @@
 //! Parses clients' frames and serializes answers.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use shellbridge_protocol::{
     ErrorCode,
@@ -100,5 +100,5 @@ fn unknown(body: &[u8]) -> ServerFrame {
 }
 
 fn unix_ms() -> UnixMs {
-    UnixMs::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    SystemTime::now().into()
 }
