@@ -3,21 +3,21 @@
 //! A host is untrusted, because a shell may have compromised it. Its messages are bounded and reach only its own
 //! connections.
 
+mod clients;
+mod end;
+
 use std::{
     collections::{HashMap, VecDeque},
-    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
-    ConnectionInfo, Sent,
+    ConnectionInfo,
     link::{
-        Answer, Checked, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS,
-        Peer, Push, Pushed, Reply, Revoke, Taken, ToHost,
+        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS, Peer,
+        Push, Reply, Taken, ToHost,
     },
 };
 use tokio::{
@@ -27,12 +27,12 @@ use tokio::{
 };
 use tracing::Instrument;
 
+use self::clients::{Client, Done};
 use super::{
-    end::END_WITHIN,
     handle::{Handle, Incoming, Message, Status, Unreachable},
-    outlet::{self, FindRoute, Outlet, Route},
+    outlet::Route,
     stream::{Came, Stream},
-    tokens::{HANDOVER, Stale, Use},
+    tokens::{Stale, Use},
 };
 use crate::{clock::unix_ms, launcher::Process, metrics};
 
@@ -48,14 +48,16 @@ const MAX_HELD: usize = 4 * 1024 * 1024;
 const FRAME_COST: usize = 1024;
 /// Log lines that a host may write per minute.
 const MAX_LINES: u32 = 60;
+/// How long a host may take to end its session and exit.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// State of the link to a host.
 pub(super) struct Task {
     status: Arc<Status>,
     stream: Stream,
-    pub(super) process: Process,
-    pub(super) peers: HashMap<ConnectionId, Client>,
-    pub(super) pushes: JoinSet<(ConnectionId, Done)>,
+    process: Process,
+    peers: HashMap<ConnectionId, Client>,
+    pushes: JoinSet<(ConnectionId, Done)>,
     /// See [`MAX_HELD`].
     held: usize,
     requests: HashMap<u64, Open>,
@@ -68,12 +70,6 @@ pub(super) struct Task {
     ending: bool,
     /// When the host is killed, once it has been asked to end.
     end_by: Option<Instant>,
-}
-
-/// A connection of the session.
-pub(super) struct Client {
-    pub(super) outlet: Arc<dyn Outlet>,
-    token_id: Option<Arc<str>>,
 }
 
 /// A request that the host has not answered yet.
@@ -90,17 +86,8 @@ struct Asker {
     route: Route,
 }
 
-/// A finished operation on a connection.
-#[derive(Clone, Copy)]
-pub(super) enum Done {
-    /// The bytes it held, and the host's push number; `None` for the backend's own pushes.
-    Pushed(usize, Option<u64>, Sent),
-    Checked(bool),
-    Closed,
-}
-
 /// Why the link ended.
-pub(super) enum Over {
+enum Over {
     /// The host has ended the session and all its processes.
     Ended,
     /// The host died or violated the protocol.
@@ -135,19 +122,6 @@ impl Task {
         before(&mut task);
         tokio::spawn(task.run(messages, ended).instrument(span));
         Handle { status, inbox }
-    }
-
-    /// Adopts the connections that the session already has.
-    pub(super) fn take_over(&mut self, peers: Vec<Peer>, routes: &FindRoute) {
-        self.status.connections.store(peers.len(), Ordering::Relaxed);
-        for Peer { id, token_id, address, .. } in peers {
-            match routes(&address) {
-                Some(route) => self.adopt(Asker { id, token_id: token_id.map(Into::into), route }),
-                None => self.say(Gone { connection: id }),
-            }
-        }
-        // Handovers may have ended since.
-        self.end_stale();
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, ended: impl FnOnce(&Status)) {
@@ -289,19 +263,7 @@ impl Task {
                     self.close(connection, client, last, reason.map(ErrorCode::from));
                 }
             }
-            FromHost::Check(check) => {
-                let id = check.connection;
-                let outlet = self.peers.get(&id).map(|client| client.outlet.clone());
-                self.pushes.spawn(async move {
-                    let exists = match outlet {
-                        Some(outlet) => {
-                            AssertUnwindSafe(outlet.exists()).catch_unwind().await.unwrap_or(false)
-                        }
-                        None => false,
-                    };
-                    (id, Done::Checked(exists))
-                });
-            }
+            FromHost::Check(check) => self.exists(check.connection),
             FromHost::Answer(answer) => return self.answer(answer),
             FromHost::Taken(Taken { request, taken, .. }) => {
                 let Some(Open::Connect { asker, reply }) = self.requests.remove(&request) else {
@@ -373,65 +335,8 @@ impl Task {
         None
     }
 
-    fn done(&mut self, id: ConnectionId, done: Done) {
-        match done {
-            Done::Pushed(bytes, push, sent) => {
-                self.held -= bytes;
-                match push {
-                    Some(push) => self.say(Pushed { push, sent }),
-                    None if sent == Sent::Gone => self.say(Checked { connection: id, exists: false }),
-                    None => {}
-                }
-            }
-            Done::Checked(exists) => self.say(Checked { connection: id, exists }),
-            Done::Closed => {}
-        }
-    }
-
-    /// Pushes a frame. An unknown connection is not a protocol violation: the host may not know yet that it is gone.
-    fn push(&mut self, to: ConnectionId, frame: Bytes, replaceable: bool, push: Option<u64>) {
-        let bytes = frame.len() + FRAME_COST;
-        self.held += bytes;
-        let outlet = self.peers.get(&to).map(|client| client.outlet.clone());
-        self.pushes.spawn(async move {
-            let sent = match outlet {
-                // Catch panics: a push without an outcome would stay in flight forever.
-                Some(outlet) => {
-                    let push = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable));
-                    push.catch_unwind().await.unwrap_or(Sent::Gone)
-                }
-                None => Sent::Gone,
-            };
-            (to, Done::Pushed(bytes, push, sent))
-        });
-    }
-
-    /// Adds a connection that the host has accepted.
-    fn adopt(&mut self, Asker { id, token_id, route }: Asker) {
-        // Its token may have been revoked during the request, when the connection was not yet known here.
-        if self.check(token_id.as_deref(), Use::Connection).is_err() {
-            self.say(Revoke { wait: 0, connections: vec![id.clone()] });
-        }
-        let outlet = route.outlet(id.clone());
-        self.peers.insert(id, Client { outlet, token_id });
-    }
-
     fn check(&self, token_id: Option<&str>, purpose: Use) -> Result<(), Stale> {
         self.status.tokens.check(token_id, purpose, unix_ms())
-    }
-
-    /// Ends connections whose tokens are no longer valid; those with a superseded token, after the handover time.
-    fn end_stale(&mut self) {
-        for (purpose, wait) in [(Use::Connection, Duration::ZERO), (Use::Door, HANDOVER)] {
-            let stale = self
-                .peers
-                .iter()
-                .filter(|(_, client)| self.check(client.token_id.as_deref(), purpose).is_err());
-            let connections: Vec<_> = stale.map(|(id, _)| id.clone()).collect();
-            if !connections.is_empty() {
-                self.say(Revoke { wait: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), connections });
-            }
-        }
     }
 
     fn number(&mut self) -> u64 {
