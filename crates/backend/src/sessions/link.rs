@@ -29,6 +29,7 @@ use tracing::Instrument;
 
 use self::clients::{Client, Done};
 use super::{
+    bounds::{self, Allowance, MAX_LINES},
     handle::{Handle, Incoming, Message, Status, Unreachable},
     outlet::Route,
     stream::{Came, Stream},
@@ -42,12 +43,18 @@ const INBOX: usize = 256;
 const MAX_OPEN: usize = 512;
 /// Unwritten bytes to a host above which the task takes no more from its inbox.
 const MAX_WAITING: usize = 1024 * 1024;
+/// Unwritten bytes to a host above which the task stops reading from it, as the outcomes of its requests add to them. A
+/// host that reads never causes that many, because above [`MAX_WAITING`] nothing but outcomes is written.
+const MAX_UNREAD: usize = 2 * MAX_WAITING;
 /// Undelivered bytes of a host's frames above which the task stops reading from it.
-const MAX_HELD: usize = 4 * 1024 * 1024;
-/// Overhead counted per frame, bytes: its task and its table entries.
-const FRAME_COST: usize = 1024;
-/// Log lines that a host may write per minute.
-const MAX_LINES: u32 = 60;
+pub(super) const MAX_HELD: usize = 4 * 1024 * 1024;
+/// Overhead counted per push, close or check, bytes: its task and its table entries.
+const OPERATION_COST: usize = 1024;
+/// Messages of a host without effect per minute, such as pushes to connections that are gone. A full session that loses
+/// all of them causes a tenth.
+const MAX_IDLE: u32 = 6_000;
+/// Connections of one host. Twice those of a session: it closes some while others join.
+const MAX_CLIENTS: usize = 512;
 /// How long a host may take to end its session and exit.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -57,15 +64,17 @@ pub(super) struct Task {
     stream: Stream,
     process: Process,
     peers: HashMap<ConnectionId, Client>,
-    pushes: JoinSet<(ConnectionId, Done)>,
+    pushes: JoinSet<Done>,
     /// See [`MAX_HELD`].
     held: usize,
     requests: HashMap<u64, Open>,
     next_request: u64,
     /// Waiters for messages to be written, by the offset in the outgoing stream.
     unsaid: VecDeque<(u64, oneshot::Sender<()>)>,
-    /// Log lines left in the current minute, and when it began.
-    lines: (u32, Instant),
+    /// See [`MAX_LINES`].
+    lines: Allowance,
+    /// See [`MAX_IDLE`].
+    idle: Allowance,
     /// The session accepts no more messages.
     ending: bool,
     /// When the host is killed, once it has been asked to end.
@@ -115,7 +124,8 @@ impl Task {
             requests: HashMap::new(),
             next_request: 0,
             unsaid: VecDeque::new(),
-            lines: (MAX_LINES, Instant::now()),
+            lines: Allowance::of(MAX_LINES),
+            idle: Allowance::of(MAX_IDLE),
             ending: false,
             end_by: None,
         };
@@ -140,11 +150,12 @@ impl Task {
                     self.end_by = Some(Instant::now() + END_WITHIN);
                     None
                 }
-                Event::Done(id, done) => {
-                    self.done(id, done);
+                Event::Done(done) => {
+                    self.done(done);
                     None
                 }
-                Event::Came(Came::Message(message)) => self.host(message),
+                Event::Came(Came::Message(FromHost::Ended(_))) => Some(Over::Ended),
+                Event::Came(Came::Message(message)) => self.host(message).err().map(Over::Failed),
                 Event::Came(Came::Wrote) => {
                     self.wrote();
                     None
@@ -185,6 +196,7 @@ impl Task {
         let asked = self.end_by.is_none() || !messages.is_closed();
         let waiting = self.stream.channel().to_write().len();
         let takes = asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
+        let reads = self.held < MAX_HELD && waiting < MAX_UNREAD;
         let late = async {
             match self.end_by {
                 Some(end) => sleep_until(end).await,
@@ -193,15 +205,16 @@ impl Task {
         };
         tokio::select! {
             biased;
+            // Before anything that a host can keep ready.
+            () = late => Event::Late,
             () = self.status.end.notified(), if self.end_by.is_none() => Event::End,
             message = messages.recv(), if takes => Event::Message(message),
             Some(done) = self.pushes.join_next() => match done {
-                Ok((id, done)) => Event::Done(id, done),
+                Ok(done) => Event::Done(done),
                 // Unreachable: no task is aborted, and each catches its panics.
                 Err(_) => Event::Came(Came::Over(None)),
             },
-            came = self.stream.next(self.held < MAX_HELD) => Event::Came(came),
-            () = late => Event::Late,
+            came = self.stream.next(reads) => Event::Came(came),
         }
     }
 
@@ -252,52 +265,73 @@ impl Task {
         }
     }
 
-    /// Handles a message from the host. Returns the reason if it ends the link.
-    fn host(&mut self, message: FromHost) -> Option<Over> {
-        match message {
+    /// Handles a message from the host.
+    ///
+    /// # Errors
+    /// Why the message ends the session.
+    fn host(&mut self, message: FromHost) -> Result<(), &'static str> {
+        bounds::check(&message)?;
+        let effective = match message {
             FromHost::Push(Push { push, to, frame, replaceable }) => {
-                self.push(to, frame, replaceable, Some(push));
+                self.push(to, frame, replaceable, Some(push))
             }
             FromHost::Close(Close { connection, last, reason }) => {
-                if let Some(client) = self.peers.remove(&connection) {
-                    self.close(connection, client, last, reason.map(ErrorCode::from));
-                }
+                let client = self.peers.remove(&connection);
+                client
+                    .map(|client| self.close(connection, client, last, reason.map(ErrorCode::from)))
+                    .is_some()
             }
             FromHost::Check(check) => self.exists(check.connection),
-            FromHost::Answer(answer) => return self.answer(answer),
+            FromHost::Answer(answer) => self.answer(answer)?,
             FromHost::Taken(Taken { request, taken, .. }) => {
                 let Some(Open::Connect { asker, reply }) = self.requests.remove(&request) else {
-                    return Some(Over::Failed("the host answered an unknown request"));
+                    return Err("the host answered an unknown request");
                 };
                 if taken {
                     self.adopt(asker);
                 }
                 // The requester may have timed out; the connection is accepted regardless.
                 let _ = reply.send(if taken { Ok(()) } else { Err(Unreachable::Full) });
+                true
             }
             FromHost::Status(status) => {
                 let connections = usize::try_from(status.connections).unwrap_or(usize::MAX);
                 self.status.connections.store(connections, Ordering::Relaxed);
                 self.status.exited.store(status.exited, Ordering::Relaxed);
+                false
             }
-            FromHost::Log(line) => return self.log(&line),
+            FromHost::Log(line) => {
+                self.log(&line)?;
+                true
+            }
             FromHost::Ending(ending) => {
                 tracing::debug!(why = ending.why, "session over");
-                self.ending = true;
                 self.end_by.get_or_insert(Instant::now() + END_WITHIN);
+                !std::mem::replace(&mut self.ending, true)
             }
-            FromHost::Ended(_) => return Some(Over::Ended),
-            FromHost::Here(_) | FromHost::Known(_) => return Some(Over::Failed("the host greeted twice")),
+            FromHost::Here(_) | FromHost::Known(_) => return Err("the host greeted twice"),
+            FromHost::Ended(_) => true,
+        };
+        if self.peers.len() > MAX_CLIENTS {
+            return Err("the host has too many connections");
         }
-        None
+        if effective || self.idle.takes() {
+            Ok(())
+        } else {
+            Err("the host sent too many messages without effect")
+        }
     }
 
-    fn answer(&mut self, Answer { request, received, has, reply: said }: Answer) -> Option<Over> {
+    /// Passes an answer on; false if that has no effect.
+    fn answer(
+        &mut self,
+        Answer { request, received, has, reply: said }: Answer,
+    ) -> Result<bool, &'static str> {
         if self.ending {
-            return None;
+            return Ok(false);
         }
         let Some(Open::Frame { asker, reply, late }) = self.requests.remove(&request) else {
-            return Some(Over::Failed("the host answered an unknown request"));
+            return Err("the host answered an unknown request");
         };
         if !late {
             metrics::frame(received.name());
@@ -308,31 +342,28 @@ impl Task {
         }
         if said == Reply::Later {
             self.requests.insert(request, Open::Frame { asker, reply, late: true });
-        } else if let Err(Ok(Reply::Frame(frame) | Reply::Error(frame))) = reply.send(Ok(said))
+            return Ok(!late);
+        }
+        if let Err(Ok(Reply::Frame(frame) | Reply::Error(frame))) = reply.send(Ok(said))
             && late
         {
             // The requester has timed out, so push the late result. Clients repeat other requests.
             self.push(to, frame, true, None);
         }
-        None
+        Ok(true)
     }
 
-    fn log(&mut self, line: &Log) -> Option<Over> {
-        let (left, since) = &mut self.lines;
-        if since.elapsed() > Duration::from_mins(1) {
-            (*left, *since) = (MAX_LINES, Instant::now());
+    fn log(&mut self, line: &Log) -> Result<(), &'static str> {
+        if !self.lines.takes() {
+            return Err("the host exceeded its log limit");
         }
-        let Some(less) = left.checked_sub(1) else {
-            return Some(Over::Failed("the host exceeded its log limit"));
-        };
-        *left = less;
         // The host's text is untrusted, so it is logged as a separate field.
         if line.warning {
             tracing::warn!(said = line.message, "warning from the session's host");
         } else {
             tracing::info!(said = line.message, "message from the session's host");
         }
-        None
+        Ok(())
     }
 
     fn check(&self, token_id: Option<&str>, purpose: Use) -> Result<(), Stale> {
@@ -392,7 +423,7 @@ fn peer(info: ConnectionInfo, route: &Route) -> Peer {
 enum Event {
     End,
     Message(Option<Message>),
-    Done(ConnectionId, Done),
+    Done(Done),
     Came(Came),
     Late,
 }

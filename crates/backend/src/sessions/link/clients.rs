@@ -14,7 +14,7 @@ use shellbridge_session::{
     link::{Checked, Gone, Peer, Pushed, Revoke},
 };
 
-use super::{Asker, FRAME_COST, Task};
+use super::{Asker, OPERATION_COST, Task};
 use crate::sessions::{
     outlet::{self, FindRoute, Outlet},
     tokens::{HANDOVER, Use},
@@ -27,10 +27,16 @@ pub(super) struct Client {
 }
 
 /// A finished operation on a connection.
-#[derive(Clone, Copy)]
-pub(super) enum Done {
-    /// The bytes it held, and the host's push number; `None` for the backend's own pushes.
-    Pushed(usize, Option<u64>, Sent),
+pub(super) struct Done {
+    connection: ConnectionId,
+    /// The bytes it held.
+    held: usize,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// With the host's push number; `None` for the backend's own pushes.
+    Pushed(Option<u64>, Sent),
     Checked(bool),
     Closed,
 }
@@ -73,22 +79,25 @@ impl Task {
         }
     }
 
-    /// Pushes a frame. An unknown connection is not a protocol violation: the host may not know yet that it is gone.
-    pub(super) fn push(&mut self, to: ConnectionId, frame: Bytes, replaceable: bool, push: Option<u64>) {
-        let bytes = frame.len() + FRAME_COST;
-        self.held += bytes;
-        let outlet = self.peers.get(&to).map(|client| client.outlet.clone());
-        self.pushes.spawn(async move {
-            let sent = match outlet {
-                // Catch panics: a push without an outcome would stay in flight forever.
-                Some(outlet) => {
-                    let push = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable));
-                    push.catch_unwind().await.unwrap_or(Sent::Gone)
-                }
-                None => Sent::Gone,
-            };
-            (to, Done::Pushed(bytes, push, sent))
+    /// Pushes a frame; false if there is no such connection. That is not a protocol violation: the host may not know yet
+    /// that it is gone.
+    pub(super) fn push(
+        &mut self,
+        to: ConnectionId,
+        frame: Bytes,
+        replaceable: bool,
+        push: Option<u64>,
+    ) -> bool {
+        let Some(outlet) = self.outlet(&to) else {
+            self.pushed(to, push, Sent::Gone);
+            return false;
+        };
+        self.perform(to, frame.len(), async move {
+            // Catch panics: a push without an outcome would stay in flight forever.
+            let sent = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable)).catch_unwind().await;
+            Outcome::Pushed(push, sent.unwrap_or(Sent::Gone))
         });
+        true
     }
 
     /// Closes a connection, after a last frame if given.
@@ -99,37 +108,55 @@ impl Task {
         last: Option<Bytes>,
         reason: Option<ErrorCode>,
     ) {
-        self.pushes.spawn(async move {
+        self.perform(id, last.as_ref().map_or(0, Bytes::len), async move {
             let closing = outlet::close(&*client.outlet, last, reason);
             let _ = AssertUnwindSafe(closing).catch_unwind().await;
-            (id, Done::Closed)
+            Outcome::Closed
         });
     }
 
-    /// Checks whether a connection still exists.
-    pub(super) fn exists(&mut self, id: ConnectionId) {
-        let outlet = self.peers.get(&id).map(|client| client.outlet.clone());
-        self.pushes.spawn(async move {
-            let exists = match outlet {
-                Some(outlet) => AssertUnwindSafe(outlet.exists()).catch_unwind().await.unwrap_or(false),
-                None => false,
-            };
-            (id, Done::Checked(exists))
+    /// Checks whether a connection still exists; false if it is unknown.
+    pub(super) fn exists(&mut self, id: ConnectionId) -> bool {
+        let Some(outlet) = self.outlet(&id) else {
+            self.say(Checked { connection: id, exists: false });
+            return false;
+        };
+        self.perform(id, 0, async move {
+            Outcome::Checked(AssertUnwindSafe(outlet.exists()).catch_unwind().await.unwrap_or(false))
         });
+        true
     }
 
-    pub(super) fn done(&mut self, id: ConnectionId, done: Done) {
-        match done {
-            Done::Pushed(bytes, push, sent) => {
-                self.held -= bytes;
-                match push {
-                    Some(push) => self.say(Pushed { push, sent }),
-                    None if sent == Sent::Gone => self.say(Checked { connection: id, exists: false }),
-                    None => {}
-                }
-            }
-            Done::Checked(exists) => self.say(Checked { connection: id, exists }),
-            Done::Closed => {}
+    pub(super) fn done(&mut self, Done { connection, held, outcome }: Done) {
+        self.held -= held;
+        match outcome {
+            Outcome::Pushed(push, sent) => self.pushed(connection, push, sent),
+            Outcome::Checked(exists) => self.say(Checked { connection, exists }),
+            Outcome::Closed => {}
         }
+    }
+
+    fn pushed(&mut self, to: ConnectionId, push: Option<u64>, sent: Sent) {
+        match push {
+            Some(push) => self.say(Pushed { push, sent }),
+            None if sent == Sent::Gone => self.say(Checked { connection: to, exists: false }),
+            None => {}
+        }
+    }
+
+    fn outlet(&self, id: &ConnectionId) -> Option<Arc<dyn Outlet>> {
+        self.peers.get(id).map(|client| client.outlet.clone())
+    }
+
+    /// Performs an operation that holds this many bytes, and itself, until it is done.
+    fn perform(
+        &mut self,
+        on: ConnectionId,
+        bytes: usize,
+        operation: impl Future<Output = Outcome> + Send + 'static,
+    ) {
+        let held = bytes + OPERATION_COST;
+        self.held += held;
+        self.pushes.spawn(async move { Done { connection: on, held, outcome: operation.await } });
     }
 }
