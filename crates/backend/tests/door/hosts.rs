@@ -207,7 +207,8 @@ async fn shells_tokens_and_offsets_outlive_a_killed_backend() {
     assert_eq!(opens(&owner.as_str().into()).await, 200);
     assert_eq!((opens(&shares[0]["token"]).await, opens(&shares[1]["token"]).await), (200, 401));
     assert_eq!(backend.delete("/api/sessions/s").bearer_auth(&owner).send().await.unwrap().status(), 204);
-    assert!(!lives(host), "{host} outlives its session");
+    // This backend is not the host's parent, so it only sees the link close, a moment before the process exits.
+    until_dead(&[host]).await;
 }
 
 #[tokio::test]
