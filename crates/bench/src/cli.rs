@@ -18,6 +18,7 @@ use shellbridge_bench::{
     mode::{FloorSampler, Mode, Subject},
     neighbour, output,
     report::{Row, print_rows, write_json},
+    sandbox,
     stack::ProgramArgs,
     suite,
     target::{TargetArgs, subject},
@@ -53,11 +54,17 @@ enum What {
     Output(OutputArgs),
     /// Latency of typing while builds run in other sessions
     Mixed(LoadArgs),
-    /// Latency of other sessions' keys and `/health` while one session floods its terminal, next to the same without a flood
+    /// Latency of other sessions' keys and `/health` while 1 and 8 sessions flood their terminals, next to the same without a flood
     Neighbour {
-        /// Seconds of each of three rounds with and three without a flood, for three floods at two sizes
+        /// Seconds of each of three rounds with and three without floods, for three floods at two sizes
         #[arg(long, short, default_value_t = 2.0)]
         seconds: f64,
+    },
+    /// Start, end, keys and output of sessions, by sandbox
+    Sandbox {
+        /// Values of `SHELL_SANDBOX`, compared with the first
+        #[arg(long, value_delimiter = ',', default_value = "none")]
+        modes: Vec<String>,
     },
     /// Memory and CPU time of idle sessions
     Idle {
@@ -145,6 +152,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             neighbour::print(&costs);
             write_json(&costs, json)?;
             if !costs.iter().all(neighbour::Cost::is_met) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        What::Sandbox { modes } => {
+            let costs = sandbox::measure(&cli.programs.find()?, &modes).await?;
+            write_json(&costs, json)?;
+            if !sandbox::print(&costs) {
                 return Ok(ExitCode::FAILURE);
             }
         }

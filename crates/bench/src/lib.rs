@@ -17,6 +17,7 @@ pub mod neighbour;
 pub mod output;
 pub mod process;
 pub mod report;
+pub mod sandbox;
 pub mod smoke;
 pub mod socket;
 pub mod stack;

@@ -1,4 +1,4 @@
-//! The cost of one flooding session to the others: key latency with and without the flood.
+//! The cost of flooding sessions to the others: key latency with and without the floods.
 
 use std::{
     sync::Arc,
@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use shellbridge_protocol::limits::{MAX_COLS, MAX_ROWS};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -28,6 +29,8 @@ const FLOODS: [(&str, &str); 3] = [
 ];
 /// Terminal sizes, of all sessions.
 const SIZES: [(u16, u16); 2] = [(80, 24), (MAX_COLS, MAX_ROWS)];
+/// Numbers of flooding sessions.
+const FLOODERS: [usize; 2] = [1, 8];
 /// Typists and their total keys per second: enough for a 99th percentile in a few seconds.
 const TYPISTS: usize = 4;
 const KEYS: f64 = 200.0;
@@ -35,9 +38,9 @@ const KEYS: f64 = 200.0;
 const ROUNDS: usize = 3;
 /// Interval of `/health` requests, and their limit in ms during a flood; a load balancer's timeout is 5 s.
 const HEALTH_EVERY: Duration = Duration::from_millis(50);
-const HEALTH_WITHIN: f64 = 250.0;
+const HEALTH_WITHIN: f64 = 100.0;
 /// Largest ratio of the 99th percentiles with and without a flood.
-const RATIO: f64 = 5.0;
+const RATIO: f64 = 3.0;
 
 /// The cost of one flood at one size.
 #[derive(Debug, Clone, Serialize)]
@@ -66,7 +69,9 @@ pub async fn measure(stack: &Stack, round: Duration) -> anyhow::Result<Vec<Cost>
     let mut costs = Vec::new();
     for size in SIZES {
         for flood in FLOODS {
-            costs.push(one(&target, &stack.page, size, flood, round).await?);
+            for flooders in FLOODERS {
+                costs.push(one(&target, &stack.page, size, flood, flooders, round).await?);
+            }
         }
     }
     Ok(costs)
@@ -103,6 +108,7 @@ async fn one(
     page: &str,
     (cols, rows): (u16, u16),
     (name, flood): (&str, &str),
+    flooders: usize,
     round: Duration,
 ) -> anyhow::Result<Cost> {
     let plan = Plan { warm: round / 4, measure: round, rate: Some(KEYS) };
@@ -112,10 +118,14 @@ async fn one(
         let terminal = Terminal::sized(session, &format!("person-{index}"), cols, rows).await?;
         typists.push(Typist::new(terminal));
     }
-    let flooding = target.session("/bin/bash").await?;
-    sessions.push(flooding.clone());
-    let mut flooder = Terminal::sized(flooding, "flood", cols, rows).await?;
-    flooder.run("PS1=; stty -echo; echo re''ady", "ready").await?;
+    let mut ready = Vec::with_capacity(flooders);
+    for index in 0..flooders {
+        let session = target.session("/bin/bash").await?;
+        sessions.push(session.clone());
+        let mut terminal = Terminal::sized(session, &format!("flood-{index}"), cols, rows).await?;
+        terminal.run("PS1=; stty -echo; echo re''ady", "ready").await?;
+        ready.push(terminal);
+    }
     let (mut quiet, mut flooded): (Option<Latencies>, Option<Latencies>) = (None, None);
     let mut health = Duration::ZERO;
     let add = |all: &mut Option<Latencies>, more: Latencies| {
@@ -128,12 +138,13 @@ async fn one(
     for _ in 0..ROUNDS {
         let (latencies, idle) = load::run(typists, plan, || ()).await?;
         add(&mut quiet, latencies)?;
-        let flood = Flood::start(flooder, flood);
+        let floods: Vec<_> = ready.into_iter().map(|terminal| Flood::start(terminal, flood)).collect();
         let poller = HealthPoller::start(page);
         let (latencies, idle) = load::run(idle, plan, || ()).await?;
         add(&mut flooded, latencies)?;
         health = health.max(poller.stop().await?);
-        flooder = flood.stop().await.context(name.to_owned())?;
+        // All at once: each stops only after the output that is under way.
+        ready = try_join_all(floods.into_iter().map(Flood::stop)).await.context(name.to_owned())?;
         typists = idle;
     }
     drop(typists);
@@ -143,7 +154,7 @@ async fn one(
         ensure!(latencies.count() > 0, "no key was echoed");
         Ok(Row::new(&format!("{what} at {cols}x{rows}"), TYPISTS, &latencies, None))
     };
-    let (quiet, flooded) = (row("quiet", quiet)?, row(name, flooded)?);
+    let (quiet, flooded) = (row("quiet", quiet)?, row(&format!("{flooders} × {name}"), flooded)?);
     let p99 = |row: &Row| row.latency.map_or(f64::NAN, |latency| latency.p99);
     let ratio = p99(&flooded) / p99(&quiet);
     Ok(Cost { quiet, flooded, ratio, health: health.as_secs_f64() * 1e3 })

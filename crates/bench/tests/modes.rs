@@ -65,3 +65,16 @@ fn the_function_and_idle_sessions_are_measured() {
     }
     assert!(bench(&["idle", "-s", "3", "--full", "1"]).contains("3 idle sessions: backend "));
 }
+
+#[test]
+fn sandboxes_are_measured() {
+    let costs =
+        Command::new(env!("CARGO_BIN_EXE_bench")).args(["sandbox", "--modes", "none"]).output().unwrap();
+    let stdout = String::from_utf8_lossy(&costs.stdout);
+    // Unmet targets exit with 1 as well, so only the table tells.
+    assert!(
+        stdout.lines().any(|line| line.starts_with("none ")),
+        "{stdout}{}",
+        String::from_utf8_lossy(&costs.stderr)
+    );
+}
