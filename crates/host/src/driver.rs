@@ -133,7 +133,7 @@ enum Event {
 }
 
 impl Driver {
-    fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
         let Start { id, created_at, expires_at, settings, shell: spec, notes, .. } = start;
         let started = Instant::now();
         let session = Session::new(id, settings, created_at, expires_at);
@@ -166,7 +166,7 @@ impl Driver {
     }
 
     /// Runs until the session is over, and returns the reason.
-    async fn run(&mut self, listener: &Listener, about: &About) -> String {
+    pub(crate) async fn run(&mut self, listener: &Listener, about: &About) -> String {
         let mut buffer = vec![0; READ];
         loop {
             if let Some(why) = self.perform() {

@@ -101,7 +101,7 @@ impl Launcher {
 
 impl Process {
     /// No process: the test acts as the host.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
         Self { socket: PathBuf::new(), child: None }
     }

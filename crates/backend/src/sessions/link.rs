@@ -16,8 +16,8 @@ use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
     ConnectionInfo,
     link::{
-        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS, Peer,
-        Push, Reply, Taken, ToHost,
+        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS,
+        MAX_MESSAGE, Peer, Push, Reply, Taken, ToHost,
     },
 };
 use tokio::{
@@ -197,6 +197,8 @@ impl Task {
         let waiting = self.stream.channel().to_write().len();
         let takes = asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
         let reads = self.held < MAX_HELD && waiting < MAX_UNREAD;
+        // Each may be exceeded by what one message of the host causes.
+        debug_assert!(self.held <= MAX_HELD + 2 * MAX_MESSAGE && waiting <= MAX_UNREAD + 2 * MAX_MESSAGE);
         let late = async {
             match self.end_by {
                 Some(end) => sleep_until(end).await,

@@ -1,6 +1,8 @@
 //! The sessions of this process: one task per session, which owns the link to its host.
 
 mod bounds;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handle;
 mod link;
 mod open;
