@@ -311,21 +311,22 @@ impl Driver {
                 None => pending().await,
             }
         };
-        // Short, bounded work comes first. `Quiet` comes after `read`: a terminal with unread output is not quiet.
+        // Short, bounded work comes first. What a shell can keep ready, its input and output, comes after the next backend
+        // and timers. `Quiet` comes after `read`: a terminal with unread output is not quiet.
         tokio::select! {
             biased;
             message = link::next(&mut self.link) => Event::Message(message),
+            link = listener.accept(about.0.clone()) => Event::Backend(link),
+            () = until(due) => Event::Timer,
+            () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
             event = command => event,
             status = self.shell.child.wait(), if quiet_at.is_none() && !self.session.status().exited => {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
             read = read, if allowance > 0 => Event::Read(read),
-            link = listener.accept(about.0.clone()) => Event::Backend(link),
             _ = self.died.recv() => Event::Died,
             () = until(quiet_at), if allowance > 0 => Event::Quiet,
-            () = until(due) => Event::Timer,
-            () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
             // Work that takes milliseconds. Yielding first lets the runtime poll for other events.
             () = tokio::task::yield_now(), if self.following.is_some() || self.unreaped => Event::Idle,
         }
