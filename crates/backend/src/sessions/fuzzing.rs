@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId, limits::MAX_FRAME, times::UnixMs};
 use shellbridge_session::{
     ConnectionInfo, Limits, OutletLimits, Sent, Settings,
-    link::{self, FromHost, Here, Preface, Push, ShellSpec},
+    link::{self, FromHost, Here, Known, Peer, Preface, Push, ShellSpec},
 };
 use tokio::{net::UnixStream, sync::Semaphore, task::yield_now, time::timeout};
 
 use super::{
-    Handle, Incoming, NotOpened, Start,
+    Handle, Incoming, NotOpened, Seal, Start,
     outlet::{Boxed, Outlet, Route, Transport},
 };
 use crate::launcher::{Host, Process};
@@ -38,7 +38,6 @@ struct Clients(Arc<State>);
 struct State {
     /// Connections that asked to join. No other may get an outlet.
     asked: Mutex<HashSet<ConnectionId>>,
-    taken_over: bool,
     held: AtomicUsize,
     receive: Semaphore,
 }
@@ -49,8 +48,7 @@ impl Transport for Clients {
     }
 
     fn outlet(self: Arc<Self>, connection: ConnectionId, _: Option<UnixMs>) -> Arc<dyn Outlet> {
-        let asked = self.0.asked.lock().contains(&connection);
-        assert!(asked || self.0.taken_over, "{connection:?} never asked to join");
+        assert!(self.0.asked.lock().contains(&connection), "{connection:?} never asked to join");
         let slow = connection.as_bytes().last().is_some_and(|last| last % 2 == 1);
         Arc::new(Client { state: self.0.clone(), slow })
     }
@@ -110,7 +108,6 @@ async fn session<'a>(mut steps: impl Iterator<Item = (u8, &'a [u8])>) {
     let known = first % 2 == 1;
     let clients = Clients(Arc::new(State {
         asked: Mutex::default(),
-        taken_over: known,
         held: AtomicUsize::new(0),
         receive: Semaphore::new(0),
     }));
@@ -119,7 +116,17 @@ async fn session<'a>(mut steps: impl Iterator<Item = (u8, &'a [u8])>) {
     Preface::new("s".into()).encode(&mut out);
     // A host that greets as the fuzzer likes is taken over; one that greets well is started.
     if known {
+        let seal = seal();
+        clients.0.asked.lock().extend((0..4).map(id));
+        for id in (0..4).map(id) {
+            let address = seal.put(&["s", &id], "https://api");
+            let peer = Peer { address, ..peer(id) };
+            link::encode(&FromHost::from(Known { peer }), &mut out).unwrap();
+        }
         out.extend_from_slice(greeting);
+        let owner = "alice".into();
+        let notes = seal.put_notes(&"s".into(), &owner, UnixMs(1), &super::tokens::Tokens::new().notes());
+        link::encode(&FromHost::from(Here { notes, ..here() }), &mut out).unwrap();
     } else {
         link::encode(&FromHost::from(here()), &mut out).unwrap();
     }
@@ -144,14 +151,14 @@ async fn opened(known: bool, stream: UnixStream, clients: &Clients) -> Result<Ha
         let clients = clients.clone();
         let routes: super::outlet::FindRoute =
             Arc::new(move |address| (address != "forbidden").then(|| route(&clients)));
-        return super::take_over(host, &routes, |_| ()).await;
+        return super::take_over(host, seal(), &routes, |_| ()).await;
     }
     let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: ENDS_WITHIN };
     let settings = Settings { limits, detached_ttl: ENDS_WITHIN, shell_restart: false };
     let shell =
         ShellSpec { shell: "/bin/sh".into(), cwd: "/".into(), env: std::collections::BTreeMap::new() };
     let start = Start { id: "s".into(), owner: "alice".into(), shell, expires_at: UnixMs(u64::MAX / 2) };
-    super::start(host, settings, start, |_| ()).await
+    super::start(host, seal(), settings, start, |_| ()).await
 }
 
 async fn step(session: &Handle, clients: &Clients, host: &UnixStream, what: u8, bytes: &[u8]) {
@@ -235,6 +242,24 @@ fn info(id: ConnectionId) -> ConnectionInfo {
         connected_at: UnixMs(1),
         token_lasts: ENDS_WITHIN,
         limits: OutletLimits { max_frame: MAX_FRAME, in_flight: 4 },
+    }
+}
+
+fn seal() -> Seal {
+    Seal::new(b"secret")
+}
+
+fn peer(id: ConnectionId) -> Peer {
+    Peer {
+        id,
+        read_only: false,
+        user: "alice".into(),
+        token_id: None,
+        connected_at: UnixMs(1),
+        token_lasts: 60_000,
+        max_frame: 32_768,
+        in_flight: 4,
+        address: String::new(),
     }
 }
 

@@ -7,6 +7,7 @@ mod handle;
 mod link;
 mod open;
 pub(crate) mod outlet;
+mod seal;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,5 +16,6 @@ mod tokens;
 pub(crate) use self::{
     handle::{Handle, Incoming, Status, Unreachable},
     open::{NotOpened, Start, start, take_over},
+    seal::Seal,
     tokens::{Stale, Use},
 };
