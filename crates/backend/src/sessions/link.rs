@@ -409,18 +409,7 @@ impl Task {
 /// Describes a connection to the host.
 fn peer(info: ConnectionInfo, asker: &Asker) -> Peer {
     // No API has a longer address. The next backend will not find a truncated one.
-    let address = asker.address.get(..MAX_ADDRESS).unwrap_or(&asker.address).to_owned();
-    Peer {
-        id: info.id,
-        read_only: info.read_only,
-        user: info.user,
-        token_id: info.token_id.as_deref().map(str::to_owned),
-        connected_at: info.connected_at,
-        token_lasts: u64::try_from(info.token_lasts.as_millis()).unwrap_or(u64::MAX),
-        max_frame: u32::try_from(info.limits.max_frame).unwrap_or(u32::MAX),
-        in_flight: u32::try_from(info.limits.in_flight).unwrap_or(u32::MAX),
-        address,
-    }
+    Peer::new(info, asker.address.get(..MAX_ADDRESS).unwrap_or(&asker.address).to_owned())
 }
 
 /// An event of the loop.
