@@ -45,6 +45,7 @@ pub fn serve<'a>(steps: impl Iterator<Item = (u8, &'a [u8])>) {
             () = script => "the script has ended".to_owned(),
         };
         driver.end(&why).await;
+        listener.remove();
     });
 }
 
