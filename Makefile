@@ -82,7 +82,7 @@ lint: page $(VENV)/bin/sam ## Check formatting and lints of Rust, TypeScript, te
 
 # Advisories come from GitHub. Where it is unreachable, this reports so and does not fail.
 # The fuzz targets have their own lock file and use only part of what deny.toml allows.
-DENY_FUZZ := --manifest-path crates/lambda/fuzz/Cargo.toml
+DENY_FUZZ := --manifest-path fuzz/Cargo.toml
 LESS := -A license-not-encountered -A unmatched-skip -A unnecessary-skip
 deny:
 	cargo deny --locked check -A license-exception-not-encountered licenses bans sources
@@ -92,7 +92,7 @@ deny:
 	else echo "not checked: advisories (github.com/RustSec/advisory-db is not reachable)"; fi
 
 fuzz: ## Fuzz the parsers of untrusted input, FUZZ=60 seconds each.
-	crates/lambda/fuzz/run.sh $${FUZZ:-60}
+	fuzz/run.sh $${FUZZ:-60}
 
 infra: $(VENV)/bin/sam ## Test the expanded templates, and deploy them to moto (from PyPI, in a virtual environment).
 	$(VENV)/bin/python -m pytest -q infra/tests

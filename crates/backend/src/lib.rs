@@ -28,4 +28,6 @@ mod metrics;
 mod observe;
 mod rate;
 
+#[cfg(fuzzing)]
+pub use self::sessions::fuzzing;
 pub use self::{launcher::keep_secrets, run::run};

@@ -138,7 +138,7 @@ async fn adopt(app: Arc<App>, host: Host) {
     let routes = app.bridge.clone().find_route();
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    match sessions::take_over(host, &routes, ended).await {
+    match sessions::take_over(host, app.seal.clone(), &routes, ended).await {
         Ok(session) => match app.directory.reserve(&session.status().id) {
             Ok(reservation) => {
                 // The backend is stopping already, and leaves what it has not.

@@ -133,7 +133,7 @@ enum Event {
 }
 
 impl Driver {
-    fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
         let Start { id, created_at, expires_at, settings, shell: spec, notes, .. } = start;
         let started = Instant::now();
         let session = Session::new(id, settings, created_at, expires_at);
@@ -166,7 +166,7 @@ impl Driver {
     }
 
     /// Runs until the session is over, and returns the reason.
-    async fn run(&mut self, listener: &Listener, about: &About) -> String {
+    pub(crate) async fn run(&mut self, listener: &Listener, about: &About) -> String {
         let mut buffer = vec![0; READ];
         loop {
             if let Some(why) = self.perform() {
@@ -311,21 +311,22 @@ impl Driver {
                 None => pending().await,
             }
         };
-        // Short, bounded work comes first. `Quiet` comes after `read`: a terminal with unread output is not quiet.
+        // Short, bounded work comes first. What a shell can keep ready, its input and output, comes after the next backend
+        // and timers. `Quiet` comes after `read`: a terminal with unread output is not quiet.
         tokio::select! {
             biased;
             message = link::next(&mut self.link) => Event::Message(message),
+            link = listener.accept(about.0.clone()) => Event::Backend(link),
+            () = until(due) => Event::Timer,
+            () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
             event = command => event,
             status = self.shell.child.wait(), if quiet_at.is_none() && !self.session.status().exited => {
                 Event::Exited(exit_of(status))
             }
             event = write => event,
             read = read, if allowance > 0 => Event::Read(read),
-            link = listener.accept(about.0.clone()) => Event::Backend(link),
             _ = self.died.recv() => Event::Died,
             () = until(quiet_at), if allowance > 0 => Event::Quiet,
-            () = until(due) => Event::Timer,
-            () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
             // Work that takes milliseconds. Yielding first lets the runtime poll for other events.
             () = tokio::task::yield_now(), if self.following.is_some() || self.unreaped => Event::Idle,
         }

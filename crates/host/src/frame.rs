@@ -1,6 +1,6 @@
 //! Parses clients' frames and serializes answers.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use shellbridge_protocol::{
     ErrorCode,
@@ -9,7 +9,7 @@ use shellbridge_protocol::{
     limits::MAX_FRAME,
     times::UnixMs,
 };
-use shellbridge_session::{self as session, ConnectionInfo, OutletLimits, link};
+use shellbridge_session::{self as session, link};
 
 /// Parses a frame; the error is the answer to the client.
 pub(crate) fn read(frame: &link::Frame) -> Result<ClientFrame, ErrorFrame> {
@@ -46,37 +46,6 @@ pub(crate) fn reply(reply: session::Reply, body: &[u8]) -> link::Reply {
 pub(crate) fn answer(frame: &ServerFrame) -> link::Reply {
     let json = frame.to_json();
     if matches!(frame, ServerFrame::Error(_)) { link::Reply::Error(json) } else { link::Reply::Frame(json) }
-}
-
-/// Converts a connection for the state machine.
-pub(crate) fn info(peer: link::Peer) -> ConnectionInfo {
-    ConnectionInfo {
-        id: peer.id,
-        read_only: peer.read_only,
-        user: peer.user,
-        token_id: peer.token_id.map(Into::into),
-        connected_at: peer.connected_at,
-        token_lasts: Duration::from_millis(peer.token_lasts),
-        limits: OutletLimits {
-            max_frame: usize::try_from(peer.max_frame).unwrap_or(usize::MAX),
-            in_flight: usize::try_from(peer.in_flight).unwrap_or(usize::MAX),
-        },
-    }
-}
-
-/// Converts a connection for the next backend.
-pub(crate) fn peer(info: &ConnectionInfo, address: String) -> link::Peer {
-    link::Peer {
-        id: info.id.clone(),
-        read_only: info.read_only,
-        user: info.user.clone(),
-        token_id: info.token_id.as_deref().map(str::to_owned),
-        connected_at: info.connected_at,
-        token_lasts: u64::try_from(info.token_lasts.as_millis()).unwrap_or(u64::MAX),
-        max_frame: u32::try_from(info.limits.max_frame).unwrap_or(u32::MAX),
-        in_flight: u32::try_from(info.limits.in_flight).unwrap_or(u32::MAX),
-        address,
-    }
 }
 
 /// The `ref` of an error that answers this frame.

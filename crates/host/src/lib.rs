@@ -11,6 +11,8 @@ mod command;
 mod drain;
 mod driver;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod link;
 mod log;
 mod prepare;

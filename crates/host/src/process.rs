@@ -91,9 +91,14 @@ fn reap_all() -> bool {
     true
 }
 
-/// Ends the processes left in a shell's POSIX session, and their descendants.
+/// Ends the processes left in the POSIX session of a shell that was reaped, and their descendants.
 pub(crate) async fn end_session(leader: i32) {
     let mine = || {
+        // A process with this PID is another one, so nothing is left: the kernel does not reuse the ID of a session that
+        // has processes.
+        if Stat::read(leader).is_some() {
+            return Vec::new();
+        }
         let all = descendants(&[std::process::id().cast_signed()]);
         let members: Vec<i32> =
             all.iter().filter(|stat| stat.session == leader).map(|stat| stat.pid).collect();
@@ -212,6 +217,19 @@ mod tests {
         let me = Stat::read(std::process::id().cast_signed()).unwrap();
         assert!(me.parent > 0 && me.session >= 0);
         assert!(Stat::read(-1).is_none());
+    }
+
+    /// A new shell may get the PID of the old one, whose session has no process left.
+    #[tokio::test]
+    async fn regression_a_new_session_with_a_reused_pid_is_not_ended() {
+        let mut shell = tokio::process::Command::new("setsid");
+        let mut shell = shell.args(["sleep", "600"]).kill_on_drop(true).spawn().unwrap();
+        let pid = shell.id().unwrap().cast_signed();
+        while Stat::read(pid).is_none_or(|stat| stat.session != pid) {
+            tokio::task::yield_now().await;
+        }
+        end_session(pid).await;
+        assert_eq!(shell.try_wait().unwrap(), None, "the process was killed");
     }
 
     #[test]

@@ -296,6 +296,28 @@ async fn a_new_backend_gets_the_whole_state_and_all_unconfirmed_pushes() {
     while second.hears().await.is_some() {}
 }
 
+/// A failed write to a backend that died must not discard what it sent before.
+#[tokio::test]
+async fn regression_messages_of_a_dead_backend_are_read_after_a_write_fails() {
+    let (host, mut backend) = Host::with(start()).await;
+    backend.connect("c").await;
+    // More than one read, so that the host answers before it has read all.
+    for _ in 0..1_000 {
+        backend.requests += 1;
+        let (request, body) = (backend.requests, Bytes::from_static(br#"{"type":"ping"}"#));
+        let message_id = request.to_string();
+        let frame = Frame { request, peer: peer("c"), body, bytes: 15, timestamp: None, message_id };
+        backend.channel.say(&ToHost::from(frame)).unwrap();
+    }
+    backend.say(Keep { notes: Bytes::from_static(b"last") }).await;
+    drop(backend);
+    let mut next = host.connect().await;
+    next.say(Hello { start: None }).await;
+    let here = next.until("Here", |said| matches!(said, FromHost::Here(_))).await;
+    let FromHost::Here(here) = here else { unreachable!() };
+    assert_eq!(&here.notes[..], b"last");
+}
+
 #[tokio::test]
 async fn without_a_backend_a_host_ends_after_its_ttl_or_with_its_socket() {
     let mut brief = start();

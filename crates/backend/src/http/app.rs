@@ -9,7 +9,8 @@ use shellbridge_session::{Limits, Settings};
 
 use crate::{
     access::Access, admin::Admin, config::Config, directory::Directory, ingress::Ingress,
-    keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, transport::bridge::Bridge,
+    keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, sessions::Seal,
+    transport::bridge::Bridge,
 };
 
 /// State shared by all requests.
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) directory: Directory,
     pub(crate) ingress: Arc<Ingress>,
     pub(crate) launcher: Launcher,
+    pub(crate) seal: Seal,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) keep_awake: Option<Arc<KeepAwake>>,
@@ -46,6 +48,7 @@ impl App {
         let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
         let ingress = Arc::new(Ingress::new(directory.clone(), rates));
         let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
+        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
         Ok(Self {
             access: Access::new(&config)?,
             admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
@@ -53,7 +56,8 @@ impl App {
             origins,
             directory,
             ingress,
-            launcher: Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?,
+            seal: Seal::new(launcher.secret()),
+            launcher,
             settings,
             metrics: metrics::start()?,
             keep_awake: keep_awake.map(Arc::new),

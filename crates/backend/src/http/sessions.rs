@@ -369,7 +369,9 @@ async fn open(app: Arc<App>, reservation: Reservation, start: Start) -> Result<H
     let host = app.launcher.start().await.map_err(|error| failed(&error))?;
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    let session = sessions::start(host, app.settings, start, ended).await.map_err(|error| failed(&error))?;
+    let session = sessions::start(host, app.seal.clone(), app.settings, start, ended)
+        .await
+        .map_err(|error| failed(&error))?;
     match reservation.fill(session.clone()) {
         Ok(()) => Ok(session),
         Err(late) => {

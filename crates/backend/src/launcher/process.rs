@@ -55,6 +55,11 @@ impl Launcher {
         Ok(Self { program, run_dir: RunDir::open(run_dir.map(Path::new))? })
     }
 
+    /// A secret that lives as long as the hosts.
+    pub(crate) const fn secret(&self) -> &[u8] {
+        self.run_dir.secret()
+    }
+
     /// Starts a host.
     ///
     /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment
@@ -101,7 +106,7 @@ impl Launcher {
 
 impl Process {
     /// No process: the test acts as the host.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
         Self { socket: PathBuf::new(), child: None }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File, TryLockError},
-    io::ErrorKind,
+    io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -16,6 +16,8 @@ const OTHERS: u32 = 0o077;
 const SUFFIX: &str = "sock";
 /// Maximum backends of one user that run at once without `RUN_DIR`.
 const MAX_BACKENDS: usize = 64;
+/// Bytes of the directory's secret.
+const SECRET: usize = 32;
 /// Longest socket path, bytes (`sun_path` in unix(7), less its NUL).
 const MAX_PATH: usize = 107;
 
@@ -24,6 +26,7 @@ pub(super) struct RunDir {
     path: PathBuf,
     /// Held for the life of the process; the kernel releases it.
     _lock: File,
+    secret: [u8; SECRET],
 }
 
 impl RunDir {
@@ -51,12 +54,21 @@ impl RunDir {
         make_private(&path)?;
         let longest = path.join(socket_name());
         ensure!(longest.as_os_str().len() <= MAX_PATH, "the path is too long for a socket");
-        let lock = File::create(path.join("lock"))?;
+        let mut lock =
+            File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(Self { path, _lock: lock })),
+            Ok(()) => {
+                let secret = secret(&mut lock).context("lock")?;
+                Ok(Some(Self { path, _lock: lock, secret }))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
+    }
+
+    /// The directory's secret. Unlike the backend's other secrets, it stays the same as long as its hosts do.
+    pub(super) const fn secret(&self) -> &[u8] {
+        &self.secret
     }
 
     /// A random path for a new socket. A session's id may be too long for one.
@@ -69,6 +81,18 @@ impl RunDir {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
         entries.filter(|path| path.extension().is_some_and(|end| end == SUFFIX)).collect()
     }
+}
+
+/// Reads the secret from the lock, or makes it.
+fn secret(lock: &mut File) -> io::Result<[u8; SECRET]> {
+    let mut secret: [u8; SECRET] = rand::random();
+    if lock.metadata()?.len() == SECRET as u64 {
+        lock.read_exact(&mut secret)?;
+    } else {
+        lock.set_len(0)?;
+        lock.write_all(&secret)?;
+    }
+    Ok(secret)
 }
 
 fn socket_name() -> String {
@@ -120,8 +144,9 @@ mod tests {
         assert!(error(&path).contains("another backend"), "{}", error(&path));
         std::fs::write(first.new_socket(), "").unwrap();
         assert_eq!(first.sockets().len(), 1, "the lock is not listed");
+        let secret = first.secret;
         drop(first);
-        assert!(RunDir::open(Some(&path)).is_ok());
+        assert_eq!(RunDir::open(Some(&path)).unwrap().secret, secret, "as long as its hosts may live");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
     ConnectionInfo,
     link::{
-        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS, Peer,
-        Push, Reply, Taken, ToHost,
+        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS,
+        MAX_MESSAGE, Peer, Push, Reply, Taken, ToHost,
     },
 };
 use tokio::{
@@ -32,6 +32,7 @@ use super::{
     bounds::{self, Allowance, MAX_LINES},
     handle::{Handle, Incoming, Message, Status, Unreachable},
     outlet::Route,
+    seal::Seal,
     stream::{Came, Stream},
     tokens::{Stale, Use},
 };
@@ -63,6 +64,7 @@ pub(super) struct Task {
     status: Arc<Status>,
     stream: Stream,
     process: Process,
+    seal: Seal,
     peers: HashMap<ConnectionId, Client>,
     pushes: JoinSet<Done>,
     /// See [`MAX_HELD`].
@@ -93,6 +95,8 @@ struct Asker {
     id: ConnectionId,
     token_id: Option<Arc<str>>,
     route: Route,
+    /// The route's address as the host keeps it: sealed for this connection.
+    address: Arc<str>,
 }
 
 /// Why the link ended.
@@ -109,6 +113,7 @@ impl Task {
         status: Arc<Status>,
         stream: Stream,
         process: Process,
+        seal: Seal,
         before: impl FnOnce(&mut Self),
         ended: impl FnOnce(&Status) + Send + 'static,
     ) -> Handle {
@@ -118,6 +123,7 @@ impl Task {
             status: status.clone(),
             stream,
             process,
+            seal,
             peers: HashMap::new(),
             pushes: JoinSet::new(),
             held: 0,
@@ -197,6 +203,8 @@ impl Task {
         let waiting = self.stream.channel().to_write().len();
         let takes = asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
         let reads = self.held < MAX_HELD && waiting < MAX_UNREAD;
+        // Each may be exceeded by what one message of the host causes.
+        debug_assert!(self.held <= MAX_HELD + 2 * MAX_MESSAGE && waiting <= MAX_UNREAD + 2 * MAX_MESSAGE);
         let late = async {
             match self.end_by {
                 Some(end) => sleep_until(end).await,
@@ -229,9 +237,9 @@ impl Task {
                     let _ = reply.send(Err(stale.into()));
                     return;
                 }
-                let asker = Asker::new(&info, &route);
+                let asker = self.asker(&info, &route);
                 let request = self.number();
-                self.say(Connect { request, peer: peer(info, &route) });
+                self.say(Connect { request, peer: peer(info, &asker) });
                 self.requests.insert(request, Open::Connect { asker, reply });
             }
             Message::Disconnect { id } => {
@@ -245,11 +253,11 @@ impl Task {
                     let _ = reply.send(Err(stale));
                     return;
                 }
-                let asker = Asker::new(&info, &route);
+                let asker = self.asker(&info, &route);
                 let request = self.number();
                 let Incoming { body, bytes, timestamp, message_id } = frame;
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                self.say(Frame { request, peer: peer(info, &route), body, bytes, timestamp, message_id });
+                self.say(Frame { request, peer: peer(info, &asker), body, bytes, timestamp, message_id });
                 self.requests.insert(request, Open::Frame { asker, reply, late: false });
             }
             Message::Extended { told } => {
@@ -257,7 +265,9 @@ impl Task {
                 self.told(told);
             }
             Message::Tokens { told } => {
-                self.say(Keep { notes: self.status.tokens.notes() });
+                let Status { id, owner, created_at, tokens, .. } = &*self.status;
+                let notes = self.seal.put_notes(id, owner, *created_at, &tokens.notes());
+                self.say(Keep { notes });
                 self.end_stale();
                 self.told(told);
             }
@@ -396,27 +406,10 @@ impl Task {
     }
 }
 
-impl Asker {
-    fn new(info: &ConnectionInfo, route: &Route) -> Self {
-        Self { id: info.id.clone(), token_id: info.token_id.clone(), route: route.clone() }
-    }
-}
-
 /// Describes a connection to the host.
-fn peer(info: ConnectionInfo, route: &Route) -> Peer {
+fn peer(info: ConnectionInfo, asker: &Asker) -> Peer {
     // No API has a longer address. The next backend will not find a truncated one.
-    let address = route.address.get(..MAX_ADDRESS).unwrap_or(&route.address).to_owned();
-    Peer {
-        id: info.id,
-        read_only: info.read_only,
-        user: info.user,
-        token_id: info.token_id.as_deref().map(str::to_owned),
-        connected_at: info.connected_at,
-        token_lasts: u64::try_from(info.token_lasts.as_millis()).unwrap_or(u64::MAX),
-        max_frame: u32::try_from(info.limits.max_frame).unwrap_or(u32::MAX),
-        in_flight: u32::try_from(info.limits.in_flight).unwrap_or(u32::MAX),
-        address,
-    }
+    Peer::new(info, asker.address.get(..MAX_ADDRESS).unwrap_or(&asker.address).to_owned())
 }
 
 /// An event of the loop.

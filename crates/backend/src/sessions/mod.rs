@@ -1,10 +1,13 @@
 //! The sessions of this process: one task per session, which owns the link to its host.
 
 mod bounds;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handle;
 mod link;
 mod open;
 pub(crate) mod outlet;
+mod seal;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -13,5 +16,6 @@ mod tokens;
 pub(crate) use self::{
     handle::{Handle, Incoming, Status, Unreachable},
     open::{NotOpened, Start, start, take_over},
+    seal::Seal,
     tokens::{Stale, Use},
 };

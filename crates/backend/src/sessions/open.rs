@@ -23,6 +23,7 @@ use super::{
     handle::{Handle, Status},
     link::{MAX_HELD, Task},
     outlet::FindRoute,
+    seal::Seal,
     stream::{Came, Stream},
     tokens::Tokens,
 };
@@ -64,6 +65,7 @@ pub(crate) enum NotOpened {
 /// Starts a session in a host that has none. `ended` is called when the session stops accepting messages.
 pub(crate) async fn start(
     host: Host,
+    seal: Seal,
     settings: Settings,
     start: Start,
     ended: impl FnOnce(&Status) + Send + 'static,
@@ -78,24 +80,29 @@ pub(crate) async fn start(
         expires_at,
         settings,
         shell,
-        notes: tokens.notes(),
+        notes: seal.put_notes(&id, &owner, created_at, &tokens.notes()),
     };
     let (stream, process, _) = greet(host, Some(hello)).await?;
     let status = status(id, owner, created_at, expires_at, tokens);
-    Ok(Task::spawn(status, stream, process, |_| (), ended))
+    Ok(Task::spawn(status, stream, process, seal, |_| (), ended))
 }
 
 /// Takes over the session of a host that an earlier backend started.
 pub(crate) async fn take_over(
     host: Host,
+    seal: Seal,
     routes: &FindRoute,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
     let (stream, process, (here, peers)) = greet(host, None).await?;
     let Here { id, owner, created_at, expires_at, notes, output, epoch, exited } = here;
     tracing::info!(session_id = %id, connections = peers.len(), output, epoch = epoch.0, exited, "session taken over");
-    let status = status(id, owner, created_at, expires_at, Tokens::restored(&notes));
-    Ok(Task::spawn(status, stream, process, |task| task.take_over(peers, routes), ended))
+    let Some(noted) = seal.check_notes(&id, &owner, created_at, &notes) else {
+        tracing::warn!(session_id = %id, "a host claims a session that is not its own");
+        return Err(NotOpened::Nonsense);
+    };
+    let status = status(id, owner, created_at, expires_at, Tokens::restored(noted.as_bytes()));
+    Ok(Task::spawn(status, stream, process, seal, |task| task.take_over(peers, routes), ended))
 }
 
 fn status(

@@ -204,6 +204,15 @@ fn here(notes: Bytes) -> Here {
     }
 }
 
+pub(super) fn seal() -> Seal {
+    Seal::new(b"secret")
+}
+
+/// What a host of session "s" keeps.
+fn notes_of(tokens: &tokens::Tokens) -> Bytes {
+    seal().put_notes(&"s".into(), &"alice".into(), UnixMs(1), &tokens.notes())
+}
+
 fn answer(request: u64, reply: Reply) -> Answer {
     Answer { request, received: FrameKind::MALFORMED, has: true, reply }
 }
@@ -226,7 +235,7 @@ pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
         actor.say(here(start.notes)).await;
     };
     let (session, ()) =
-        tokio::join!(super::start(host, settings, start, |_| ended.send(()).unwrap()), begins);
+        tokio::join!(super::start(host, seal(), settings, start, |_| ended.send(()).unwrap()), begins);
     (session.unwrap(), actor, told)
 }
 

@@ -6,7 +6,6 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use shellbridge_protocol::times::UnixMs;
@@ -85,10 +84,10 @@ impl Tokens {
     }
 
     /// Serializes the state for [`Tokens::restored`] in the next backend.
-    pub(crate) fn notes(&self) -> Bytes {
+    pub(crate) fn notes(&self) -> String {
         let state = self.lock().clone();
         // Infallible: no map, no I/O.
-        serde_json::to_vec(&(&self.generation, state)).unwrap_or_default().into()
+        serde_json::to_string(&(&self.generation, state)).unwrap_or_default()
     }
 
     /// Restores the state from an earlier backend's notes. Without valid notes, no minted token is valid.
@@ -290,7 +289,7 @@ mod tests {
         }
         let notes = tokens.notes();
         assert!(notes.len() < shellbridge_session::link::MAX_NOTES / 2, "{} bytes", notes.len());
-        let next = Tokens::restored(&notes);
+        let next = Tokens::restored(notes.as_bytes());
         for good in [&second, &viewer] {
             assert_eq!(next.check(Some(good), Use::Door, T0), Ok(()));
         }

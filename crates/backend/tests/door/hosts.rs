@@ -73,6 +73,30 @@ async fn a_killed_host_ends_its_session_and_processes_and_nothing_else() {
     backend.session("alice", "victim").await;
 }
 
+/// Any shell can stop its own host.
+#[tokio::test]
+async fn a_stopped_host_delays_no_other_session_and_is_killed_on_deletion() {
+    let (gateway, backend) = started().await;
+    let (stopped, other) =
+        (session(&backend, &gateway, "stopped").await, session(&backend, &gateway, "other").await);
+    let shell = pid(&backend, &gateway, "stopped", "sleep 1000 >/dev/null & echo $!").await;
+    signal(stopped, Signal::SIGSTOP);
+    let asked = Instant::now();
+    let answer = backend.frame("stopped", "alice", "stopped", json!({"type": "ping"})).await;
+    assert!(asked.elapsed().as_secs() < 5, "{} after {:?}", answer.status(), asked.elapsed());
+    let request = backend.delete("/api/sessions/stopped").bearer_auth(ADMIN_TOKEN).send();
+    let deleted = async {
+        let deleting = Instant::now();
+        assert!(request.await.unwrap().status().is_success());
+        assert!(deleting.elapsed().as_secs() < 15, "{:?}", deleting.elapsed());
+    };
+    let others = async {
+        assert_eq!(pid(&backend, &gateway, "other", "echo $PPID; true").await, other);
+    };
+    tokio::join!(deleted, others);
+    until_dead(&[stopped, shell]).await;
+}
+
 #[tokio::test]
 async fn a_panic_in_a_host_ends_only_its_session() {
     let (gateway, backend) = started().await;

@@ -18,7 +18,7 @@ impl Driver {
         match message {
             ToHost::Connect(connect) => {
                 let (connection, address) = (connect.peer.id.clone(), connect.peer.address.clone());
-                let taken = self.session.handle_connect(frame::info(connect.peer), now).is_ok();
+                let taken = self.session.handle_connect(connect.peer.into(), now).is_ok();
                 if taken {
                     self.addresses.insert(connection.clone(), address);
                 }
@@ -60,7 +60,7 @@ impl Driver {
                 let number = self.next_request;
                 self.next_request += 1;
                 let request = Request { number, message_id: frame.message_id };
-                let info = frame::info(Peer { address: String::new(), ..frame.peer });
+                let info = Peer { address: String::new(), ..frame.peer }.into();
                 let reply = frame::reply(self.session.handle_frame(info, read, request, now), &frame.body);
                 if !self.addresses.contains_key(&id) && self.session.has(&id) {
                     self.addresses.insert(id.clone(), address);
@@ -110,7 +110,7 @@ impl Driver {
     pub(super) fn greet(&mut self, link: &mut Link, (id, owner): &About) {
         for info in self.session.connections() {
             let address = self.addresses.get(&info.id).cloned().unwrap_or_default();
-            link.say(Known { peer: frame::peer(info, address) });
+            link.say(Known { peer: Peer::new(info.clone(), address) });
         }
         link.say(Here {
             id: id.clone(),

@@ -13,7 +13,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Driver {
     /// Ends all processes, closes all descriptors, and notifies the backend.
-    pub(super) async fn end(self, why: &str) {
+    pub(crate) async fn end(self, why: &str) {
         let Self { shell, command, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
             link.say(Ending { why: why.to_owned() });

@@ -3,6 +3,7 @@
 
 mod codec;
 mod message;
+mod peer;
 #[cfg(test)]
 mod tests;
 

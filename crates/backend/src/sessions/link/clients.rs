@@ -10,13 +10,13 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
-    Sent,
+    ConnectionInfo, Sent,
     link::{Checked, Gone, Peer, Pushed, Revoke},
 };
 
 use super::{Asker, OPERATION_COST, Task};
 use crate::sessions::{
-    outlet::{self, FindRoute, Outlet},
+    outlet::{self, FindRoute, Outlet, Route},
     tokens::{HANDOVER, Use},
 };
 
@@ -24,6 +24,8 @@ use crate::sessions::{
 pub(super) struct Client {
     pub(super) outlet: Arc<dyn Outlet>,
     token_id: Option<Arc<str>>,
+    /// See [`Asker::address`].
+    address: Arc<str>,
 }
 
 /// A finished operation on a connection.
@@ -46,8 +48,17 @@ impl Task {
     pub(in crate::sessions) fn take_over(&mut self, peers: Vec<Peer>, routes: &FindRoute) {
         self.status.connections.store(peers.len(), Ordering::Relaxed);
         for Peer { id, token_id, address, .. } in peers {
-            match routes(&address) {
-                Some(route) => self.adopt(Asker { id, token_id: token_id.map(Into::into), route }),
+            let route =
+                self.seal.check(&[&self.status.id, &id], &address).and_then(|address| routes(address));
+            match route {
+                Some(route) => {
+                    self.adopt(Asker {
+                        id,
+                        token_id: token_id.map(Into::into),
+                        route,
+                        address: address.into(),
+                    });
+                }
                 None => self.say(Gone { connection: id }),
             }
         }
@@ -55,14 +66,22 @@ impl Task {
         self.end_stale();
     }
 
+    /// The connection of a request.
+    pub(super) fn asker(&self, info: &ConnectionInfo, route: &Route) -> Asker {
+        let known = self.peers.get(&info.id).map(|client| client.address.clone());
+        let address =
+            known.unwrap_or_else(|| self.seal.put(&[&self.status.id, &info.id], &route.address).into());
+        Asker { id: info.id.clone(), token_id: info.token_id.clone(), route: route.clone(), address }
+    }
+
     /// Adds a connection that the host has accepted.
-    pub(super) fn adopt(&mut self, Asker { id, token_id, route }: Asker) {
+    pub(super) fn adopt(&mut self, Asker { id, token_id, route, address }: Asker) {
         // Its token may have been revoked during the request, when the connection was not yet known here.
         if self.check(token_id.as_deref(), Use::Connection).is_err() {
             self.say(Revoke { wait: 0, connections: vec![id.clone()] });
         }
         let outlet = route.outlet(id.clone());
-        self.peers.insert(id, Client { outlet, token_id });
+        self.peers.insert(id, Client { outlet, token_id, address });
     }
 
     /// Ends connections whose tokens are no longer valid; those with a superseded token, after the handover time.

@@ -188,7 +188,7 @@ async fn a_takeover_is_bounded_too() {
             }
             drop(actor);
         };
-        let (taken, ()) = tokio::join!(take_over(host, &routes, |_| ()), says);
+        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ()), says);
         assert!(matches!(taken, Err(NotOpened::Nonsense)), "{what}");
     }
 }

@@ -22,7 +22,7 @@ async fn a_takeover_restores_connections_and_tokens() {
         token_lasts: 60_000,
         max_frame: 32_768,
         in_flight: 4,
-        address: address.to_owned(),
+        address: seal().put(&["s", id], address),
     };
     let (ended, _told) = oneshot::channel();
     let says = async {
@@ -32,12 +32,14 @@ async fn a_takeover_restores_connections_and_tokens() {
             peer("c", Some(&good), "https://api"),
             peer("revoked", Some(&bad), "https://api"),
             peer("elsewhere", None, "https://attacker.example"),
+            // Another session's connection: the host knows its id, but has no seal for it.
+            Peer { id: "victim".into(), ..peer("c", None, "https://api") },
         ] {
             actor.say(Known { peer }).await;
         }
-        actor.say(here(tokens.notes())).await;
+        actor.say(here(notes_of(&tokens))).await;
     };
-    let (handle, ()) = tokio::join!(take_over(host, &routes, |_| ended.send(()).unwrap()), says);
+    let (handle, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ended.send(()).unwrap()), says);
     let handle = handle.unwrap();
     let status = handle.status();
     assert_eq!((&*status.id, &*status.owner, status.created_at), ("s", "alice", UnixMs(1)));
@@ -46,6 +48,8 @@ async fn a_takeover_restores_connections_and_tokens() {
     assert_eq!((revoke.wait, &revoke.connections[..]), (0, &["revoked".into()][..]));
     let Some(ToHost::Gone(gone)) = actor.heard().await else { panic!("no Gone for the forbidden address") };
     assert_eq!(&*gone.connection, "elsewhere");
+    let Some(ToHost::Gone(gone)) = actor.heard().await else { panic!("no Gone for the stolen connection") };
+    assert_eq!(&*gone.connection, "victim");
     actor.push(1, "c", "hello again").await;
     assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap().unwrap(), "hello again");
 }
@@ -58,7 +62,27 @@ async fn changed_tokens_reach_the_host_before_the_request_is_answered() {
     handle.tokens_changed().await.unwrap();
     // From here on, the change survives a crash of the backend.
     let Some(ToHost::Keep(keep)) = actor.heard().await else { panic!() };
-    assert_eq!(tokens::Tokens::restored(&keep.notes).check(Some(&id), Use::Door, unix_ms()), Ok(()));
+    let (_, tokens) = keep.notes.split_at(43);
+    assert_eq!(tokens::Tokens::restored(tokens).check(Some(&id), Use::Door, unix_ms()), Ok(()));
+}
+
+/// A host could name any session, and get its clients while its own host was refused and ended.
+#[tokio::test]
+async fn regression_a_host_cannot_claim_another_session() {
+    let own = notes_of(&tokens::Tokens::new());
+    let lies = [
+        Here { id: "victim".into(), ..here(own.clone()) },
+        Here { owner: "mallory".into(), ..here(own.clone()) },
+        Here { created_at: UnixMs(2), ..here(own.clone()) },
+        here(Bytes::new()),
+    ];
+    for lie in lies {
+        let what = format!("{lie:?}");
+        let (mut actor, host) = Actor::new();
+        let routes: FindRoute = Arc::new(|_| None);
+        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ()), actor.say(lie));
+        assert!(matches!(taken, Err(NotOpened::Nonsense)), "{what}");
+    }
 }
 
 #[tokio::test]
@@ -66,7 +90,7 @@ async fn a_host_of_another_major_version_is_left_alone() {
     let (mut actor, host) = Actor::new();
     actor.stream.write_all(b"SBL1\x09\x00\x00\x00\x03abc").await.unwrap();
     let routes: FindRoute = Arc::new(|_| None);
-    match take_over(host, &routes, |_| ()).await {
+    match take_over(host, seal(), &routes, |_| ()).await {
         Err(NotOpened::Foreign { session, .. }) => assert_eq!(&*session, "abc"),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("the session was taken over"),
