@@ -149,7 +149,11 @@ MUTATIONS = {
         test_backend.test_the_platform_starts_no_init,
     ),
     "an init in the image": (
-        CONTAINERFILE, 'ENTRYPOINT ["backend"]', 'ENTRYPOINT ["tini", "--", "backend"]',
+        CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["tini", "--", "backend"]',
+        test_backend.test_the_image_starts_the_program_itself,
+    ),
+    "no init of its own": (
+        CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["backend"]',
         test_backend.test_the_image_starts_the_program_itself,
     ),
     "a shell in front of the stand-in": (

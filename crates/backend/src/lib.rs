@@ -28,4 +28,7 @@ mod metrics;
 mod observe;
 mod rate;
 
-pub use self::{launcher::keep_secrets, run::run};
+pub use self::{
+    launcher::{below_init, init, is_init, keep_secrets},
+    run::run,
+};
