@@ -18,6 +18,7 @@ SOURCE = re.compile(r"\.(rs|tsx?|m?js|py|sh|css|html|ya?ml)$")
 ARROWS = {
     "protocol": set(),
     "session": {"protocol"},
+    "host": {"protocol", "session"},
     "outbound": {"protocol"},
     "web": set(),
     "lambda": {"protocol", "outbound"},

@@ -10,7 +10,6 @@
 mod command;
 mod drain;
 mod driver;
-mod end;
 mod frame;
 mod link;
 mod log;

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod connection;
 mod effect;
+mod lifecycle;
 #[cfg(feature = "link")]
 pub mod link;
 mod model;

@@ -108,9 +108,20 @@ test("regression: a hung backend shows, with its duration, until it is back", as
   await expect.poll(known, { timeout: 30_000 }).toEqual(["connected", undefined, false]);
 });
 
-test("the page opens a new session after a restart of the backend", async ({ shell, stack, page }) => {
+test("the shell survives a crash of the backend", async ({ shell, stack, page }) => {
   const { sessionId } = await shell.open();
+  await shell.run("mine=kept; echo started");
+  await shell.shows(/^started$/m);
   stack.signalBackend("SIGKILL");
+  await shell.run("echo $mine $((6*7))");
+  await shell.shows(/^kept 42$/m);
+  expect(await page.evaluate(() => window.__shellbridge.client?.sessionId)).toBe(sessionId);
+  await shell.screenshot("backend-crashed");
+});
+
+test("the page opens a new session after its shell kills the session's host", async ({ shell, page }) => {
+  const { sessionId } = await shell.open();
+  await shell.run("kill -9 $PPID");
   await expect(page.getByText("The session ended. This is a new one.")).toBeVisible({ timeout: 40_000 });
   await shell.screenshot("new-session");
   await shell.connected();

@@ -3,21 +3,21 @@
 //! A host is untrusted, because a shell may have compromised it. Its messages are bounded and reach only its own
 //! connections.
 
+mod clients;
+mod end;
+
 use std::{
     collections::{HashMap, VecDeque},
-    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
-    ConnectionInfo, Sent,
+    ConnectionInfo,
     link::{
-        Answer, Checked, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS,
-        Peer, Push, Pushed, Reply, Revoke, Taken, ToHost,
+        Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS, Peer,
+        Push, Reply, Taken, ToHost,
     },
 };
 use tokio::{
@@ -27,12 +27,13 @@ use tokio::{
 };
 use tracing::Instrument;
 
+use self::clients::{Client, Done};
 use super::{
-    end::END_WITHIN,
+    bounds::{self, Allowance, MAX_LINES},
     handle::{Handle, Incoming, Message, Status, Unreachable},
-    outlet::{self, FindRoute, Outlet, Route},
+    outlet::Route,
     stream::{Came, Stream},
-    tokens::{HANDOVER, Stale, Use},
+    tokens::{Stale, Use},
 };
 use crate::{clock::unix_ms, launcher::Process, metrics};
 
@@ -42,38 +43,42 @@ const INBOX: usize = 256;
 const MAX_OPEN: usize = 512;
 /// Unwritten bytes to a host above which the task takes no more from its inbox.
 const MAX_WAITING: usize = 1024 * 1024;
+/// Unwritten bytes to a host above which the task stops reading from it, as the outcomes of its requests add to them. A
+/// host that reads never causes that many, because above [`MAX_WAITING`] nothing but outcomes is written.
+const MAX_UNREAD: usize = 2 * MAX_WAITING;
 /// Undelivered bytes of a host's frames above which the task stops reading from it.
-const MAX_HELD: usize = 4 * 1024 * 1024;
-/// Overhead counted per frame, bytes: its task and its table entries.
-const FRAME_COST: usize = 1024;
-/// Log lines that a host may write per minute.
-const MAX_LINES: u32 = 60;
+pub(super) const MAX_HELD: usize = 4 * 1024 * 1024;
+/// Overhead counted per push, close or check, bytes: its task and its table entries.
+const OPERATION_COST: usize = 1024;
+/// Messages of a host without effect per minute, such as pushes to connections that are gone. A full session that loses
+/// all of them causes a tenth.
+const MAX_IDLE: u32 = 6_000;
+/// Connections of one host. Twice those of a session: it closes some while others join.
+const MAX_CLIENTS: usize = 512;
+/// How long a host may take to end its session and exit.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// State of the link to a host.
 pub(super) struct Task {
     status: Arc<Status>,
     stream: Stream,
-    pub(super) process: Process,
-    pub(super) peers: HashMap<ConnectionId, Client>,
-    pub(super) pushes: JoinSet<(ConnectionId, Done)>,
+    process: Process,
+    peers: HashMap<ConnectionId, Client>,
+    pushes: JoinSet<Done>,
     /// See [`MAX_HELD`].
     held: usize,
     requests: HashMap<u64, Open>,
     next_request: u64,
     /// Waiters for messages to be written, by the offset in the outgoing stream.
     unsaid: VecDeque<(u64, oneshot::Sender<()>)>,
-    /// Log lines left in the current minute, and when it began.
-    lines: (u32, Instant),
+    /// See [`MAX_LINES`].
+    lines: Allowance,
+    /// See [`MAX_IDLE`].
+    idle: Allowance,
     /// The session accepts no more messages.
     ending: bool,
     /// When the host is killed, once it has been asked to end.
     end_by: Option<Instant>,
-}
-
-/// A connection of the session.
-pub(super) struct Client {
-    pub(super) outlet: Arc<dyn Outlet>,
-    token_id: Option<Arc<str>>,
 }
 
 /// A request that the host has not answered yet.
@@ -90,17 +95,8 @@ struct Asker {
     route: Route,
 }
 
-/// A finished operation on a connection.
-#[derive(Clone, Copy)]
-pub(super) enum Done {
-    /// The bytes it held, and the host's push number; `None` for the backend's own pushes.
-    Pushed(usize, Option<u64>, Sent),
-    Checked(bool),
-    Closed,
-}
-
 /// Why the link ended.
-pub(super) enum Over {
+enum Over {
     /// The host has ended the session and all its processes.
     Ended,
     /// The host died or violated the protocol.
@@ -128,26 +124,14 @@ impl Task {
             requests: HashMap::new(),
             next_request: 0,
             unsaid: VecDeque::new(),
-            lines: (MAX_LINES, Instant::now()),
+            lines: Allowance::of(MAX_LINES),
+            idle: Allowance::of(MAX_IDLE),
             ending: false,
             end_by: None,
         };
         before(&mut task);
         tokio::spawn(task.run(messages, ended).instrument(span));
         Handle { status, inbox }
-    }
-
-    /// Adopts the connections that the session already has.
-    pub(super) fn take_over(&mut self, peers: Vec<Peer>, routes: &FindRoute) {
-        self.status.connections.store(peers.len(), Ordering::Relaxed);
-        for Peer { id, token_id, address, .. } in peers {
-            match routes(&address) {
-                Some(route) => self.adopt(Asker { id, token_id: token_id.map(Into::into), route }),
-                None => self.say(Gone { connection: id }),
-            }
-        }
-        // Handovers may have ended since.
-        self.end_stale();
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, ended: impl FnOnce(&Status)) {
@@ -166,11 +150,12 @@ impl Task {
                     self.end_by = Some(Instant::now() + END_WITHIN);
                     None
                 }
-                Event::Done(id, done) => {
-                    self.done(id, done);
+                Event::Done(done) => {
+                    self.done(done);
                     None
                 }
-                Event::Came(Came::Message(message)) => self.host(message),
+                Event::Came(Came::Message(FromHost::Ended(_))) => Some(Over::Ended),
+                Event::Came(Came::Message(message)) => self.host(message).err().map(Over::Failed),
                 Event::Came(Came::Wrote) => {
                     self.wrote();
                     None
@@ -211,6 +196,7 @@ impl Task {
         let asked = self.end_by.is_none() || !messages.is_closed();
         let waiting = self.stream.channel().to_write().len();
         let takes = asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
+        let reads = self.held < MAX_HELD && waiting < MAX_UNREAD;
         let late = async {
             match self.end_by {
                 Some(end) => sleep_until(end).await,
@@ -219,15 +205,16 @@ impl Task {
         };
         tokio::select! {
             biased;
+            // Before anything that a host can keep ready.
+            () = late => Event::Late,
             () = self.status.end.notified(), if self.end_by.is_none() => Event::End,
             message = messages.recv(), if takes => Event::Message(message),
             Some(done) = self.pushes.join_next() => match done {
-                Ok((id, done)) => Event::Done(id, done),
+                Ok(done) => Event::Done(done),
                 // Unreachable: no task is aborted, and each catches its panics.
                 Err(_) => Event::Came(Came::Over(None)),
             },
-            came = self.stream.next(self.held < MAX_HELD) => Event::Came(came),
-            () = late => Event::Late,
+            came = self.stream.next(reads) => Event::Came(came),
         }
     }
 
@@ -278,64 +265,73 @@ impl Task {
         }
     }
 
-    /// Handles a message from the host. Returns the reason if it ends the link.
-    fn host(&mut self, message: FromHost) -> Option<Over> {
-        match message {
+    /// Handles a message from the host.
+    ///
+    /// # Errors
+    /// Why the message ends the session.
+    fn host(&mut self, message: FromHost) -> Result<(), &'static str> {
+        bounds::check(&message)?;
+        let effective = match message {
             FromHost::Push(Push { push, to, frame, replaceable }) => {
-                self.push(to, frame, replaceable, Some(push));
+                self.push(to, frame, replaceable, Some(push))
             }
             FromHost::Close(Close { connection, last, reason }) => {
-                if let Some(client) = self.peers.remove(&connection) {
-                    self.close(connection, client, last, reason.map(ErrorCode::from));
-                }
+                let client = self.peers.remove(&connection);
+                client
+                    .map(|client| self.close(connection, client, last, reason.map(ErrorCode::from)))
+                    .is_some()
             }
-            FromHost::Check(check) => {
-                let id = check.connection;
-                let outlet = self.peers.get(&id).map(|client| client.outlet.clone());
-                self.pushes.spawn(async move {
-                    let exists = match outlet {
-                        Some(outlet) => {
-                            AssertUnwindSafe(outlet.exists()).catch_unwind().await.unwrap_or(false)
-                        }
-                        None => false,
-                    };
-                    (id, Done::Checked(exists))
-                });
-            }
-            FromHost::Answer(answer) => return self.answer(answer),
+            FromHost::Check(check) => self.exists(check.connection),
+            FromHost::Answer(answer) => self.answer(answer)?,
             FromHost::Taken(Taken { request, taken, .. }) => {
                 let Some(Open::Connect { asker, reply }) = self.requests.remove(&request) else {
-                    return Some(Over::Failed("the host answered an unknown request"));
+                    return Err("the host answered an unknown request");
                 };
                 if taken {
                     self.adopt(asker);
                 }
                 // The requester may have timed out; the connection is accepted regardless.
                 let _ = reply.send(if taken { Ok(()) } else { Err(Unreachable::Full) });
+                true
             }
             FromHost::Status(status) => {
                 let connections = usize::try_from(status.connections).unwrap_or(usize::MAX);
                 self.status.connections.store(connections, Ordering::Relaxed);
                 self.status.exited.store(status.exited, Ordering::Relaxed);
+                false
             }
-            FromHost::Log(line) => return self.log(&line),
+            FromHost::Log(line) => {
+                self.log(&line)?;
+                true
+            }
             FromHost::Ending(ending) => {
                 tracing::debug!(why = ending.why, "session over");
-                self.ending = true;
                 self.end_by.get_or_insert(Instant::now() + END_WITHIN);
+                !std::mem::replace(&mut self.ending, true)
             }
-            FromHost::Ended(_) => return Some(Over::Ended),
-            FromHost::Here(_) | FromHost::Known(_) => return Some(Over::Failed("the host greeted twice")),
+            FromHost::Here(_) | FromHost::Known(_) => return Err("the host greeted twice"),
+            FromHost::Ended(_) => true,
+        };
+        if self.peers.len() > MAX_CLIENTS {
+            return Err("the host has too many connections");
         }
-        None
+        if effective || self.idle.takes() {
+            Ok(())
+        } else {
+            Err("the host sent too many messages without effect")
+        }
     }
 
-    fn answer(&mut self, Answer { request, received, has, reply: said }: Answer) -> Option<Over> {
+    /// Passes an answer on; false if that has no effect.
+    fn answer(
+        &mut self,
+        Answer { request, received, has, reply: said }: Answer,
+    ) -> Result<bool, &'static str> {
         if self.ending {
-            return None;
+            return Ok(false);
         }
         let Some(Open::Frame { asker, reply, late }) = self.requests.remove(&request) else {
-            return Some(Over::Failed("the host answered an unknown request"));
+            return Err("the host answered an unknown request");
         };
         if !late {
             metrics::frame(received.name());
@@ -346,92 +342,32 @@ impl Task {
         }
         if said == Reply::Later {
             self.requests.insert(request, Open::Frame { asker, reply, late: true });
-        } else if let Err(Ok(Reply::Frame(frame) | Reply::Error(frame))) = reply.send(Ok(said))
+            return Ok(!late);
+        }
+        if let Err(Ok(Reply::Frame(frame) | Reply::Error(frame))) = reply.send(Ok(said))
             && late
         {
             // The requester has timed out, so push the late result. Clients repeat other requests.
             self.push(to, frame, true, None);
         }
-        None
+        Ok(true)
     }
 
-    fn log(&mut self, line: &Log) -> Option<Over> {
-        let (left, since) = &mut self.lines;
-        if since.elapsed() > Duration::from_mins(1) {
-            (*left, *since) = (MAX_LINES, Instant::now());
+    fn log(&mut self, line: &Log) -> Result<(), &'static str> {
+        if !self.lines.takes() {
+            return Err("the host exceeded its log limit");
         }
-        let Some(less) = left.checked_sub(1) else {
-            return Some(Over::Failed("the host exceeded its log limit"));
-        };
-        *left = less;
         // The host's text is untrusted, so it is logged as a separate field.
         if line.warning {
             tracing::warn!(said = line.message, "warning from the session's host");
         } else {
             tracing::info!(said = line.message, "message from the session's host");
         }
-        None
-    }
-
-    fn done(&mut self, id: ConnectionId, done: Done) {
-        match done {
-            Done::Pushed(bytes, push, sent) => {
-                self.held -= bytes;
-                match push {
-                    Some(push) => self.say(Pushed { push, sent }),
-                    None if sent == Sent::Gone => self.say(Checked { connection: id, exists: false }),
-                    None => {}
-                }
-            }
-            Done::Checked(exists) => self.say(Checked { connection: id, exists }),
-            Done::Closed => {}
-        }
-    }
-
-    /// Pushes a frame. An unknown connection is not a protocol violation: the host may not know yet that it is gone.
-    fn push(&mut self, to: ConnectionId, frame: Bytes, replaceable: bool, push: Option<u64>) {
-        let bytes = frame.len() + FRAME_COST;
-        self.held += bytes;
-        let outlet = self.peers.get(&to).map(|client| client.outlet.clone());
-        self.pushes.spawn(async move {
-            let sent = match outlet {
-                // Catch panics: a push without an outcome would stay in flight forever.
-                Some(outlet) => {
-                    let push = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable));
-                    push.catch_unwind().await.unwrap_or(Sent::Gone)
-                }
-                None => Sent::Gone,
-            };
-            (to, Done::Pushed(bytes, push, sent))
-        });
-    }
-
-    /// Adds a connection that the host has accepted.
-    fn adopt(&mut self, Asker { id, token_id, route }: Asker) {
-        // Its token may have been revoked during the request, when the connection was not yet known here.
-        if self.check(token_id.as_deref(), Use::Connection).is_err() {
-            self.say(Revoke { wait: 0, connections: vec![id.clone()] });
-        }
-        let outlet = route.outlet(id.clone());
-        self.peers.insert(id, Client { outlet, token_id });
+        Ok(())
     }
 
     fn check(&self, token_id: Option<&str>, purpose: Use) -> Result<(), Stale> {
         self.status.tokens.check(token_id, purpose, unix_ms())
-    }
-
-    /// Ends connections whose tokens are no longer valid; those with a superseded token, after the handover time.
-    fn end_stale(&mut self) {
-        for (purpose, wait) in [(Use::Connection, Duration::ZERO), (Use::Door, HANDOVER)] {
-            let stale = self
-                .peers
-                .iter()
-                .filter(|(_, client)| self.check(client.token_id.as_deref(), purpose).is_err());
-            let connections: Vec<_> = stale.map(|(id, _)| id.clone()).collect();
-            if !connections.is_empty() {
-                self.say(Revoke { wait: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), connections });
-            }
-        }
     }
 
     fn number(&mut self) -> u64 {
@@ -487,7 +423,7 @@ fn peer(info: ConnectionInfo, route: &Route) -> Peer {
 enum Event {
     End,
     Message(Option<Message>),
-    Done(ConnectionId, Done),
+    Done(Done),
     Came(Came),
     Late,
 }

@@ -1,6 +1,6 @@
 //! The sessions of this process: one task per session, which owns the link to its host.
 
-mod end;
+mod bounds;
 mod handle;
 mod link;
 mod open;

@@ -14,13 +14,14 @@ use shellbridge_protocol::{
 };
 use shellbridge_session::{
     Settings,
-    link::{self, FromHost, Hello, Here, Peer, ShellSpec},
+    link::{self, FromHost, Hello, Here, Known, Peer, ShellSpec},
 };
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
+    bounds::{self, Allowance, MAX_LINES},
     handle::{Handle, Status},
-    link::Task,
+    link::{MAX_HELD, Task},
     outlet::FindRoute,
     stream::{Came, Stream},
     tokens::Tokens,
@@ -148,18 +149,38 @@ async fn greet(
 
 async fn here(stream: &mut Stream) -> Result<(Here, Vec<Peer>), NotOpened> {
     let mut peers = Vec::new();
+    let mut held = 0;
+    let mut lines = Allowance::of(MAX_LINES);
     let mut why = None;
     loop {
-        match stream.next(true).await {
-            Came::Wrote => {}
-            Came::Message(FromHost::Here(here)) => return Ok((here, peers)),
-            Came::Message(FromHost::Known(known)) if peers.len() < MAX_KNOWN => peers.push(known.peer),
-            Came::Message(FromHost::Log(line)) => tracing::info!(message = line.message, "host log"),
-            Came::Message(FromHost::Ending(ending)) => why = Some(ending.why),
-            Came::Message(FromHost::Ended(_)) | Came::Over(None) => {
+        let message = match stream.next(true).await {
+            Came::Wrote => continue,
+            Came::Over(Some(_)) => return Err(NotOpened::Nonsense),
+            Came::Over(None) | Came::Message(FromHost::Ended(_)) => {
                 return Err(NotOpened::Ended(why.unwrap_or_else(|| "the link closed".to_owned())));
             }
-            Came::Message(_) | Came::Over(Some(_)) => return Err(NotOpened::Nonsense),
+            Came::Message(message) => message,
+        };
+        bounds::check(&message).map_err(|_| NotOpened::Nonsense)?;
+        match message {
+            FromHost::Here(here) => return Ok((here, peers)),
+            FromHost::Known(Known { peer }) => {
+                held += size(&peer);
+                peers.push(peer);
+                if peers.len() > MAX_KNOWN || held > MAX_HELD {
+                    return Err(NotOpened::Nonsense);
+                }
+            }
+            FromHost::Log(line) if lines.takes() => {
+                tracing::info!(said = line.message, "message from a session's host");
+            }
+            FromHost::Ending(ending) => why = Some(ending.why),
+            _ => return Err(NotOpened::Nonsense),
         }
     }
+}
+
+/// Bytes of a connection's texts.
+fn size(Peer { id, user, token_id, address, .. }: &Peer) -> usize {
+    id.len() + user.len() + token_id.as_ref().map_or(0, String::len) + address.len()
 }

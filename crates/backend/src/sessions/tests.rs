@@ -35,6 +35,7 @@ use crate::{
 mod answers;
 mod ending;
 mod failures;
+mod floods;
 mod takeover;
 
 /// Generous, for debug builds on a busy machine.

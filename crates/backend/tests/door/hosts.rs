@@ -222,7 +222,7 @@ async fn shells_tokens_and_offsets_outlive_a_killed_backend() {
     assert_eq!(opens(&owner.as_str().into()).await, 200);
     assert_eq!((opens(&shares[0]["token"]).await, opens(&shares[1]["token"]).await), (200, 401));
     assert_eq!(backend.delete("/api/sessions/s").bearer_auth(&owner).send().await.unwrap().status(), 204);
-    // Its link has ended, and its process is about to: the backend cannot wait for another one's child.
+    // This backend is not the host's parent, so it only sees the link close, a moment before the process exits.
     until_dead(&[host]).await;
 }
 

@@ -1,6 +1,9 @@
 //! Ends of shells, connections and sessions.
 
+use shellbridge_protocol::frame::NoticeCode;
+
 use super::*;
+use crate::effect::End;
 
 #[test]
 fn exit_follows_the_output_and_the_session_waits_for_its_delivery() {

@@ -1,43 +1,20 @@
 //! Ends a session: notifies and closes its connections, and ends its host.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
 use shellbridge_protocol::{
     ErrorCode,
     frame::{ErrorFrame, ServerFrame},
-    ids::ConnectionId,
 };
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{
-    link::{Client, Done, Over, Task},
-    outlet,
-};
-use crate::metrics;
+use super::{END_WITHIN, Over, Task};
+use crate::{metrics, sessions::outlet};
 
 /// How long notifying connections, and then closing them, may take.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// How long a host may take to end its session and exit.
-pub(super) const END_WITHIN: Duration = Duration::from_secs(10);
 
 impl Task {
-    /// Closes a connection, after a last frame if given.
-    pub(super) fn close(
-        &mut self,
-        id: ConnectionId,
-        client: Client,
-        last: Option<Bytes>,
-        reason: Option<ErrorCode>,
-    ) {
-        self.pushes.spawn(async move {
-            let closing = outlet::close(&*client.outlet, last, reason);
-            let _ = AssertUnwindSafe(closing).catch_unwind().await;
-            (id, Done::Closed)
-        });
-    }
-
     /// Notifies all connections that the session failed, and closes them.
     fn failed(&mut self, why: &str) {
         tracing::error!(why, "the session ended by an internal error");

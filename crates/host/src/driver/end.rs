@@ -5,14 +5,15 @@ use std::time::Duration;
 use shellbridge_session::link::{Ended, Ending};
 use tokio::time::timeout;
 
-use crate::{driver::Driver, link::Link, log, process, pty::Shell};
+use super::Driver;
+use crate::{link::Link, log, process, pty::Shell};
 
 /// How long the backend may take to read the last messages.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Driver {
     /// Ends all processes, closes all descriptors, and notifies the backend.
-    pub(crate) async fn end(self, why: &str) {
+    pub(super) async fn end(self, why: &str) {
         let Self { shell, command, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
             link.say(Ending { why: why.to_owned() });
@@ -33,12 +34,10 @@ impl Driver {
             say_all(&mut link).await;
         }
     }
-}
 
-impl Driver {
     /// Ends the session after a panic, when its state cannot be trusted. The log tells the backend where the panic was;
     /// the link then closes without [`Ended`], upon which the backend notifies the clients.
-    pub(crate) async fn crash(self) {
+    pub(super) async fn crash(self) {
         let Self { shell, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
             for line in log::take() {
@@ -63,7 +62,7 @@ async fn say_all(link: &mut Link) {
 }
 
 /// Reports that no session could be started.
-pub(crate) async fn fail(mut link: Link, why: &str) {
+pub(super) async fn fail(mut link: Link, why: &str) {
     link.say(Ending { why: why.to_owned() });
     say_all(&mut link).await;
 }
