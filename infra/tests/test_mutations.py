@@ -156,6 +156,10 @@ MUTATIONS = {
         CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["backend"]',
         test_backend.test_the_image_starts_the_program_itself,
     ),
+    "a program that shells may read": (
+        CONTAINERFILE, "COPY --from=build --chmod=0711 /out/backend", "COPY --from=build /out/backend",
+        test_backend.test_the_backend_s_user_may_run_but_not_read_its_program,
+    ),
     "a shell in front of the stand-in": (
         CONTAINERFILE, 'ENTRYPOINT ["gateway", ', 'ENTRYPOINT ["sh", "-c", "gateway", ',
         test_backend.test_the_image_starts_the_program_itself,

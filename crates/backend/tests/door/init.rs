@@ -21,6 +21,11 @@ fn daemon(seconds: u32) -> String {
     format!("setsid -f setsid -f sleep {seconds}; until pgrep -n -x -f 'sleep {seconds}'; do sleep 0.1; done")
 }
 
+/// Settings with a `RUN_DIR` that outlives init.
+fn settings(gateway: &Gateway, home: &TempDir) -> Settings {
+    Settings::new().pushing_to(gateway).set("RUN_DIR", home.path().join("run").to_str().unwrap())
+}
+
 async fn start(settings: Settings) -> Backend {
     settings.start_by((BACKEND, &["--init".to_owned()])).await
 }
@@ -86,11 +91,8 @@ async fn down(init: &Backend, host: &Path) -> PathBuf {
 
 #[tokio::test]
 async fn init_starts_a_killed_backend_again_and_its_sessions_go_on() {
-    let run_dir = TempDir::new().unwrap();
-    let run_dir = run_dir.path().join("run");
-    let gateway = Gateway::start().await;
-    let mut init =
-        start(Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap())).await;
+    let (gateway, home) = (Gateway::start().await, TempDir::new().unwrap());
+    let mut init = start(settings(&gateway, &home)).await;
     let host = session(&init, &gateway, "s").await;
     let mut state = before(&init, &gateway).await;
     for _ in 0..3 {
@@ -104,7 +106,8 @@ async fn init_starts_a_killed_backend_again_and_its_sessions_go_on() {
     let (code, log) = init.ended().await;
     assert_eq!(code, 0, "{log}");
     until_dead(&[host, shell, last]).await;
-    let left: Vec<_> = fs::read_dir(&run_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(home.path().join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["lock"]);
     assert_eq!(log.matches("starting it again").count(), 3, "{log}");
 }
@@ -180,11 +183,8 @@ async fn init_ends_what_a_killed_host_of_an_earlier_backend_leaves_and_nothing_e
 
 #[tokio::test]
 async fn sighup_to_init_leaves_sessions_to_the_next_one() {
-    let run_dir = TempDir::new().unwrap();
-    let run_dir = run_dir.path().join("run");
-    let gateway = Gateway::start().await;
-    let settings = || Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap());
-    let init = start(settings()).await;
+    let (gateway, home) = (Gateway::start().await, TempDir::new().unwrap());
+    let init = start(settings(&gateway, &home)).await;
     let host = session(&init, &gateway, "s").await;
     let mut state = before(&init, &gateway).await;
     signal(init.pid(), Signal::SIGHUP);
@@ -192,7 +192,7 @@ async fn sighup_to_init_leaves_sessions_to_the_next_one() {
     assert_eq!(code, 0, "{log}");
     assert!(lives(host));
 
-    let init = start(settings()).await;
+    let init = start(settings(&gateway, &home)).await;
     goes_on(&init, &gateway, &mut state).await;
     init.terminate();
     let (code, log) = init.ended().await;
@@ -202,17 +202,14 @@ async fn sighup_to_init_leaves_sessions_to_the_next_one() {
 
 #[tokio::test]
 async fn a_backend_dies_with_its_init_and_its_sessions_do_not() {
-    let run_dir = TempDir::new().unwrap();
-    let run_dir = run_dir.path().join("run");
-    let gateway = Gateway::start().await;
-    let settings = || Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap());
-    let init = start(settings()).await;
+    let (gateway, home) = (Gateway::start().await, TempDir::new().unwrap());
+    let init = start(settings(&gateway, &home)).await;
     let host = session(&init, &gateway, "s").await;
     let backend = backend_of(&init);
     init.crash().await;
     until_dead(&[backend]).await;
     assert!(lives(host));
-    let init = start(settings()).await;
+    let init = start(settings(&gateway, &home)).await;
     let ready: Value =
         init.get("/ready").bearer_auth(ADMIN_TOKEN).send().await.unwrap().json().await.unwrap();
     assert_eq!(ready["sessions"], 1);
