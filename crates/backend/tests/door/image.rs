@@ -64,7 +64,8 @@ fn container(setpriv: &[&str]) -> Vec<String> {
         // Without root, the most there is: root in a new user namespace.
         command.extend(["--user", "--map-root-user"]);
     }
-    command.extend(["--", "setpriv"]);
+    // `--kill-child` sets the same signal, which a change of the user clears (prctl(2)).
+    command.extend(["--", "setpriv", "--pdeathsig", "KILL"]);
     command.extend(setpriv);
     command.into_iter().map(str::to_owned).chain(entrypoint()).collect()
 }

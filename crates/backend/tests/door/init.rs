@@ -16,9 +16,11 @@ use crate::{
     support::{ADMIN_TOKEN, BACKEND, Backend, Gateway, PATIENCE, Settings, lives, signal},
 };
 
-/// Leaves a process that only its host can find, and prints its PID. Each test has its own number of seconds.
+/// Leaves a process that only its host can find, and prints its PID. Each test has its own number of seconds, and each run
+/// its own fraction, since a failed run may have left one.
 fn daemon(seconds: u32) -> String {
-    format!("setsid -f setsid -f sleep {seconds}; until pgrep -n -x -f 'sleep {seconds}'; do sleep 0.1; done")
+    let sleep = format!("sleep {seconds}.{}", std::process::id());
+    format!("setsid -f setsid -f {sleep}; until pgrep -n -x -f '{sleep}'; do sleep 0.1; done")
 }
 
 /// Settings with a `RUN_DIR` that outlives init.
