@@ -260,14 +260,19 @@ def test_the_image_has_the_page():
     compiles = next(index for index, line in enumerate(build) if "cargo build --release" in line)
     copied = build.index("COPY --from=page /src/crates/web/dist crates/web/dist")
     assert build.index("COPY crates crates") < copied < compiles
-    assert "COPY --from=build /out/backend /out/session-host /usr/local/bin/" in stages()["backend"]
+    assert "COPY --from=build /out/session-host /usr/local/bin/" in stages()["backend"]
 
 
 def test_the_image_starts_the_program_itself():
-    """An init would hold the secrets in its environment, where its user can read them."""
-    for stage, program in (("stack", "gateway"), ("backend", "backend")):
+    """Another init would hold the secrets in its environment, where its user can read them."""
+    for stage, program in (("stack", ["gateway", "--listen"]), ("backend", ["backend", "--init"])):
         (entry,) = (line.removeprefix("ENTRYPOINT ") for line in stages()[stage] if line.startswith("ENTRYPOINT "))
-        assert json.loads(entry)[0] == program, stage
+        assert json.loads(entry)[:2] == program, stage
+
+
+def test_the_backend_s_user_may_run_but_not_read_its_program():
+    """Otherwise a shell could read the secrets of a backend that starts again, before its first instruction."""
+    assert "COPY --from=build --chmod=0711 /out/backend /usr/local/bin/" in stages()["backend"]
 
 
 def test_the_platform_starts_no_init():

@@ -17,7 +17,7 @@ def test_the_images_start_the_programs_directly():
     starts = [line for line in instructions() if re.match(r"\s*(ENTRYPOINT|CMD)\b", line)]
     assert len(starts) == 2
     assert starts[0].startswith('ENTRYPOINT ["gateway", ')
-    assert starts[1] == 'ENTRYPOINT ["backend"]'
+    assert starts[1] == 'ENTRYPOINT ["backend", "--init"]'
     assert not [line for line in instructions() if "tini" in line or "HEALTHCHECK" in line]
 
 

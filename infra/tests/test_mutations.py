@@ -149,8 +149,16 @@ MUTATIONS = {
         test_backend.test_the_platform_starts_no_init,
     ),
     "an init in the image": (
-        CONTAINERFILE, 'ENTRYPOINT ["backend"]', 'ENTRYPOINT ["tini", "--", "backend"]',
+        CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["tini", "--", "backend"]',
         test_backend.test_the_image_starts_the_program_itself,
+    ),
+    "no init of its own": (
+        CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["backend"]',
+        test_backend.test_the_image_starts_the_program_itself,
+    ),
+    "a program that shells may read": (
+        CONTAINERFILE, "COPY --from=build --chmod=0711 /out/backend", "COPY --from=build /out/backend",
+        test_backend.test_the_backend_s_user_may_run_but_not_read_its_program,
     ),
     "a shell in front of the stand-in": (
         CONTAINERFILE, 'ENTRYPOINT ["gateway", ', 'ENTRYPOINT ["sh", "-c", "gateway", ',

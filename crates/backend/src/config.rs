@@ -29,6 +29,13 @@ const PLANNED: [&str; 7] = [
 #[derive(Parser)]
 #[command(version)]
 pub struct Config {
+    /// Run a small process that starts the backend, starts it again when it crashes, and reaps orphans: for process 1 of
+    /// a container.
+    #[arg(long)]
+    pub init: bool,
+    /// Set by `--init` instead of itself.
+    #[arg(long, hide = true)]
+    pub below_init: bool,
     /// Port to listen on; 0 picks a free one.
     #[arg(long, env = "PORT", default_value_t = 3001)]
     pub port: u16,

@@ -30,4 +30,7 @@ mod rate;
 
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
-pub use self::{launcher::keep_secrets, run::run};
+pub use self::{
+    launcher::{below_init, init, is_init, keep_secrets},
+    run::run,
+};

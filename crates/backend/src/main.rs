@@ -1,12 +1,13 @@
-//! Protects the secrets, reads the settings, and serves until a signal.
+//! Protects the secrets, reads the settings, and serves until a signal; or, with `--init`, runs a process that does.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
 use shellbridge_backend::{
+    below_init,
     config::{Config, check_environment},
-    keep_secrets, run,
+    init, is_init, keep_secrets, run,
 };
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
@@ -14,14 +15,21 @@ use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before the runtime starts threads: part of this applies per thread.
-    let kept = keep_secrets();
-    start_log();
-    match kept.context("cannot protect the secrets from shells").and_then(|()| start()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = if is_init() {
+        start_log();
+        init().map(ExitCode::from)
+    } else {
+        // Before the runtime starts threads: part of this applies per thread.
+        let kept = keep_secrets().context("cannot protect the secrets from shells");
+        start_log();
+        kept.and_then(|()| start()).map(|()| ExitCode::SUCCESS)
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             // Plain text on stderr, for people who start it by hand.
             eprintln!("backend: {error:#}");
+            // Tells an init that the backend has not started. There are no errors later.
             ExitCode::FAILURE
         }
     }
@@ -35,6 +43,9 @@ fn start() -> anyhow::Result<()> {
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
     check_environment(std::env::vars_os())?;
+    if config.below_init {
+        below_init().context("--below-init")?;
+    }
     tokio::runtime::Runtime::new()?.block_on(run(config))
 }
 

@@ -1,6 +1,6 @@
 //! Runs the backend: listeners, background tasks, graceful shutdown.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures_util::future::join_all;
@@ -62,7 +62,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     // Before anybody can ask for a session that an earlier backend had.
     take_over(&app).await;
-    println!("listening http://{}", listener.local_addr()?);
+    // If an init started this process again, nobody may read stdout any longer.
+    let _ = writeln!(std::io::stdout(), "listening http://{}", listener.local_addr()?);
     if let Some(listener) = metrics {
         tracing::info!(address = %listener.local_addr()?, "metrics");
         let router = http::metrics_router(app.clone());

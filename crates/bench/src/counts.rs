@@ -211,14 +211,14 @@ impl ProfiledStack {
     }
 }
 
-/// Writes a script `name` that runs `program` under valgrind.
+/// Writes a script `name` that runs `program` under valgrind, and a backend without its init, which does little.
 fn wrap(place: &Path, name: &str, program: &Path) -> anyhow::Result<()> {
     let (out, program) = (place.display(), program.display());
     // A host has no environment, but vgdb looks for valgrind's files in this process's temporary directory.
     let temporary = std::env::temp_dir();
     let temporary = temporary.display();
     let script = format!(
-        "#!/bin/sh\necho $$ >'{out}/pid'\nexport TMPDIR='{temporary}'\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{out}/out' \
+        "#!/bin/sh\n[ \"$1\" != --init ] || shift\necho $$ >'{out}/pid'\nexport TMPDIR='{temporary}'\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{out}/out' \
          '{program}' \"$@\"\n"
     );
     let path = place.join(name);

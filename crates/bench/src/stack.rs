@@ -219,23 +219,28 @@ impl Stack {
         Ok(())
     }
 
-    /// The processes: `gateway`, `backend`, each session's host, and each instance of the function.
+    /// The processes: `gateway`, `backend` and its init, each session's host, and each instance of the function.
     pub fn processes(&self) -> Vec<(Role, u32)> {
         let mut all = vec![(Role::Gateway, self.child.id())];
         for (pid, name) in process::children(self.child.id()) {
             // The kernel truncates names to 15 bytes.
             match name.as_str() {
-                "backend" => {
-                    all.push((Role::Backend, pid));
-                    let children = process::children(pid).into_iter();
-                    let hosts = children.filter(|(_, name)| name == "session-host");
-                    all.extend(hosts.map(|(host, _)| (Role::Host, host)));
-                }
+                "backend" => all.extend(Self::backend(pid)),
                 "websocket-handl" => all.push((Role::Function, pid)),
                 _ => {}
             }
         }
         all
+    }
+
+    /// A backend or its init, and what is below it.
+    fn backend(pid: u32) -> Vec<(Role, u32)> {
+        let children = process::children(pid).into_iter().flat_map(|(pid, name)| match name.as_str() {
+            "backend" => Self::backend(pid),
+            "session-host" => vec![(Role::Host, pid)],
+            _ => Vec::new(),
+        });
+        std::iter::once((Role::Backend, pid)).chain(children).collect()
     }
 
     /// A home directory for shells, without start-up files.
@@ -279,7 +284,7 @@ pub enum Role {
     Gateway,
     /// One process of the function.
     Function,
-    /// The backend.
+    /// The backend, or its init.
     Backend,
     /// The host of one session. The backend's figures include its hosts.
     Host,

@@ -60,15 +60,12 @@ pub struct Config {
     #[command(flatten)]
     pub lambda: LambdaLimits,
 
-    /// The backend's executable; started before the function
+    /// The backend's executable; started before the function, with `--init`
     #[arg(long)]
     pub backend: Option<PathBuf>,
     /// Port of the started backend; 0 picks a free one
     #[arg(long, env = "PORT", default_value_t = 3001)]
     pub backend_port: u16,
-    /// Restart the backend when it exits
-    #[arg(long, requires = "backend")]
-    pub backend_restart: bool,
     /// Count the function's requests to the backend with a relay; `GET /__state` shows the counts
     #[arg(long, requires = "backend")]
     pub count_backend_calls: bool,

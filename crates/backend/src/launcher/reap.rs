@@ -1,12 +1,12 @@
 //! Kills and reaps orphans. The backend is a subreaper, so the processes of a killed host become its children; as process
 //! 1 of a container, it inherits all orphans anyway.
 //!
-//! The backend itself is process 1: an init in front of it would run as the same user with the same secrets in its
-//! environment, but without the protection from shells (`keep_secrets`).
+//! A crashed backend's hosts become children of its own init (`init`), which kills the processes that these leave.
 
 use std::{io, time::Duration};
 
 use nix::{
+    errno::Errno,
     sys::{
         signal::{Signal, kill},
         wait::{Id, WaitPidFlag, waitid, waitpid},
@@ -19,12 +19,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+use super::reports::report;
+
 /// PIDs of hosts, whose status is awaited elsewhere. A PID may briefly be listed twice, when a host is reaped and a new
 /// one reuses its PID.
 static KNOWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Orphans reaped per turn. A shell can create them as fast as they are reaped, so an unbounded turn might never end.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 /// How long the reaper waits while the oldest dead child is a host, whose status its own waiter has to take. The kernel
 /// reports the oldest child first.
 const TAKEN_WITHIN: Duration = Duration::from_millis(20);
@@ -39,6 +41,10 @@ impl Drop for Known {
         if let Some(at) = known.iter().position(|pid| *pid == self.0) {
             known.swap_remove(at);
         }
+        // A host may outlive this process.
+        if kill(Pid::from_raw(self.0), None) == Err(Errno::ESRCH) {
+            report(-self.0);
+        }
     }
 }
 
@@ -49,6 +55,7 @@ pub(super) fn start(spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<(Ch
     let child = spawn()?;
     let pid = child.id().map_or(0, u32::cast_signed);
     known.push(pid);
+    report(pid);
     Ok((child, Known(pid)))
 }
 
@@ -104,7 +111,7 @@ fn kill_orphans() {
 
 /// The children of this process, as the kernel lists them per thread. Without `CONFIG_PROC_CHILDREN` the list is empty,
 /// and orphans are reaped but not killed.
-fn children() -> impl Iterator<Item = i32> {
+pub(super) fn children() -> impl Iterator<Item = i32> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     lists

@@ -32,10 +32,7 @@ const PRYING: [CapabilitySet; 6] = [
 /// # Errors
 /// When the kernel refuses to make the process non-dumpable, or a root shell would keep one of [`PRYING`].
 pub fn keep_secrets() -> std::io::Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // The processes of a killed host become children of this process, which ends them (`reap`).
-    set_child_subreaper(Some(getpid()))?;
-    close_fds::set_fds_cloexec(3, &[]);
+    protect()?;
     clear_ambient_capability_set()?;
     for capability in PRYING {
         // Fails without root, but then no shell can gain the capability from this set either.
@@ -49,5 +46,15 @@ pub fn keep_secrets() -> std::io::Result<()> {
             )));
         }
     }
+    Ok(())
+}
+
+/// The part that an init needs, which starts no shells. The backend that it starts has capabilities that shells lack, if
+/// there are any to drop, so that they cannot access it before it protects itself.
+pub(super) fn protect() -> std::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // The processes of a killed host become children of this process, which ends them (`reap`, `init`).
+    set_child_subreaper(Some(getpid()))?;
+    close_fds::set_fds_cloexec(3, &[]);
     Ok(())
 }

@@ -12,7 +12,13 @@ use crate::support::{ADMIN_TOKEN, Backend, Call, Gateway, PATIENCE, Settings, li
 const CLIENT: &str = "client-of-hosts-tests";
 
 /// Runs a command of a session and returns its result, answered or pushed.
-async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, command: &str) -> String {
+pub(crate) async fn run(
+    backend: &Backend,
+    gateway: &Gateway,
+    session: &str,
+    id: &str,
+    command: &str,
+) -> String {
     let frame = json!({"type": "command", "id": id, "command": command});
     let answer = backend.frame(session, "alice", session, frame).await;
     let result = if answer.status() == 200 {
@@ -24,18 +30,18 @@ async fn run(backend: &Backend, gateway: &Gateway, session: &str, id: &str, comm
     result["result"].as_str().unwrap_or_else(|| panic!("{result}")).trim().to_owned()
 }
 
-async fn pid(backend: &Backend, gateway: &Gateway, session: &str, command: &str) -> u32 {
+pub(crate) async fn pid(backend: &Backend, gateway: &Gateway, session: &str, command: &str) -> u32 {
     run(backend, gateway, session, command, command).await.parse().unwrap()
 }
 
 /// Creates a session with a connection of the same name, and returns the PID of its host.
-async fn session(backend: &Backend, gateway: &Gateway, name: &str) -> u32 {
+pub(crate) async fn session(backend: &Backend, gateway: &Gateway, name: &str) -> u32 {
     backend.session("alice", name).await;
     backend.connect(name, "alice", name).await;
     pid(backend, gateway, name, "echo $PPID").await
 }
 
-async fn until_dead(pids: &[u32]) {
+pub(crate) async fn until_dead(pids: &[u32]) {
     let dead = async {
         while pids.iter().any(|pid| lives(*pid)) {
             tokio::task::yield_now().await;
@@ -120,10 +126,15 @@ async fn a_panic_in_a_host_ends_only_its_session() {
 }
 
 /// State of a shell before its backend was killed.
-struct Before {
+pub(crate) struct Before {
     shell: String,
     attached: Value,
+    /// Bytes typed so far, and attachments.
+    typed: u64,
+    attachments: u64,
 }
+
+const LINE: &str = "echo fir''st $$ po''int\n";
 
 /// Attaches a client and returns the `attached` frame.
 async fn attach(backend: &Backend, gateway: &Gateway, offset: u64, seq: u64) -> Value {
@@ -176,21 +187,25 @@ async fn says(gateway: &Gateway, from: &str, to: &str) -> String {
     said.unwrap_or_else(|_| panic!("no {from}…{to} in {:?}", String::from_utf8_lossy(&output(gateway).0)))
 }
 
-async fn before(backend: &Backend, gateway: &Gateway) -> Before {
+pub(crate) async fn before(backend: &Backend, gateway: &Gateway) -> Before {
     let attached = attach(backend, gateway, 0, 1).await;
-    types(backend, 0, "echo fir''st $$ po''int\n").await;
+    types(backend, 0, LINE).await;
     let shell = says(gateway, "first ", " point").await;
-    Before { shell, attached }
+    Before { shell, attached, typed: LINE.len() as u64, attachments: 1 }
 }
 
-async fn goes_on(backend: &Backend, gateway: &Gateway, before: &Before) {
+/// Checks that the next backend has the same shell and streams.
+pub(crate) async fn goes_on(backend: &Backend, gateway: &Gateway, before: &mut Before) {
     let (had, epoch) = output(gateway);
-    let typed = "echo fir''st $$ po''int\n".len() as u64;
-    let attached = attach(backend, gateway, 0, 2).await;
+    before.attachments += 1;
+    let attached = attach(backend, gateway, 0, before.attachments).await;
     assert_eq!(attached["epoch"], before.attached["epoch"]);
-    assert_eq!(attached["inputOffset"], typed, "the input offset survived");
-    types(backend, typed, "echo sec''ond $$ po''int\n").await;
-    assert_eq!(says(gateway, "second ", " point").await, before.shell, "the same shell");
+    assert_eq!(attached["inputOffset"], before.typed, "the input offset survived");
+    let round = format!("round {} ", before.attachments);
+    let line = format!("echo ro''{} $$ po''int\n", round.trim_start_matches("ro").trim_end());
+    types(backend, before.typed, &line).await;
+    before.typed += line.len() as u64;
+    assert_eq!(says(gateway, &round, " point").await, before.shell, "the same shell");
     let (has, after) = output(gateway);
     assert_eq!(after, epoch, "the same streams");
     assert!(has.starts_with(&had) && has.len() > had.len(), "offsets continue");
@@ -214,12 +229,12 @@ async fn shells_tokens_and_offsets_outlive_a_killed_backend() {
     let revoke = format!("/api/sessions/s/shares/{}", shares[1]["id"].as_str().unwrap());
     assert_eq!(backend.delete(&revoke).bearer_auth(&owner).send().await.unwrap().status(), 204);
     let host = pid(&backend, &gateway, "s", "cd /usr; export KEPT=kept; echo $PPID").await;
-    let before = before(&backend, &gateway).await;
+    let mut before = before(&backend, &gateway).await;
     backend.crash().await;
     assert!(lives(host));
 
     let backend = settings().start().await;
-    goes_on(&backend, &gateway, &before).await;
+    goes_on(&backend, &gateway, &mut before).await;
     assert_eq!(
         run(&backend, &gateway, "s", "after", "echo $KEPT $PWD $PPID").await,
         format!("kept /usr {host}")
@@ -243,7 +258,7 @@ async fn sighup_leaves_sessions_to_the_next_backend_and_sigterm_ends_them() {
     let settings = || Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap());
     let backend = settings().start().await;
     let host = session(&backend, &gateway, "s").await;
-    let before = before(&backend, &gateway).await;
+    let mut before = before(&backend, &gateway).await;
     signal(backend.pid(), Signal::SIGHUP);
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");
@@ -253,7 +268,7 @@ async fn sighup_leaves_sessions_to_the_next_backend_and_sigterm_ends_them() {
     let (code, said) = settings().fails().await;
     assert_eq!(code, 1);
     assert!(said.contains("another backend"), "{said}");
-    goes_on(&backend, &gateway, &before).await;
+    goes_on(&backend, &gateway, &mut before).await;
     backend.terminate();
     let (code, log) = backend.ended().await;
     assert_eq!(code, 0, "{log}");

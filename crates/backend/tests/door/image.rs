@@ -7,10 +7,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use shellbridge_protocol::bridge::MESSAGE_PATH;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::support::{ADMIN_TOKEN, BACKEND, BRIDGE_SECRET, Backend, Gateway, JWT_SECRET, PATIENCE, Settings};
+use crate::support::{
+    ADMIN_TOKEN, BACKEND, BRIDGE_SECRET, Backend, Gateway, JWT_SECRET, PATIENCE, Settings, message_body,
+};
 
 /// A secret that the platform sets.
 const AWS_SECRET: &str = "an-aws-secret-access-key-of-the-task";
@@ -32,7 +35,15 @@ fn entrypoint() -> Vec<String> {
     serde_json::from_str(line).unwrap()
 }
 
-/// A copy of `backend` for users who cannot read the target directory.
+/// The permissions that the image gives to `backend`.
+fn mode() -> u32 {
+    let file = containerfile();
+    let line = file.lines().find(|line| line.contains(" /out/backend ")).unwrap();
+    let mode = line.split_once("--chmod=").map_or("0755", |(_, rest)| rest.split(' ').next().unwrap());
+    u32::from_str_radix(mode, 8).unwrap()
+}
+
+/// Copies of the image's programs for users who cannot read the target directory.
 fn programs() -> TempDir {
     let directory = TempDir::new().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
@@ -42,6 +53,7 @@ fn programs() -> TempDir {
     for program in ["backend", "session-host"] {
         fs::copy(Path::new(BACKEND).with_file_name(program), directory.path().join(program)).unwrap();
     }
+    fs::set_permissions(directory.path().join("backend"), Permissions::from_mode(mode())).unwrap();
     directory
 }
 
@@ -52,7 +64,8 @@ fn container(setpriv: &[&str]) -> Vec<String> {
         // Without root, the most there is: root in a new user namespace.
         command.extend(["--user", "--map-root-user"]);
     }
-    command.extend(["--", "setpriv"]);
+    // `--kill-child` sets the same signal, which a change of the user clears (prctl(2)).
+    command.extend(["--", "setpriv", "--pdeathsig", "KILL"]);
     command.extend(setpriv);
     command.into_iter().map(str::to_owned).chain(entrypoint()).collect()
 }
@@ -126,6 +139,51 @@ async fn regression_a_shell_finds_no_secret_of_the_image_s_processes() {
         assert_eq!(found["result"], format!("{}\n", &OWN[..16]), "as {expected}: {found}");
         let first = run(&backend, &gateway, "s", "3", "cat /proc/1/comm").await;
         assert_eq!(first["result"], "backend\n", "as {expected}");
+    }
+}
+
+/// A shell may kill the backend, and look into the next one before its first instruction.
+#[tokio::test]
+async fn regression_a_shell_finds_no_secret_in_a_backend_that_starts_again() {
+    // Stops each new process again and again while it starts.
+    let spy = r#"perl -e '
+        sub of { open(my $file, "<", "/proc/$_[0]/$_[1]") or return ""; local $/; <$file> // "" }
+        sub pids { opendir(my $proc, "/proc"); grep { /^\d+$/ } readdir $proc }
+        for (1..4) {
+            my %known = map { $_ => 1 } pids();
+            kill 9, grep { of($_, "cmdline") =~ /[b]elow-init/ } keys %known;
+            my ($new, $end, $found) = ("", time + 20, "");
+            until ($new or time > $end) { ($new) = grep { !$known{$_} and of($_, "stat") =~ /\) \S 1 / } pids() }
+            for (1..1000) {
+                kill "STOP", $new;
+                $found = "found " if of($new, "environ") =~ /[a] bridge secret/;
+                kill "CONT", $new;
+            }
+            select undef, undef, undef, 0.1;
+            print $found, of($new, "cmdline") =~ /[b]elow-init/ ? "started\n" : "nothing\n";
+        }' >"#;
+    let programs = programs();
+    let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
+    // Another user than root needs root's help to become one that may not read the program.
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    if root {
+        let gateway = Gateway::start().await;
+        let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&user))).await;
+        session(&backend, "s").await;
+        let report = programs.path().join("open/report");
+        let command = format!("{spy}{}", report.display());
+        let id = json!({"type": "command", "id": "spy", "command": command, "timeoutMs": 60_000});
+        let asked = backend.signed(MESSAGE_PATH, "s", &message_body("s", "alice", "s", id)).send().await;
+        assert!(asked.is_err(), "it is killed before it answers: {asked:?}");
+        // The client of a killed backend may have to ask again for the result of a command, but not for a file.
+        let seen = || fs::read_to_string(&report).unwrap_or_default();
+        let finished = async {
+            while seen().lines().count() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, finished).await.unwrap_or_else(|_| panic!("{:?}", seen()));
+        assert_eq!(seen(), "started\n".repeat(4));
     }
 }
 

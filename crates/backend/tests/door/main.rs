@@ -5,6 +5,7 @@ mod answers;
 mod awake;
 mod hosts;
 mod image;
+mod init;
 mod keys;
 mod limits;
 mod logs;

@@ -27,9 +27,9 @@ use shellbridge_protocol::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, BufReader, Lines},
     net::TcpListener,
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     sync::watch,
     task::JoinHandle,
     time::timeout,
@@ -192,20 +192,22 @@ impl Settings {
     pub(crate) async fn start_by(self, program: (&str, &[String])) -> Backend {
         let home = TempDir::new().unwrap();
         let mut child = self.command(&home, program).spawn().unwrap();
-        let mut stderr = child.stderr.take().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (said, log_so_far) = watch::channel(String::new());
         let log = tokio::spawn(async move {
-            let mut log = String::new();
-            stderr.read_to_string(&mut log).await.unwrap();
-            log
+            while let Some(line) = stderr.next_line().await.unwrap() {
+                said.send_modify(|log| log.extend([&line, "\n"]));
+            }
+            said.borrow().clone()
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
         let Some(line) = line else { panic!("it did not start: {}", log.await.unwrap()) };
-        let url = line.strip_prefix("listening ").unwrap().to_owned();
+        let url = url_of(&line);
         // A connection per request: the backend closes one on which it refused a large body.
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE);
         let http = http.build().unwrap();
-        Backend { child, url, http, log, _home: home }
+        Backend { child, url, http, lines, log_so_far, log, _home: home }
     }
 
     /// Runs a backend that must fail to start; returns its exit code and stderr.
@@ -235,6 +237,8 @@ pub(crate) struct Backend {
     child: Child,
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
+    lines: Lines<BufReader<ChildStdout>>,
+    log_so_far: watch::Receiver<String>,
     log: JoinHandle<String>,
     _home: TempDir,
 }
@@ -326,6 +330,19 @@ impl Backend {
         .collect()
     }
 
+    /// Waits for these words in the log.
+    pub(crate) async fn logs(&self, words: &str) {
+        let mut log = self.log_so_far.clone();
+        let found = timeout(PATIENCE, log.wait_for(|log| log.contains(words))).await;
+        assert!(found.is_ok_and(|found| found.is_ok()), "no {words:?} in {}", *self.log_so_far.borrow());
+    }
+
+    /// Waits until the backend that an init started again listens, on another port.
+    pub(crate) async fn listens_again(&mut self) {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it starts again").unwrap();
+        self.url = url_of(&line.expect("its init lives"));
+    }
+
     pub(crate) fn terminate(&self) {
         signal(self.pid(), Signal::SIGTERM);
     }
@@ -341,6 +358,10 @@ impl Backend {
         let code = status.code().expect("not killed by a signal");
         (code, timeout(PATIENCE, self.log).await.expect("no other process holds its stderr").unwrap())
     }
+}
+
+fn url_of(line: &str) -> String {
+    line.strip_prefix("listening ").unwrap().to_owned()
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {

@@ -1,17 +1,14 @@
-//! The backend's process: start, restart, and an orderly stop.
+//! The backend's process: start and an orderly stop. Its own init (`--init`) starts it again when it crashes.
 
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
+    sync::watch,
+    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -19,21 +16,19 @@ use super::environment::Environment;
 
 /// Time for the backend to print its address.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time for the backend to stop: it ends its shells and notifies clients.
-const STOP_TIMEOUT: Duration = Duration::from_secs(25);
+/// Time for the backend to stop: it ends its shells and notifies clients in 24 s, then its init ends the rest.
+const STOP_TIMEOUT: Duration = Duration::from_secs(27);
 /// Attempts to start on a free port, which another process may take first.
 const PORT_ATTEMPTS: usize = 5;
-/// Delay before a restart.
-const RESTART_DELAY: Duration = Duration::from_millis(500);
 
-/// A running backend.
+/// A running backend, below its init.
 #[derive(Debug)]
 pub(super) struct Backend {
     /// Its address, without a trailing slash.
     pub(super) url: String,
-    program: PathBuf,
-    variables: Vec<(String, String)>,
-    child: Child,
+    /// When it last began to listen.
+    pub(super) listening: watch::Receiver<Instant>,
+    init: Child,
 }
 
 impl Backend {
@@ -47,9 +42,8 @@ impl Backend {
         let mut attempt = 1;
         loop {
             environment.backend_port(if port == 0 { free_port()? } else { port });
-            let variables = environment.backend();
-            match launch(program, &variables).await {
-                Ok((child, url)) => return Ok(Self { url, program: program.to_owned(), variables, child }),
+            match launch(program, &environment.backend()).await {
+                Ok(backend) => return Ok(backend),
                 Err(error) if attempt >= attempts => return Err(error),
                 Err(error) => warn!("{error:#}; trying another port"),
             }
@@ -57,37 +51,29 @@ impl Backend {
         }
     }
 
-    /// Waits until the backend exits, and returns its status.
+    /// Waits until its init exits, and returns the status.
     pub(super) async fn wait(&mut self) -> String {
-        match self.child.wait().await {
+        match self.init.wait().await {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }
     }
 
-    /// Restarts it on the same port.
-    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
-        tokio::time::sleep(RESTART_DELAY).await;
-        (self.child, self.url) = launch(&self.program, &self.variables).await?;
-        Ok(())
-    }
-
-    /// Kills it, as the kernel or an operator might.
-    pub(super) fn kill(&mut self) {
-        if let Err(error) = self.child.start_kill() {
-            warn!(%error, "cannot kill the backend");
-        }
+    /// Kills it, as the kernel or an operator might; false if it is not running.
+    pub(super) fn kill(&self) -> bool {
+        let pid = self.init.id().and_then(running);
+        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
 
     /// Sends SIGTERM, waits, and kills it after the timeout.
     pub(super) async fn stop(mut self) {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self.init.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
             warn!(%error, "cannot signal the backend");
         }
-        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, self.init.wait()).await.is_err() {
             warn!(timeout = ?STOP_TIMEOUT, "the backend did not stop; killed it");
-            if let Err(error) = self.child.kill().await {
+            if let Err(error) = self.init.kill().await {
                 warn!(%error, "cannot kill the backend");
             }
         }
@@ -95,9 +81,10 @@ impl Backend {
 }
 
 /// Starts the program and waits for the line `listening http://…` on its stdout.
-async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Result<(Child, String)> {
+async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Result<Backend> {
     let name = program.display();
-    let mut child = Command::new(program)
+    let mut init = Command::new(program)
+        .arg("--init")
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -106,25 +93,41 @@ async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Resul
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start the backend {name} (--backend)"))?;
-    let stdout = child.stdout.take().context("the backend's stdout")?;
+    let stdout = init.stdout.take().context("the backend's stdout")?;
     let mut lines = BufReader::new(stdout).lines();
     let url = match tokio::time::timeout(START_TIMEOUT, listening(&mut lines)).await {
         Ok(Ok(Some(url))) => url,
         Ok(Ok(None)) => {
-            let status = child.wait().await.context("waiting for the backend")?;
+            let status = init.wait().await.context("waiting for the backend")?;
             bail!("the backend {name} exited before it listened: {status}; its messages are above");
         }
         Ok(Err(error)) => return Err(error).context("reading the backend's stdout"),
         Err(_) => bail!("the backend {name} did not print `listening http://…` within {START_TIMEOUT:?}"),
     };
-    info!(pid = child.id(), url, "the backend listens");
+    let (listens, listening_since) = watch::channel(Instant::now());
+    let pid = init.id();
+    log(pid, &url);
     tokio::spawn(async move {
-        // Its stdout stays open; later lines are logs.
-        while let Ok(Some(line)) = lines.next_line().await {
-            eprintln!("{line}");
+        // Its stdout stays open; lines between its starts are logs.
+        while let Ok(Some(url)) = listening(&mut lines).await {
+            log(pid, &url);
+            listens.send_replace(Instant::now());
         }
     });
-    Ok((child, url))
+    Ok(Backend { url, listening: listening_since, init })
+}
+
+fn log(init: Option<u32>, url: &str) {
+    info!(pid = init.and_then(running).map(Pid::as_raw_pid), url, "the backend listens");
+}
+
+/// The backend that runs below this init. The init's other children are hosts of sessions.
+fn running(init: u32) -> Option<Pid> {
+    let name = |pid: u32| fs::read(format!("/proc/{pid}/comm")).ok();
+    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
+    let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+    let pid = pids.find(|pid| name(*pid).is_some_and(|child| Some(child) == name(init)))?;
+    Pid::from_raw(pid.cast_signed())
 }
 
 async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<Option<String>> {

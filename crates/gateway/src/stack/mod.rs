@@ -9,10 +9,7 @@ use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    time::Instant,
-};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
@@ -41,7 +38,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Stack {
     gateway: Arc<Gateway>,
     backend: Option<Backend>,
-    backend_restart: bool,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Removed when everything has stopped.
@@ -142,39 +138,31 @@ impl Stack {
         );
         let mut stdout = std::io::stdout();
         stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).context("writing to stdout")?;
-        let backend_restart = config.backend_restart;
-        Ok(Self { gateway, backend, backend_restart, tasks, stop, _run_dir: run_dir })
+        Ok(Self { gateway, backend, tasks, stop, _run_dir: run_dir })
     }
 
-    /// Runs until `signal`. Reports an exit of the backend, and restarts it if configured.
+    /// Runs until `signal`. Kills the backend if a fault says so, and reports its end: its init starts it again after a
+    /// crash.
     pub async fn run(&mut self, signal: impl Future<Output = ()>) {
         let mut signal = std::pin::pin!(signal);
-        let mut started = Instant::now();
+        let mut killed = None;
         loop {
             let Some(backend) = &mut self.backend else { return signal.await };
-            let (status, killed) = tokio::select! {
-                () = &mut signal => return,
-                () = self.gateway.faults.backend_kill(started) => {
-                    self.gateway.counters.backend_kills.increment();
-                    backend.kill();
-                    (backend.wait().await, true)
-                }
-                status = backend.wait() => (status, false),
-            };
-            error!(status, "the backend exited");
-            if !self.backend_restart && !killed {
-                self.backend = None;
-                continue;
-            }
+            let mut listening = backend.listening.clone();
+            let since = *listening.borrow_and_update();
             tokio::select! {
                 () = &mut signal => return,
-                restarted = backend.restart() => match restarted {
-                    Ok(()) => started = Instant::now(),
-                    Err(error) => {
-                        error!("cannot restart the backend: {error:#}");
-                        self.backend = None;
+                () = self.gateway.faults.backend_kill(since), if killed != Some(since) => {
+                    killed = Some(since);
+                    if backend.kill() {
+                        self.gateway.counters.backend_kills.increment();
                     }
-                },
+                }
+                Ok(()) = listening.changed() => {}
+                status = backend.wait() => {
+                    error!(status, "the backend exited");
+                    self.backend = None;
+                }
             }
         }
     }

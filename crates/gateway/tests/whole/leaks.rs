@@ -1,11 +1,13 @@
 //! Sessions leave no resources behind, and shells find no secrets.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::{
-    support::{Stack, until},
+    support::{Stack, sibling, until},
     terminal::{Session, Terminal},
 };
 
@@ -19,6 +21,17 @@ pub(crate) async fn backend(stack: &Stack) -> u32 {
     .await
 }
 
+/// A copy of `session-host`, the only one of the stack. Once it is removed, no backend can start.
+pub(crate) fn own_host(directory: &TempDir) -> PathBuf {
+    let path = directory.path().join("session-host");
+    std::fs::copy(sibling("session-host"), &path).unwrap();
+    path
+}
+
+pub(crate) fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
 /// Open descriptors: sockets, and all others.
 fn descriptors(pid: u32) -> (usize, usize) {
     let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
@@ -29,7 +42,7 @@ fn descriptors(pid: u32) -> (usize, usize) {
 }
 
 /// Children, zombies included.
-fn children(pid: u32) -> BTreeSet<u32> {
+pub(crate) fn children(pid: u32) -> BTreeSet<u32> {
     let all = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -99,6 +112,28 @@ async fn two_hundred_sessions_leave_no_descriptor_no_child_and_no_file() {
     })
     .await;
     assert!(temporary_files() <= files);
+}
+
+#[tokio::test]
+async fn stopping_ends_every_process_even_if_the_backend_is_down() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let directory = TempDir::new().unwrap();
+        let host = own_host(&directory);
+        let mut stack = Stack::whole().env("SESSION_HOST", host.to_str().unwrap()).start().await;
+        let session = Session::with(&stack, json!({"shell": "/bin/sh"})).await;
+        let mut terminal = Terminal::new(&stack, &session, "worker");
+        let line = "(trap '' HUP; exec sleep 1000) & echo p''id $!. ; echo p''id $$. ; echo p''id $PPID. ; echo wo''rks";
+        terminal.run(line, "works").await;
+        let left = pids(&terminal.output);
+        assert!(left.len() == 3 && left.iter().all(|pid| is_alive(*pid)), "{left:?}");
+        std::fs::remove_file(host).unwrap();
+        kill(backend(&stack).await);
+        until("a failing start", || async { stack.log().contains("is not a file").then_some(()) }).await;
+        let stopped = tokio::task::spawn_blocking(move || stack.stop(signal)).await.unwrap();
+        assert_eq!(stopped.code(), Some(0));
+        let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
+        assert!(alive.is_empty(), "left running: {alive:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,14 +4,17 @@
 //! `SOAK=10` runs ten times the full size and prints statistics.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{
-    support::{Stack, StackBuilder},
+    leaks,
+    support::{Stack, StackBuilder, sibling},
     terminal::{Session, Terminal},
 };
 
@@ -162,18 +165,71 @@ async fn every_byte_arrives_while_a_function_process_is_killed_every_second() {
     keeps_the_promise(Stack::whole(), faults, 3).await;
 }
 
+/// Time between kills of the backend, milliseconds.
+const KILL_EVERY: u64 = 3000;
+
 #[tokio::test]
 async fn every_byte_arrives_while_the_backend_is_killed_every_three_seconds() {
-    let stack = Stack::whole().flag("--backend-restart", "").start().await;
+    let stack = Stack::whole().start().await;
     let mut faults = bad_weather(4);
-    faults["killBackendEveryMs"] = 3000.into();
+    faults["killBackendEveryMs"] = KILL_EVERY.into();
     stack.faults(faults).await;
     let (session, mut terminal) = script(&stack, 4).await;
     stack.faults(json!({"killBackendEveryMs": 0})).await;
     // It may be starting again.
     terminal.run("echo aft''er", "after").await;
-    let started = stack.log().matches("the backend listens").count();
-    assert!(started > 1, "nothing was killed");
-    println!("started {started} times, {:?}", terminal.client.counts);
+    let kills = stack.state().await["backendKills"].as_u64().unwrap();
+    assert!(kills > 0, "nothing was killed");
+    let starts = stack.log().matches("the backend listens").count() as u64;
+    assert_eq!(starts, kills + 1, "only a kill ended it");
+    println!("{kills} kills, {:?}", terminal.client.counts);
+    session.end().await;
+}
+
+/// A program that runs the backend as process 1 of a container, and forwards SIGTERM, which `unshare` ignores.
+fn container(directory: &TempDir) -> PathBuf {
+    let user = if rustix::process::geteuid().is_root() { "" } else { "--user --map-root-user" };
+    let script = format!(
+        "#!/bin/sh
+unshare {user} --pid --fork --kill-child --mount-proc -- {} \"$@\" & container=$!
+trap 'kill -TERM $(cat /proc/$container/task/$container/children)' TERM
+wait $container; wait $container\n",
+        sibling("backend").display()
+    );
+    let path = written(directory.path(), "container", script.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The running backend among the descendants of a process.
+fn backend_below(pid: u32) -> Option<u32> {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if command.contains("--below-init") {
+        return Some(pid);
+    }
+    leaks::children(pid).into_iter().find_map(backend_below)
+}
+
+#[tokio::test]
+async fn every_byte_arrives_while_the_backend_is_killed_below_process_1_of_a_container() {
+    let directory = TempDir::new().unwrap();
+    let function = sibling("websocket-handler");
+    let stack = Stack::with_function(&function).flag("--backend", container(&directory)).start().await;
+    stack.faults(bad_weather(5)).await;
+    let mut kills = 0;
+    let killing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(KILL_EVERY)).await;
+            leaks::kill(backend_below(stack.pid()).expect("init starts it again"));
+            kills += 1;
+        }
+    };
+    let (session, mut terminal) = tokio::select! {
+        done = script(&stack, 5) => done,
+        () = killing => unreachable!(),
+    };
+    terminal.run("echo aft''er", "after").await;
+    assert!(kills > 0, "nothing was killed");
+    println!("{kills} kills, {:?}", terminal.client.counts);
     session.end().await;
 }

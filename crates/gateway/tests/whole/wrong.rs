@@ -7,6 +7,7 @@ use shellbridge_protocol::{
 };
 
 use super::{
+    leaks,
     support::{Client, Stack, http},
     terminal::{Session, Terminal},
 };
@@ -168,13 +169,14 @@ fn ping_for(body: &str, session: &str) -> String {
 
 #[tokio::test]
 async fn an_unavailable_backend_is_reported_and_the_connection_stays() {
-    let stack = stack().await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let host = leaks::own_host(&directory);
+    let stack = Stack::whole().env("SESSION_HOST", host.to_str().unwrap()).start().await;
     let session = Session::new(&stack).await;
     let mut client = stack.connect_with(&session.query()).await;
     frame(&mut client, "connected").await;
-    let backend = super::leaks::backend(&stack).await;
-    let pid = rustix::process::Pid::from_raw(backend.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    std::fs::remove_file(host).unwrap();
+    leaks::kill(leaks::backend(&stack).await);
     // Twice, to show that the first left the connection open.
     for _ in 0..2 {
         client.send(r#"{"type":"ping"}"#).await;

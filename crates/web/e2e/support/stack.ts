@@ -60,7 +60,7 @@ export class Stack {
     const child = spawn(
       program("gateway"),
       [
-        ...["--backend", program("backend"), "--function", program("websocket-handler"), "--backend-restart"],
+        ...["--backend", program("backend"), "--function", program("websocket-handler")],
         ...["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--backend-port", "0"],
       ],
       { env: { ...process.env, HOME: home, ...env }, stdio: ["ignore", "pipe", "pipe"] },
@@ -108,20 +108,10 @@ export class Stack {
     return { sessionId: sessionId as string, token: token as string, hash };
   }
 
-  /** SIGKILL crashes the backend, which the gateway then restarts. SIGSTOP makes it hang until SIGCONT. */
+  /** SIGKILL crashes the backend, which its init then starts again. SIGSTOP makes it hang until SIGCONT. */
   signalBackend(signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void {
-    for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
-      try {
-        const status = readFileSync(`/proc/${pid}/status`, "utf8");
-        if (/^Name:\tbackend$/m.test(status) && new RegExp(`^PPid:\t${this.process.pid}$`, "m").test(status)) {
-          process.kill(Number(pid), signal);
-          return;
-        }
-      } catch {
-        // The process has exited.
-      }
-    }
-    throw new Error("the backend's process was not found");
+    const init = childBackend(this.process.pid ?? 0);
+    process.kill(childBackend(init), signal);
   }
 
   async stop(): Promise<void> {
@@ -131,4 +121,17 @@ export class Stack {
     await ended;
     rmSync(this.home, { recursive: true, force: true });
   }
+}
+
+/** The child named `backend` of a process. */
+function childBackend(parent: number): number {
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const status = readFileSync(`/proc/${pid}/status`, "utf8");
+      if (/^Name:\tbackend$/m.test(status) && new RegExp(`^PPid:\t${parent}$`, "m").test(status)) return Number(pid);
+    } catch {
+      // The process has exited.
+    }
+  }
+  throw new Error("the backend's process was not found");
 }
