@@ -86,8 +86,10 @@ pub async fn measure(programs: &Programs, sandboxes: &[String]) -> anyhow::Resul
     ensure!(!sandboxes.is_empty(), "no sandbox");
     let mut all = Vec::with_capacity(sandboxes.len());
     for sandbox in sandboxes {
-        let stack = programs.stack().env("SHELL_SANDBOX", sandbox).start();
-        let stack = stack.await.with_context(|| format!("SHELL_SANDBOX={sandbox}"))?;
+        let stack = programs.stack();
+        // The default, under which the setting may be absent.
+        let stack = if sandbox == "none" { stack } else { stack.env("SHELL_SANDBOX", sandbox) };
+        let stack = stack.start().await.with_context(|| format!("SHELL_SANDBOX={sandbox}"))?;
         let target = Target::local(&stack)?;
         let [start, end, echo, output] = [const { Vec::new() }; 4];
         all.push(Running { sandbox: sandbox.clone(), stack, target, start, end, echo, output });
