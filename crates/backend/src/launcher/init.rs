@@ -115,6 +115,8 @@ impl Init {
             };
             // A backend that has never started is not started again: a loop would hide the error from its platform.
             if code == 0 || self.stop.is_some() || (first && code == NOT_STARTED) {
+                // When the stop was requested, the backend may have been failing to start again.
+                let code = if !first && code == NOT_STARTED { 0 } else { code };
                 return Ok(self.stopped(code).await);
             }
             first = false;
