@@ -1,6 +1,12 @@
 //! The backend's process: start and an orderly stop. Its own init (`--init`) starts it again when it crashes.
 
-use std::{fs, net::TcpListener, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +24,8 @@ use super::environment::Environment;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for the backend to stop: it ends its shells and notifies clients in 24 s, then its init ends the rest.
 const STOP_TIMEOUT: Duration = Duration::from_secs(27);
+/// Pause before the backend is started again after its init has exited.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Attempts to start on a free port, which another process may take first.
 const PORT_ATTEMPTS: usize = 5;
 
@@ -29,6 +37,8 @@ pub(super) struct Backend {
     /// When it last began to listen.
     pub(super) listening: watch::Receiver<Instant>,
     init: Child,
+    program: PathBuf,
+    variables: Vec<(String, String)>,
 }
 
 impl Backend {
@@ -57,6 +67,13 @@ impl Backend {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }
+    }
+
+    /// Starts it again on its port after its init has exited, as after SIGHUP, which leaves the sessions to the next.
+    pub(super) async fn again(&mut self) -> anyhow::Result<()> {
+        tokio::time::sleep(PAUSE).await;
+        *self = launch(&self.program, &self.variables).await?;
+        Ok(())
     }
 
     /// Kills it, as the kernel or an operator might; false if it is not running.
@@ -114,7 +131,8 @@ async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Resul
             listens.send_replace(Instant::now());
         }
     });
-    Ok(Backend { url, listening: listening_since, init })
+    let (program, variables) = (program.to_owned(), variables.to_owned());
+    Ok(Backend { url, listening: listening_since, init, program, variables })
 }
 
 fn log(init: Option<u32>, url: &str) {

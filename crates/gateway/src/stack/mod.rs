@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     backend_calls,
@@ -141,8 +141,8 @@ impl Stack {
         Ok(Self { gateway, backend, tasks, stop, _run_dir: run_dir })
     }
 
-    /// Runs until `signal`. Kills the backend if a fault says so, and reports its end: its init starts it again after a
-    /// crash.
+    /// Runs until `signal`. Kills the backend if a fault says so, after which its init starts it again. Starts it again
+    /// itself when the init has exited.
     pub async fn run(&mut self, signal: impl Future<Output = ()>) {
         let mut signal = std::pin::pin!(signal);
         let mut killed = None;
@@ -160,8 +160,12 @@ impl Stack {
                 }
                 Ok(()) = listening.changed() => {}
                 status = backend.wait() => {
-                    error!(status, "the backend exited");
-                    self.backend = None;
+                    warn!(status, "the backend exited; starting it again");
+                    // A signal meanwhile takes effect after it, so that the new backend ends the sessions.
+                    if let Err(error) = backend.again().await {
+                        error!("{error:#}");
+                        self.backend = None;
+                    }
                 }
             }
         }

@@ -32,6 +32,10 @@ pub(crate) fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
+fn hang_up(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::HUP).unwrap();
+}
+
 /// Open descriptors: sockets, and all others.
 fn descriptors(pid: u32) -> (usize, usize) {
     let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
@@ -134,6 +138,22 @@ async fn stopping_ends_every_process_even_if_the_backend_is_down() {
         let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
         assert!(alive.is_empty(), "left running: {alive:?}");
     }
+}
+
+#[tokio::test]
+async fn regression_a_backend_that_left_its_sessions_is_started_again() {
+    let mut stack = Stack::whole().start().await;
+    let session = Session::with(&stack, json!({"shell": "/bin/sh"})).await;
+    let mut terminal = Terminal::new(&stack, &session, "worker");
+    terminal.run("echo p''id $$. ; echo p''id $PPID. ; echo wo''rks", "works").await;
+    let left = pids(&terminal.output);
+    hang_up(backend(&stack).await);
+    until("the end", || async { stack.log().contains("starting it again").then_some(()) }).await;
+    terminal.run("echo sa''me $$.", &format!("same {}.", left[0])).await;
+    let stopped = tokio::task::spawn_blocking(move || stack.stop(Signal::INT)).await.unwrap();
+    assert_eq!(stopped.code(), Some(0));
+    let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
+    assert!(alive.is_empty(), "left running: {alive:?}");
 }
 
 #[tokio::test]
