@@ -35,21 +35,22 @@ pub struct Idle {
     pub backend_core: f64,
 }
 
-/// Resident memory of a role's processes, bytes. The backend's includes the proportional memory of its hosts, which share
-/// the pages of their program.
+/// Resident memory of a role's processes, bytes. The backend's includes the proportional memory of its init and its hosts,
+/// which share the pages of their programs.
 pub fn resident(stack: &Stack, role: Role) -> u64 {
     let memory = |(other, pid)| match other {
         _ if other == role => process::resident(pid),
-        Role::Host if role == Role::Backend => process::proportional(pid),
+        Role::Init | Role::Host if role == Role::Backend => process::proportional(pid),
         _ => 0,
     };
     stack.processes().into_iter().map(memory).sum()
 }
 
-/// CPU time of the backend and its hosts.
+/// CPU time of the backend, its init and its hosts.
 fn cpu(stack: &Stack) -> Duration {
-    let both = stack.processes().into_iter().filter(|(role, _)| matches!(role, Role::Backend | Role::Host));
-    both.map(|(_, pid)| process::cpu(pid)).sum()
+    let roles = [Role::Backend, Role::Init, Role::Host];
+    let all = stack.processes().into_iter().filter(|(role, _)| roles.contains(role));
+    all.map(|(_, pid)| process::cpu(pid)).sum()
 }
 
 /// Measures `count` attached sessions of `cat` that idle for `window`.

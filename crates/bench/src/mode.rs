@@ -132,7 +132,7 @@ pub fn spent(before: &BTreeMap<Role, Duration>, after: &BTreeMap<Role, Duration>
     };
     Cpu {
         function: of(Role::Function),
-        backend: of(Role::Backend) + of(Role::Host),
+        backend: of(Role::Backend) + of(Role::Init) + of(Role::Host),
         gateway: of(Role::Gateway),
     }
 }

@@ -240,7 +240,9 @@ impl Stack {
             "session-host" => vec![(Role::Host, pid)],
             _ => Vec::new(),
         });
-        std::iter::once((Role::Backend, pid)).chain(children).collect()
+        let children: Vec<_> = children.collect();
+        let above = children.iter().any(|(role, _)| *role == Role::Backend);
+        std::iter::once((if above { Role::Init } else { Role::Backend }, pid)).chain(children).collect()
     }
 
     /// A home directory for shells, without start-up files.
@@ -284,8 +286,10 @@ pub enum Role {
     Gateway,
     /// One process of the function.
     Function,
-    /// The backend, or its init.
+    /// The backend.
     Backend,
+    /// The backend's init. The backend's figures include it.
+    Init,
     /// The host of one session. The backend's figures include its hosts.
     Host,
 }
