@@ -5,6 +5,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 # Generated, or of a form that cannot be divided: one SAM template is one stack.
 EXEMPT = {
@@ -158,3 +160,10 @@ def test_a_circle_is_found():
     texts = {(): "mod a; mod b;", ("a",): "use crate::b::X;", ("b",): "pub use self::c::X; mod c;", ("b", "c"): "use crate::a::Y;"}
     assert circles(edges(texts)) == [{("a",), ("b", "c")}] * 2
     assert circles(edges(texts | {("b", "c"): "use super::Z;"})) == []
+
+
+def test_a_release_that_has_the_backend_has_its_host():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    packed = [row["programs"].split() for row in jobs["programs"]["strategy"]["matrix"]["include"]]
+    assert any("backend" in programs for programs in packed)
+    assert all("session-host" in programs for programs in packed if "backend" in programs)
