@@ -108,10 +108,10 @@ impl Case {
         }
     }
 
-    /// Tolerance above the bound. Larger for bulk output, whose split into frames depends on timing, and for keys in the
-    /// host, where timing decides which of echo, acknowledgement and outcome of a push share a turn of its loop.
+    /// Tolerance above the bound. Larger for bulk output, whose split into frames depends on timing, and for the host,
+    /// where timing decides which of echo, acknowledgement and outcome of a push share a turn of its loop.
     const fn margin(self) -> f64 {
-        if self.is_output() || matches!(self, Self::HostKey) { 0.10 } else { 0.05 }
+        if self.is_output() || matches!(self, Self::HostPing | Self::HostKey) { 0.10 } else { 0.05 }
     }
 
     const fn is_output(self) -> bool {
