@@ -17,6 +17,9 @@ use crate::{
     target::Session,
 };
 
+/// Bytes of unexpected output that an error shows.
+const SHOWN: usize = 2_000;
+
 /// A client of one session, over any number of connections.
 pub struct Terminal {
     session: Session,
@@ -158,15 +161,20 @@ impl Terminal {
         self.write(line.as_bytes());
         self.write(b"\n");
         let mut output = Vec::new();
+        let mut searched = 0;
         let found = self
             .until(DEADLINE, |terminal| {
                 output.extend(terminal.take_output());
-                String::from_utf8_lossy(&output).contains(expected)
+                let rest = output.get(searched..).unwrap_or_default();
+                let found = rest.windows(expected.len()).any(|window| window == expected.as_bytes());
+                searched = (output.len() + 1).saturating_sub(expected.len());
+                found
             })
             .await?;
-        let output = String::from_utf8_lossy(&output).into_owned();
-        ensure!(found, "no {expected:?} within {DEADLINE:?}; the output was {output:?}");
-        Ok(output)
+        let end = output.get(output.len().saturating_sub(SHOWN)..).unwrap_or_default();
+        let end = String::from_utf8_lossy(end);
+        ensure!(found, "no {expected:?} within {DEADLINE:?}; the output ended with {end:?}");
+        Ok(String::from_utf8_lossy(&output).into_owned())
     }
 }
 
