@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     // Before anybody can ask for a session that an earlier backend had.
     take_over(&app).await;
-    // If an init started this process again, nobody may read stdout any longer.
+    // An error is not fatal: after a restart by init, stdout may have no reader.
     let _ = writeln!(std::io::stdout(), "listening http://{}", listener.local_addr()?);
     if let Some(listener) = metrics {
         tracing::info!(address = %listener.local_addr()?, "metrics");

@@ -29,7 +29,7 @@ use crate::{
     exchange::{FrameClient, Kind},
     load::Exchange as _,
     process,
-    report::print_table,
+    report::{median, print_table},
     socket::Socket,
     stack::{Programs, SECRETS, Stack, at_rest},
     target::Target,
@@ -169,9 +169,8 @@ fn unix_ms() -> UnixMs {
     std::time::SystemTime::now().into()
 }
 
-fn median_ms(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+fn median_ms(times: Vec<Duration>) -> f64 {
+    median(times.into_iter().map(|time| time.as_secs_f64() * 1e3).collect())
 }
 
 /// Requests caused by one frame, as the gateway counts them in `/__state`, independent of function and backend.

@@ -83,6 +83,12 @@ impl Row {
     }
 }
 
+/// The median; of an even number, the upper one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Writes `value` to `path`, if given.
 pub fn write_json(value: &impl Serialize, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };

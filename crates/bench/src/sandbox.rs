@@ -9,7 +9,7 @@ use crate::{
     load::Plan,
     mode::{Mode, Subject},
     output,
-    report::print_table,
+    report::{median, print_table},
     stack::{Programs, Stack},
     target::Target,
 };
@@ -129,9 +129,4 @@ pub fn print(costs: &[Cost]) -> bool {
 
 fn ms(began: Instant) -> f64 {
     began.elapsed().as_secs_f64() * 1e3
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -276,10 +276,8 @@ impl Driver {
         if self.greeted && self.link.is_some() && self.told.replace(status) != Some(status) {
             self.say(status);
         }
-        if self.link.is_some() {
-            for line in log::take() {
-                self.say(line);
-            }
+        if let Some(link) = &mut self.link {
+            link.say_logs();
         }
         None
     }

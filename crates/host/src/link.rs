@@ -15,6 +15,8 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
+use crate::log;
+
 /// Unwritten bytes above which the host stops reading, so that answers do not pile up.
 const MAX_WAITING: usize = 1024 * 1024;
 /// Unwritten bytes above which the host drops the link: more than all of a session's pushes in flight.
@@ -85,16 +87,17 @@ impl Link {
         self.broken |= full || self.channel.say(&message.into()).is_err();
     }
 
-    /// Writes as much as possible without waiting. On a write error the queue is discarded and the link stays readable,
-    /// because messages that the backend sent before it died are still to be processed.
+    /// Queues the log lines that have not been sent.
+    pub(crate) fn say_logs(&mut self) {
+        for line in log::take() {
+            self.say(line);
+        }
+    }
+
+    /// Writes as much as possible without waiting.
     fn flush(&mut self) {
-        while !self.broken && !self.channel.to_write().is_empty() {
-            let count = match self.stream.try_write(self.channel.to_write()) {
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => self.channel.to_write().len(),
-            };
-            self.channel.wrote(count);
+        if !self.broken {
+            self.channel.flush(|bytes| self.stream.try_write(bytes));
         }
     }
 

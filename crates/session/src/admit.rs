@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Connections of one session at once.
-pub(crate) const MAX_CONNECTIONS: usize = 256;
+pub const MAX_CONNECTIONS: usize = 256;
 /// Viewers among them; the other places are reserved for writers.
 pub(crate) const MAX_VIEWERS: usize = 192;
 /// Viewers with the same token, so that one share link cannot take all places.

@@ -17,6 +17,7 @@ mod snapshot;
 mod timers;
 
 pub use self::{
+    admit::MAX_CONNECTIONS,
     commands::{CommandEnd, CommandOutcome},
     connection::{ConnectionInfo, OutletLimits},
     effect::{Effect, End, PushKind, Reply, Request, Sent},

@@ -342,7 +342,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     about_session(&id);
     let reservation = app.directory.reserve(&id)?;
     let start = Start { id: id.clone(), owner: user_id.into(), shell: spec, expires_at };
-    // To its end, whether or not somebody waits: a session that is half made would be nobody's.
+    // In a task, so that it completes even if the request is cancelled: no one could end a half-made session.
     let opened = tokio::spawn(open(app.clone(), reservation, start)).await;
     let session = opened.map_err(|_| ApiError::internal())??;
     let status = session.status();

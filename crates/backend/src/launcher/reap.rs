@@ -1,7 +1,7 @@
 //! Kills and reaps orphans. The backend is a subreaper, so the processes of a killed host become its children; as process
 //! 1 of a container, it inherits all orphans anyway.
 //!
-//! A crashed backend's hosts become children of its own init (`init`), which kills the processes that these leave.
+//! The hosts of a crashed backend become children of `init`, which kills the processes that they leave.
 
 use std::{io, time::Duration};
 

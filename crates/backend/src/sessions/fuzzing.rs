@@ -25,7 +25,7 @@ use super::{
 use crate::launcher::{Host, Process};
 
 /// Most that outlets may hold: `MAX_HELD`, and the message that exceeds it.
-const MOST_HELD: usize = 4 * 1024 * 1024 + link::MAX_MESSAGE;
+const MOST_HELD: usize = super::link::MAX_HELD + link::MAX_MESSAGE;
 /// Turns of the session's task after each step.
 const TURNS: usize = 8;
 /// Virtual time in which a session ends, whatever its host does.
@@ -120,7 +120,7 @@ async fn session<'a>(mut steps: impl Iterator<Item = (u8, &'a [u8])>) {
         clients.0.asked.lock().extend((0..4).map(id));
         for id in (0..4).map(id) {
             let address = seal.put(&["s", &id], "https://api");
-            let peer = Peer { address, ..peer(id) };
+            let peer = Peer::new(info(id), address);
             link::encode(&FromHost::from(Known { peer }), &mut out).unwrap();
         }
         out.extend_from_slice(greeting);
@@ -247,20 +247,6 @@ fn info(id: ConnectionId) -> ConnectionInfo {
 
 fn seal() -> Seal {
     Seal::new(b"secret")
-}
-
-fn peer(id: ConnectionId) -> Peer {
-    Peer {
-        id,
-        read_only: false,
-        user: "alice".into(),
-        token_id: None,
-        connected_at: UnixMs(1),
-        token_lasts: 60_000,
-        max_frame: 32_768,
-        in_flight: 4,
-        address: String::new(),
-    }
 }
 
 fn here() -> Here {

@@ -14,7 +14,7 @@ use std::{
 
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
-    ConnectionInfo,
+    ConnectionInfo, MAX_CONNECTIONS,
     link::{
         Answer, Close, Connect, Drain, End, Extend, Frame, FromHost, Gone, Keep, Log, MAX_ADDRESS,
         MAX_MESSAGE, Peer, Push, Reply, Taken, ToHost,
@@ -55,7 +55,7 @@ const OPERATION_COST: usize = 1024;
 /// all of them causes a tenth.
 const MAX_IDLE: u32 = 6_000;
 /// Connections of one host. Twice those of a session: it closes some while others join.
-const MAX_CLIENTS: usize = 512;
+const MAX_CLIENTS: usize = 2 * MAX_CONNECTIONS;
 /// How long a host may take to end its session and exit.
 const END_WITHIN: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,7 @@ use shellbridge_protocol::{
     times::UnixMs,
 };
 use shellbridge_session::{
-    Settings,
+    MAX_CONNECTIONS, Settings,
     link::{self, FromHost, Hello, Here, Known, Peer, ShellSpec},
 };
 use tokio::{sync::Notify, time::timeout};
@@ -34,8 +34,6 @@ use crate::{
 
 /// How long a host may take to answer `Hello`. Generous, because a host yields to the backend on a busy machine.
 const HERE_WITHIN: Duration = Duration::from_secs(30);
-/// Connections that a host may report: the limit of a session.
-const MAX_KNOWN: usize = 256;
 
 /// Parameters of a new session.
 pub(crate) struct Start {
@@ -174,7 +172,7 @@ async fn here(stream: &mut Stream) -> Result<(Here, Vec<Peer>), NotOpened> {
             FromHost::Known(Known { peer }) => {
                 held += size(&peer);
                 peers.push(peer);
-                if peers.len() > MAX_KNOWN || held > MAX_HELD {
+                if peers.len() > MAX_CONNECTIONS || held > MAX_HELD {
                     return Err(NotOpened::Nonsense);
                 }
             }

@@ -54,7 +54,7 @@ impl Stream {
                 }
             }
             let before = self.channel.progress().0;
-            self.write();
+            self.channel.flush(|bytes| self.stream.try_write(bytes));
             if self.channel.progress().0 > before {
                 return Came::Wrote;
             }
@@ -73,19 +73,6 @@ impl Stream {
                     _ => {}
                 }
             }
-        }
-    }
-
-    /// Writes as much as possible without waiting. On a write error the queue is discarded and the stream stays
-    /// readable, because messages that the host sent before it exited are still to be processed.
-    fn write(&mut self) {
-        while !self.channel.to_write().is_empty() {
-            let count = match self.stream.try_write(self.channel.to_write()) {
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => self.channel.to_write().len(),
-            };
-            self.channel.wrote(count);
         }
     }
 }

@@ -29,11 +29,19 @@ pub(crate) fn own_host(directory: &TempDir) -> PathBuf {
 }
 
 pub(crate) fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    send(pid, Signal::KILL);
 }
 
-fn hang_up(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::HUP).unwrap();
+fn send(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Stops the stack, in order and with all of these processes.
+async fn stops(mut stack: Stack, signal: Signal, processes: &[u32]) {
+    let stopped = tokio::task::spawn_blocking(move || stack.stop(signal)).await.unwrap();
+    assert_eq!(stopped.code(), Some(0));
+    let alive: Vec<_> = processes.iter().filter(|pid| is_alive(**pid)).collect();
+    assert!(alive.is_empty(), "left running: {alive:?}");
 }
 
 /// Open descriptors: sockets, and all others.
@@ -123,7 +131,7 @@ async fn stopping_ends_every_process_even_if_the_backend_is_down() {
     for signal in [Signal::INT, Signal::TERM] {
         let directory = TempDir::new().unwrap();
         let host = own_host(&directory);
-        let mut stack = Stack::whole().env("SESSION_HOST", host.to_str().unwrap()).start().await;
+        let stack = Stack::whole().env("SESSION_HOST", host.to_str().unwrap()).start().await;
         let session = Session::with(&stack, json!({"shell": "/bin/sh"})).await;
         let mut terminal = Terminal::new(&stack, &session, "worker");
         let line = "(trap '' HUP; exec sleep 1000) & echo p''id $!. ; echo p''id $$. ; echo p''id $PPID. ; echo wo''rks";
@@ -133,27 +141,21 @@ async fn stopping_ends_every_process_even_if_the_backend_is_down() {
         std::fs::remove_file(host).unwrap();
         kill(backend(&stack).await);
         until("a failing start", || async { stack.log().contains("is not a file").then_some(()) }).await;
-        let stopped = tokio::task::spawn_blocking(move || stack.stop(signal)).await.unwrap();
-        assert_eq!(stopped.code(), Some(0));
-        let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
-        assert!(alive.is_empty(), "left running: {alive:?}");
+        stops(stack, signal, &left).await;
     }
 }
 
 #[tokio::test]
 async fn regression_a_backend_that_left_its_sessions_is_started_again() {
-    let mut stack = Stack::whole().start().await;
+    let stack = Stack::whole().start().await;
     let session = Session::with(&stack, json!({"shell": "/bin/sh"})).await;
     let mut terminal = Terminal::new(&stack, &session, "worker");
     terminal.run("echo p''id $$. ; echo p''id $PPID. ; echo wo''rks", "works").await;
     let left = pids(&terminal.output);
-    hang_up(backend(&stack).await);
+    send(backend(&stack).await, Signal::HUP);
     until("the end", || async { stack.log().contains("starting it again").then_some(()) }).await;
     terminal.run("echo sa''me $$.", &format!("same {}.", left[0])).await;
-    let stopped = tokio::task::spawn_blocking(move || stack.stop(Signal::INT)).await.unwrap();
-    assert_eq!(stopped.code(), Some(0));
-    let alive: Vec<_> = left.iter().filter(|pid| is_alive(**pid)).collect();
-    assert!(alive.is_empty(), "left running: {alive:?}");
+    stops(stack, Signal::INT, &left).await;
 }
 
 #[tokio::test]

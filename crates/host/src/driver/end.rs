@@ -6,7 +6,7 @@ use shellbridge_session::link::{Ended, Ending};
 use tokio::time::timeout;
 
 use super::Driver;
-use crate::{link::Link, log, process, pty::Shell};
+use crate::{link::Link, process, pty::Shell};
 
 /// How long the backend may take to read the last messages.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -40,9 +40,7 @@ impl Driver {
     pub(super) async fn crash(self) {
         let Self { shell, mut link, mut died, .. } = self;
         if let Some(link) = &mut link {
-            for line in log::take() {
-                link.say(line);
-            }
+            link.say_logs();
             let _ = timeout(FAREWELL, link.flushed()).await;
         }
         drop(link);
@@ -54,9 +52,7 @@ impl Driver {
 
 /// Sends the remaining log lines, then the last message.
 async fn say_all(link: &mut Link) {
-    for line in log::take() {
-        link.say(line);
-    }
+    link.say_logs();
     link.say(Ended {});
     let _ = timeout(FAREWELL, link.flushed()).await;
 }

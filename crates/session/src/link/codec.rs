@@ -1,5 +1,7 @@
 //! Encoding of the link: a preface, then length-prefixed messages.
 
+use std::io;
+
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
@@ -205,6 +207,19 @@ impl Channel {
     /// The queued bytes. Report written ones to [`Channel::wrote`].
     pub fn to_write(&self) -> &[u8] {
         &self.out
+    }
+
+    /// Writes as much as possible through `write`, which does not wait. On an error the queue is discarded and the channel
+    /// stays readable: messages that the other side sent before it died are still to be processed.
+    pub fn flush(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) {
+        while !self.to_write().is_empty() {
+            let count = match write(self.to_write()) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.to_write().len(),
+            };
+            self.wrote(count);
+        }
     }
 
     /// Removes `count` written bytes from the queue.

@@ -156,17 +156,7 @@ async fn a_flood_of_messages_without_effect_ends_the_session() {
 
 #[tokio::test]
 async fn a_takeover_is_bounded_too() {
-    let peer = |size: usize| Peer {
-        id: "c".into(),
-        read_only: false,
-        user: "alice".into(),
-        token_id: None,
-        connected_at: UnixMs(1),
-        token_lasts: 60_000,
-        max_frame: 32_768,
-        in_flight: 4,
-        address: "x".repeat(size),
-    };
+    let peer = |size: usize| Peer::new(info("c"), "x".repeat(size));
     let line = || Log { warning: false, message: "x".to_owned() };
     let floods: [(&str, Vec<FromHost>); 4] = [
         ("peers", (0..300).map(|_| Known { peer: peer(1) }.into()).collect()),
