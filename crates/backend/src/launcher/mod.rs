@@ -3,6 +3,7 @@
 mod environment;
 mod init;
 mod limits;
+mod listener;
 mod process;
 mod reap;
 mod reports;
@@ -13,6 +14,7 @@ mod setup;
 pub(crate) use self::{
     environment::{ShellRequest, shell_spec},
     limits::Room,
+    listener::inherited,
     process::{Host, Launcher, Process, Space},
     reap::orphans,
     setup::{Setup, SetupRequest},
@@ -21,5 +23,5 @@ pub use self::{
     init::{init, is_init},
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
-    secrets::keep_secrets,
+    secrets::{keep_secrets, protect},
 };
