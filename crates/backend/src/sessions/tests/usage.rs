@@ -57,8 +57,5 @@ async fn a_host_of_minor_version_0_is_not_asked() {
     assert_eq!(handle.usage().await, None);
     handle.drain().await.unwrap();
     assert!(matches!(actor.heard().await, Some(ToHost::Hello(_))));
-    assert!(
-        matches!(actor.heard().await, Some(ToHost::Drain(_))),
-        "no `Measure` came before it"
-    );
+    assert!(matches!(actor.heard().await, Some(ToHost::Drain(_))), "no `Measure` came before it");
 }
