@@ -7,7 +7,7 @@ use clap::Parser;
 use shellbridge_backend::{
     Sandbox, UsersLeft, below_init,
     config::{Config, check_environment},
-    init, is_init, keep_secrets, protect, run,
+    give_up_capabilities, init, is_init, keep_secrets, protect, run,
 };
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
@@ -58,6 +58,9 @@ fn start(config: Config) -> anyhow::Result<u8> {
     }
     if config.below_init {
         below_init().context("--below-init")?;
+    }
+    if config.shell_sandbox != Sandbox::User {
+        give_up_capabilities().context("cannot give up capabilities")?;
     }
     tokio::runtime::Runtime::new()?.block_on(run(config))?;
     Ok(0)

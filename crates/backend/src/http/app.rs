@@ -59,7 +59,7 @@ impl App {
         let users = (config.shell_sandbox == Sandbox::User)
             .then_some((config.shell_uids.as_str(), config.shell_homes.as_deref()));
         let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref(), users)?;
-        tracing::info!(sandbox = ?config.shell_sandbox, "how sessions are kept apart");
+        tracing::info!(sandbox = config.shell_sandbox.name(), "how sessions are kept apart");
         Ok(Self {
             access: Access::new(&config)?,
             admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,

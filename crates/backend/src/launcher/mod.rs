@@ -25,6 +25,6 @@ pub use self::{
     init::{init, is_init},
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
-    secrets::{keep_secrets, protect},
+    secrets::{give_up_capabilities, keep_secrets, protect},
     user::UsersLeft,
 };

@@ -18,7 +18,7 @@ use crate::support::{ADMIN_TOKEN, BACKEND, Backend, Call, Gateway, PATIENCE, Set
 /// The image's user.
 pub(crate) const IMAGE: u32 = 10_001;
 /// Capabilities of the image's program.
-pub(crate) const FILE_CAPABILITIES: &str = "cap_setuid,cap_setgid,cap_kill,cap_chown=ep";
+pub(crate) const FILE_CAPABILITIES: &str = "cap_setuid,cap_setgid,cap_kill,cap_chown=p";
 /// User ids per backend.
 const UIDS: u32 = 250;
 
