@@ -170,11 +170,30 @@ const KILL_EVERY: u64 = 3000;
 
 #[tokio::test]
 async fn every_byte_arrives_while_the_backend_is_killed_every_three_seconds() {
-    let stack = Stack::whole().start().await;
-    let mut faults = bad_weather(4);
+    while_the_backend_is_killed(Stack::whole(), 4).await;
+}
+
+/// Needs root.
+#[tokio::test]
+async fn every_byte_arrives_in_sessions_with_users_while_the_backend_is_killed() {
+    let homes = TempDir::new().unwrap();
+    std::fs::set_permissions(homes.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let first = 1_200_000_000 + std::process::id();
+    let stack = Stack::whole()
+        .env("SHELL_SANDBOX", "user")
+        .env("SHELL_UIDS", &format!("{first}-{}", first + 9))
+        .env("SHELL_HOMES", homes.path().join("homes").to_str().unwrap());
+    while_the_backend_is_killed(stack, 6).await;
+}
+
+async fn while_the_backend_is_killed(stack: StackBuilder, seed: u64) {
+    let stack = stack.start().await;
+    // The shell of a session with a user reads and writes there, too.
+    std::fs::set_permissions(stack.directory(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut faults = bad_weather(seed);
     faults["killBackendEveryMs"] = KILL_EVERY.into();
     stack.faults(faults).await;
-    let (session, mut terminal) = script(&stack, 4).await;
+    let (session, mut terminal) = script(&stack, seed).await;
     stack.faults(json!({"killBackendEveryMs": 0})).await;
     // It may be starting again.
     terminal.run("echo aft''er", "after").await;
