@@ -42,12 +42,12 @@ const WAYS: &str = "SHELL_SANDBOX=user needs CAP_SETUID, CAP_SETGID, CAP_KILL an
     platform permits file capabilities (no_new_privs does not), or set SHELL_SANDBOX=none, which runs all shells as the \
     backend's user";
 /// How long a helper may take per turn. What it has removed stays removed.
-const TURN: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_mins(1);
 /// How long the end of a session waits for the end of its user, which goes on afterwards.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Pause before a user is ended again. It doubles up to `LONGEST_PAUSE`.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Helpers that remove files at once.
 const CLEARING: usize = 4;
 /// Exit code of a helper that succeeded, and of one that leaves something to do.

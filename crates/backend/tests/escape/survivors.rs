@@ -72,7 +72,7 @@ fn clean(building: &Building) {
     for place in ["/tmp", "/var/tmp", "/dev/shm"] {
         for entry in fs::read_dir(place).unwrap().flatten() {
             let owner = entry.metadata().map_or(0, |is| is.uid());
-            assert!(!building.has(owner), "{:?}", entry.path());
+            assert!(!building.has(owner), "{}", entry.path().display());
         }
     }
     for list in ["shm", "sem", "msg"] {

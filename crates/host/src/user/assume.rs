@@ -33,7 +33,7 @@ fn assume(user: Uid, real: Uid, keep: CapabilitySet) -> io::Result<()> {
     umask(Mode::RWXG | Mode::RWXO);
     // Without CAP_SETPCAP the bounding set stays as it is, but no program can raise a capability from it any more, because
     // of no_new_privs.
-    for capability in CapabilitySet::all().iter().filter(|capability| capability.bits().count_ones() == 1) {
+    for capability in CapabilitySet::all().iter().filter(|capability| capability.bits().is_power_of_two()) {
         let _ = remove_capability_from_bounding_set(capability);
     }
     clear_ambient_capability_set()?;

@@ -25,7 +25,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(super) fn read(mut next: impl FnMut() -> io::Result<OsString>) -> io::Result<Self> {
-        Ok(Self { pids: number(next()?)?, memory: number(next()?)?, file: number(next()?)? })
+        Ok(Self { pids: number(&next()?)?, memory: number(&next()?)?, file: number(&next()?)? })
     }
 
     /// Applies them to this process and its children. They cannot raise a hard limit again.

@@ -11,7 +11,7 @@ mod kill;
 mod limits;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, ErrorKind},
     path::PathBuf,
 };
@@ -52,12 +52,12 @@ impl Role {
         let mut next = || arguments.next().ok_or_else(unusable);
         let role = match role.to_str() {
             Some("serve") => {
-                let (user, place) = (uid(next()?)?, next()?.into());
+                let (user, place) = (uid(&next()?)?, next()?.into());
                 Self::Serve { user, place, limits: Limits::read(next)? }
             }
-            Some("try") => Self::Try { user: uid(next()?)? },
-            Some("kill") => Self::Kill { user: uid(next()?)?, helper: uid(next()?)? },
-            Some("clear") => Self::Clear { user: uid(next()?)?, place: next()?.into() },
+            Some("try") => Self::Try { user: uid(&next()?)? },
+            Some("kill") => Self::Kill { user: uid(&next()?)?, helper: uid(&next()?)? },
+            Some("clear") => Self::Clear { user: uid(&next()?)?, place: next()?.into() },
             _ => return Err(unusable()),
         };
         Ok(Some(role))
@@ -78,12 +78,12 @@ impl Role {
     }
 }
 
-fn uid(text: OsString) -> io::Result<Uid> {
+fn uid(text: &OsStr) -> io::Result<Uid> {
     let raw = number(text)?;
     if (FIRST..u32::MAX).contains(&raw) { Ok(Uid::from_raw(raw)) } else { Err(unusable()) }
 }
 
-fn number<T: std::str::FromStr>(text: OsString) -> io::Result<T> {
+fn number<T: std::str::FromStr>(text: &OsStr) -> io::Result<T> {
     text.to_str().and_then(|text| text.parse().ok()).ok_or_else(unusable)
 }
 
