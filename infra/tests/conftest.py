@@ -55,7 +55,7 @@ VIA_SECRETS = {
     "StringEquals": {"kms:ViaService": ["ssm.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"]}
 }
 # Settings that the templates set before the branch with the backend's part is merged.
-AWAITED = {"SHELL_SANDBOX", "SHELL_HOMES", "SHELL_UIDS", "MAX_SESSIONS_PER_USER", "REDIS_URL", "DRAIN_MAX"}
+AWAITED = {"SHELL_HOMES", "REDIS_URL", "INSTANCE_URL", "DRAIN_MAX"}
 
 
 def backend_has(setting: str) -> bool:
