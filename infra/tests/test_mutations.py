@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import test_backend
+import test_compose
 import test_fleet
 import test_image
 import test_template
@@ -163,6 +164,36 @@ MUTATIONS = {
     "an init by Docker": (
         "compose.yaml", "    image: shellbridge-backend\n", "    image: shellbridge-backend\n    init: true\n",
         test_backend.test_the_platform_starts_no_init,
+    ),
+    "the Docker socket for shells": (
+        "compose.container.yaml", "SHELL_SANDBOX: container", "SHELL_SANDBOX: user",
+        test_compose.test_only_a_backend_whose_shells_are_elsewhere_has_the_docker_socket,
+    ),
+    "capabilities withheld": (
+        "compose.yaml", "    cap_add: [SETUID, SETGID, KILL, CHOWN]\n", "",
+        test_compose.test_backends_have_the_capabilities_of_their_program,
+    ),
+    "privileges withheld": (
+        "compose.fleet.yaml", "  cap_add: [SETUID, SETGID, KILL, CHOWN]\n  # Ends",
+        "  cap_add: [SETUID, SETGID, KILL, CHOWN]\n  security_opt: ['no-new-privileges:true']\n  # Ends",
+        test_compose.test_backends_have_the_capabilities_of_their_program,
+    ),
+    "two backends of one name": (
+        "compose.fleet.yaml", "'http://backend-2:3001'", "'http://backend-1:3001'",
+        test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "a backend without requests": (
+        "compose.fleet.yaml", "reverse_proxy backend-1:3001 backend-2:3001", "reverse_proxy backend-1:3001",
+        test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "another cookie": (
+        "compose.fleet.yaml", "lb_policy cookie AWSALB", "lb_policy cookie LB", test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "Valkey without a password in compose": (
+        "compose.fleet.yaml", "      requirepass ${REDIS_PASSWORD}\n", "", test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "a port for the network": (
+        "compose.fleet.yaml", "['127.0.0.1:3001:3001']", "['3001:3001']", test_compose.test_secrets_have_no_default_and_ports_are_local,
     ),
     "an init in the image": (
         CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["tini", "--", "backend"]',
