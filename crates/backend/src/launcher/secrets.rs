@@ -4,8 +4,8 @@ use nix::unistd::Uid;
 use rustix::{
     process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior},
     thread::{
-        CapabilitySet, capability_is_in_bounding_set, clear_ambient_capability_set,
-        remove_capability_from_bounding_set,
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities,
     },
 };
 
@@ -49,12 +49,16 @@ pub fn keep_secrets() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The part that an init needs, which starts no shells. The backend that it starts has capabilities that shells lack, if
-/// there are any to drop, so that they cannot access it before it protects itself.
+/// The part that an init needs, which starts no shells; it ends processes of sessions' users, which takes a capability. The
+/// backend that it starts has capabilities that shells lack, if there are any to drop, so that they cannot access it before
+/// it protects itself.
 pub(super) fn protect() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The processes of a killed host become children of this process, which ends them (`reap`, `init`).
     set_child_subreaper(Some(getpid()))?;
     close_fds::set_fds_cloexec(3, &[]);
+    // Those of the image's program are only permitted: `exec` fails if a runtime withholds an effective one (Containerfile).
+    let has = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: has.permitted, ..has })?;
     Ok(())
 }
