@@ -99,10 +99,10 @@ pub struct Config {
     /// or `container` (each session has its own container).
     #[arg(long, env = "SHELL_SANDBOX", default_value = "none")]
     pub shell_sandbox: Sandbox,
-    /// Range of user ids for sessions, FIRST-LAST, with SHELL_SANDBOX=user. No account and no other program may use them.
+    /// Range of user ids for sessions, FIRST-LAST, with `SHELL_SANDBOX=user`. No account and no other program may use them.
     #[arg(long, env = "SHELL_UIDS", default_value = "20000-29999")]
     pub shell_uids: String,
-    /// Image of sessions' containers, with SHELL_SANDBOX=container.
+    /// Image of sessions' containers, with `SHELL_SANDBOX=container`.
     #[arg(long, env = "SHELL_IMAGE")]
     pub shell_image: Option<String>,
     /// Images that a session may name in place of `SHELL_IMAGE`, separated by commas.
@@ -255,6 +255,14 @@ impl Config {
     /// Limits of a session that names none, and the maxima.
     pub(crate) fn shell_limits(&self) -> (Limits, Limits) {
         (self.shell_limits, self.shell_limits_max.unwrap_or(self.shell_limits))
+    }
+
+    /// All addresses to listen on: [`Config::address`], then [`Config::metrics_address`].
+    ///
+    /// # Errors
+    /// When one is invalid.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        Ok(std::iter::once(self.address()).chain(self.metrics_address()?).collect())
     }
 
     /// Address to listen on.

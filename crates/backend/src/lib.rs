@@ -31,6 +31,8 @@ mod rate;
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
 pub use self::{
-    launcher::{BadLimits, Limits, Sandbox, below_init, init, is_init, keep_secrets},
+    launcher::{
+        BadLimits, Limits, Sandbox, below_init, give_up_capabilities, init, is_init, keep_secrets, protect,
+    },
     run::run,
 };

@@ -4,8 +4,9 @@ use nix::unistd::Uid;
 use rustix::{
     process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
-        remove_capability_from_bounding_set, set_capabilities,
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs,
     },
 };
 
@@ -52,7 +53,10 @@ pub fn keep_secrets() -> std::io::Result<()> {
 /// The part that an init needs, which starts no shells; it ends processes of sessions' users, which takes a capability. The
 /// backend that it starts has capabilities that shells lack, if there are any to drop, so that they cannot access it before
 /// it protects itself.
-pub(super) fn protect() -> std::io::Result<()> {
+///
+/// # Errors
+/// When the kernel refuses to make the process non-dumpable.
+pub fn protect() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The processes of a killed host become children of this process, which ends them (`reap`, `init`).
     set_child_subreaper(Some(getpid()))?;
@@ -60,5 +64,23 @@ pub(super) fn protect() -> std::io::Result<()> {
     // Those of the image's program are only permitted: `exec` fails if a runtime withholds an effective one (Containerfile).
     let has = capabilities(None)?;
     set_capabilities(None, CapabilitySets { effective: has.permitted, ..has })?;
+    Ok(())
+}
+
+/// Gives up capabilities that only `SHELL_SANDBOX=user` needs. Where all shells have the backend's user, they may run its
+/// program, and would gain the capabilities of its file; now neither they nor this process can. Root is left alone, and a
+/// backend without capabilities, whose shells may want `sudo`.
+///
+/// Call before any thread is started, because capability sets are per thread.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn give_up_capabilities() -> std::io::Result<()> {
+    if Uid::effective().is_root() || capabilities(None)?.permitted.is_empty() {
+        return Ok(());
+    }
+    set_no_new_privs(true)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     Ok(())
 }
