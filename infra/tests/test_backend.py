@@ -74,7 +74,7 @@ def test_secrets_are_arns_and_settings_exist(name):
     if name == "backend-apprunner":
         everything["KeepAwakeUrl"] = "https://x.awsapprunner.com"
     if name == "backend-ecs-service":
-        everything["RedisUrlArn"] = BRIDGE
+        everything |= {"RedisUrlArn": BRIDGE, "MaxCount": 2}
     environment, secrets = container(made(name, **everything))
     assert environment["CALLBACK_URL"] == "https://ws.example.org"
     for setting in {*environment, *secrets} - {"AWS_REGION"}:

@@ -122,9 +122,13 @@ def test_autoscaling_follows_sessions_and_processor():
     assert all(policy["ScalingTargetId"] == "<Scaling>" for policy in policies.values())
     tracked = {name: policy["TargetTrackingScalingPolicyConfiguration"] for name, policy in policies.items()}
     metric = tracked["ScaleBySessions"]["CustomizedMetricSpecification"]
-    assert (metric["Namespace"], metric["MetricName"], metric["Statistic"]) == ("Shellbridge", "Sessions", "Average")
-    (definition,) = of_type(found, "AWS::ECS::TaskDefinition").values()
-    assert metric["Dimensions"] == [{"Name": "Family", "Value": definition["Family"]}]
+    assert metric == {"Namespace": "Shellbridge/shellbridge", "MetricName": "Sessions", "Statistic": "Average"}
+    emitted = (INFRA.parent / "crates/backend/src/emf.rs").read_text()
+    assert '"Dimensions": [[]]' in emitted and f'"Name": "{metric["MetricName"]}"' in emitted
+    environment, _ = container(made(SERVICE, RedisUrlArn=REDIS_URL, MaxCount=8))
+    assert environment["METRICS_NAMESPACE"] == metric["Namespace"]
+    environment, _ = container(made(SERVICE, RedisUrlArn=REDIS_URL, DesiredCount=2))
+    assert "METRICS_NAMESPACE" not in environment, "billed"
     assert tracked["ScaleBySessions"]["TargetValue"] == "50"
     predefined = tracked["ScaleByCpu"]["PredefinedMetricSpecification"]
     assert predefined == {"PredefinedMetricType": "ECSServiceAverageCPUUtilization"}

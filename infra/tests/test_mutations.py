@@ -286,7 +286,11 @@ MUTATIONS = {
         SERVICE, "Value: '28800'", "Value: '3600'", with_redis(test_fleet.test_the_load_balancer_names_a_session_s_task),
     ),
     "sessions of other stacks": (
-        SERVICE, "- { Name: Family, Value: !Ref AWS::StackName }", "- { Name: Family, Value: backend }",
+        SERVICE, "          Namespace: !Sub Shellbridge/${AWS::StackName}\n", "          Namespace: Shellbridge\n",
+        test_fleet.test_autoscaling_follows_sessions_and_processor,
+    ),
+    "no sessions reported": (
+        SERVICE, "Name: METRICS_NAMESPACE, Value: !Sub \"Shellbridge/${AWS::StackName}\"", "Name: METRICS_NAMESPACE, Value: backend",
         test_fleet.test_autoscaling_follows_sessions_and_processor,
     ),
     "the sum of all sessions": (
