@@ -87,6 +87,9 @@ pub struct Config {
     /// them. Unset: none.
     #[arg(long, env = "METRICS_BIND")]
     pub metrics_bind: Option<String>,
+    /// Namespace of the `CloudWatch` metric `Sessions`, logged to stdout once a minute. Unset: not logged.
+    #[arg(long, env = "METRICS_NAMESPACE")]
+    pub metrics_namespace: Option<String>,
     /// Directory, with mode 0700, of the sockets of sessions' host processes, of one backend at a time. A backend that
     /// starts with the directory of one that crashed takes over its sessions. Default: `shellbridge` below
     /// `XDG_RUNTIME_DIR`, or else `shellbridge-UID` below /run or /tmp.
@@ -199,6 +202,7 @@ impl Config {
             &mut self.ws_url,
             &mut self.keep_awake_url,
             &mut self.metrics_bind,
+            &mut self.metrics_namespace,
             &mut self.run_dir,
             &mut self.session_host,
             &mut self.shell_image,

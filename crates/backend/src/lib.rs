@@ -22,6 +22,7 @@ pub mod access;
 mod admin;
 mod clock;
 pub mod config;
+mod emf;
 pub mod error;
 mod keep_awake;
 mod metrics;

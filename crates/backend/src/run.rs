@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     config::Config,
     directory::Directory,
+    emf,
     http::{self, App, serve},
     keep_awake,
     launcher::{self, Host},
@@ -71,6 +72,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         background.spawn(serve::serve(listener, router, MAX_SCRAPERS, std::future::pending()));
     }
     background.spawn(tidy(app.clone()));
+    if let Some(namespace) = app.config.metrics_namespace.clone() {
+        background.spawn(emf::report(namespace, app.directory.clone()));
+    }
     if let Some(awake) = app.keep_awake.clone() {
         background.spawn(keep_awake::run(awake, app.directory.living()));
     }
