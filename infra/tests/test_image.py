@@ -50,7 +50,7 @@ def test_only_the_backend_s_group_runs_its_program_and_none_reads_it():
     assert len(installed) == 2
     assert installed[0] == "install -o root -g 10001 -m 0710 /out/backend /usr/local/bin/backend"
     assert installed[1] == "setcap cap_setuid,cap_setgid,cap_kill,cap_chown=p /usr/local/bin/backend"
-    if os.getuid() != 0 or not shutil.which("setcap"):
+    if os.getuid() != 0 or not (shutil.which("setcap") or "CI" in os.environ):
         return
     # Not pytest's directory, which only root may enter.
     with tempfile.TemporaryDirectory() as place:
