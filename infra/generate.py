@@ -208,13 +208,13 @@ ROLES = [
     ("../template.yaml", "HandlerRole", "function", {"HasSecretsKey": "kms", "InVpc": "vpc"}),
     ("../template.yaml", "AccountRole", "account-logs", {}),
     ("backend-ecs-service.yaml", "ExecutionRole", "backend-execution", {"HasSecretsKey": "kms"}),
-    ("backend-ecs-service.yaml", "TaskRole", "backend-task", {}),
+    ("backend-ecs-service.yaml", "TaskRole", "backend-task", {"HasRedis": "fleet"}),
     ("backend-ecs-express.yaml", "InfrastructureRole", "backend-express-infrastructure", {}),
     ("backend-apprunner.yaml", "InstanceRole", "backend-apprunner", {"HasSecretsKey": "kms"}),
     ("backend-apprunner.yaml", "AccessRole", "backend-apprunner-access", {}),
 ]
 # Conditions assumed to hold in the policies: administrators leave out what they do not use.
-ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken"}
+ASSUMED = {"HasJwtSecret", "HasJwtPrivateKey", "HasAdminToken", "HasRedisUrl"}
 # Placeholders for values that CloudFormation would fill in; iam/fill.py replaces them.
 PLACES = {
     "AWS::AccountId": "${ACCOUNT_ID}",
@@ -229,7 +229,10 @@ PLACES = {
     "JwtSecretArn": "${JWT_SECRET_ARN}",
     "JwtPrivateKeyArn": "${JWT_PRIVATE_KEY_ARN}",
     "AdminTokenArn": "${ADMIN_TOKEN_ARN}",
+    "RedisUrlArn": "${REDIS_URL_ARN}",
     "SecretsKmsKeyArn": "${SECRETS_KMS_KEY_ARN}",
+    # CloudFormation adds a random suffix.
+    "Cluster": "${STACK}-Cluster-*",
     "Table.Arn": "arn:${PARTITION}:dynamodb:${REGION}:${ACCOUNT_ID}:table/${TABLE}",
     "HandlerLogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/aws/lambda/${STACK}-websocket-handler:*",
     "LogGroup.Arn": "arn:${PARTITION}:logs:${REGION}:${ACCOUNT_ID}:log-group:/shellbridge/${STACK}:*",

@@ -22,10 +22,15 @@ def test_the_images_start_the_programs_directly():
 
 
 def test_compose_adds_no_init_or_health_check_to_containers_with_secrets():
-    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
-    for name in ["backend", "gateway"]:
-        service = services[name]
-        assert not {"init", "healthcheck", "entrypoint", "command"} & set(service), name
+    for path, names in {
+        "compose.yaml": {"backend", "gateway"},
+        "compose.container.yaml": {"backend"},
+        "compose.fleet.yaml": {"backend-1", "backend-2", "gateway"},
+    }.items():
+        services = yaml.safe_load((INFRA / path).read_text())["services"]
+        assert names <= set(services)
+        for name in names:
+            assert not {"init", "healthcheck", "entrypoint", "command"} & set(services[name]), name
 
 
 def test_templates_add_no_init():

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import test_backend
+import test_compose
+import test_fleet
+import test_image
 import test_template
 from conftest import INFRA
 
@@ -42,6 +45,20 @@ def no_task(name):
 
 
 network = test_backend.test_the_service_is_reachable_only_through_its_load_balancer
+program = test_image.test_only_the_backend_s_group_runs_its_program_and_none_reads_it
+REDIS = test_fleet.WITH_REDIS[0]
+
+
+def with_redis(check):
+    return lambda: check(REDIS)
+
+
+def task_roles():
+    test_fleet.test_a_task_may_protect_the_tasks_of_its_cluster_alone(REDIS)
+
+
+def refused(more, complaint):
+    return lambda: test_fleet.test_several_tasks_require_one_redis(more, complaint)
 
 # File, text, its replacement, and the test that must fail. The text must occur once.
 MUTATIONS = {
@@ -96,10 +113,10 @@ MUTATIONS = {
     ),
     "load balancer open to the world": (SERVICE, "CidrIp: !Ref ClientCidr", "CidrIp: 0.0.0.0/0", network),
     "StopTimeout removed": (
-        SERVICE, "          StopTimeout: 30\n", "", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
+        SERVICE, "          StopTimeout: 120\n", "", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
     ),
     "StopTimeout too short": (
-        SERVICE, "StopTimeout: 30", "StopTimeout: 10", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
+        SERVICE, "StopTimeout: 120", "StopTimeout: 10", test_backend.test_a_stopping_task_has_time_to_end_its_sessions,
     ),
     "DependsOn Listener removed": (
         SERVICE, "    DependsOn: Listener\n", "", test_backend.test_the_service_waits_for_the_listener,
@@ -141,12 +158,42 @@ MUTATIONS = {
         APP_RUNNER, "        AutoDeploymentsEnabled: false\n", "", test_backend.test_a_push_to_the_registry_deploys_nothing,
     ),
     "an init by ECS": (
-        SERVICE, "StopTimeout: 30", "StopTimeout: 30\n          LinuxParameters: { InitProcessEnabled: true }",
+        SERVICE, "StopTimeout: 120", "StopTimeout: 120\n          LinuxParameters: { InitProcessEnabled: true }",
         test_backend.test_the_platform_starts_no_init,
     ),
     "an init by Docker": (
         "compose.yaml", "    image: shellbridge-backend\n", "    image: shellbridge-backend\n    init: true\n",
         test_backend.test_the_platform_starts_no_init,
+    ),
+    "the Docker socket for shells": (
+        "compose.container.yaml", "SHELL_SANDBOX: container", "SHELL_SANDBOX: user",
+        test_compose.test_only_a_backend_whose_shells_are_elsewhere_has_the_docker_socket,
+    ),
+    "capabilities withheld": (
+        "compose.yaml", "    cap_add: [SETUID, SETGID, KILL, CHOWN]\n", "",
+        test_compose.test_backends_have_the_capabilities_of_their_program,
+    ),
+    "privileges withheld": (
+        "compose.fleet.yaml", "  cap_add: [SETUID, SETGID, KILL, CHOWN]\n  # Ends",
+        "  cap_add: [SETUID, SETGID, KILL, CHOWN]\n  security_opt: ['no-new-privileges:true']\n  # Ends",
+        test_compose.test_backends_have_the_capabilities_of_their_program,
+    ),
+    "two backends of one name": (
+        "compose.fleet.yaml", "'http://backend-2:3001'", "'http://backend-1:3001'",
+        test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "a backend without requests": (
+        "compose.fleet.yaml", "reverse_proxy backend-1:3001 backend-2:3001", "reverse_proxy backend-1:3001",
+        test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "another cookie": (
+        "compose.fleet.yaml", "lb_policy cookie AWSALB", "lb_policy cookie LB", test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "Valkey without a password in compose": (
+        "compose.fleet.yaml", "      requirepass ${REDIS_PASSWORD}\n", "", test_compose.test_the_fleet_s_backends_find_each_other,
+    ),
+    "a port for the network": (
+        "compose.fleet.yaml", "['127.0.0.1:3001:3001']", "['3001:3001']", test_compose.test_secrets_have_no_default_and_ports_are_local,
     ),
     "an init in the image": (
         CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["tini", "--", "backend"]',
@@ -156,13 +203,118 @@ MUTATIONS = {
         CONTAINERFILE, 'ENTRYPOINT ["backend", "--init"]', 'ENTRYPOINT ["backend"]',
         test_backend.test_the_image_starts_the_program_itself,
     ),
-    "a program that shells may read": (
-        CONTAINERFILE, "COPY --from=build --chmod=0711 /out/backend", "COPY --from=build /out/backend",
-        test_backend.test_the_backend_s_user_may_run_but_not_read_its_program,
+    "a program that shells may read": (CONTAINERFILE, "-g 10001 -m 0710", "-g 10001 -m 0750", program),
+    "a program that every user may run": (CONTAINERFILE, "-g 10001 -m 0710", "-g 10001 -m 0711", program),
+    "a program of its own user": (CONTAINERFILE, "install -o root -g 10001 -m", "install -o 10001 -g 10001 -m", program),
+    "a program without capabilities": (
+        CONTAINERFILE, "    && setcap cap_setuid,cap_setgid,cap_kill,cap_chown=p /usr/local/bin/backend \\\n", "", program,
+    ),
+    "a capability less": (CONTAINERFILE, "cap_setuid,cap_setgid,cap_kill,cap_chown=p", "cap_setuid,cap_setgid,cap_kill=p", program),
+    "a capability more": (CONTAINERFILE, "cap_kill,cap_chown=p", "cap_kill,cap_chown,cap_sys_ptrace=p", program),
+    "capabilities that the runtime must grant": (CONTAINERFILE, "cap_chown=p", "cap_chown=ep", program),
+    "capabilities before the change of owner": (
+        CONTAINERFILE, "=p /usr/local/bin/backend", "=p /usr/local/bin/backend && chown root:10001 /usr/local/bin/backend", program,
+    ),
+    "a host that sessions' users cannot run": (
+        CONTAINERFILE, "--chmod=0755 /out/session-host", "--chmod=0750 /out/session-host", test_image.test_every_user_may_run_the_host,
+    ),
+    "root in the container": (CONTAINERFILE, "USER 10001:10001", "USER root", test_image.test_the_image_runs_as_its_user_and_group),
+    "another group": (CONTAINERFILE, "USER 10001:10001", "USER 10001:0", test_image.test_the_image_runs_as_its_user_and_group),
+    "set-user-ID programs": (
+        CONTAINERFILE, " \\\n    && find / -xdev -type f -perm /6000 -exec chmod ug-s {} +", "",
+        test_image.test_the_image_has_no_set_user_id_programs,
+    ),
+    "homes that the backend cannot make": (
+        CONTAINERFILE, "install -d -o 10001 -g 10001 -m 0711", "install -d -m 0711", test_image.test_the_image_keeps_shells_apart,
+    ),
+    "shells as the backend's user": (
+        CONTAINERFILE, "SHELL_SANDBOX=user", "SHELL_SANDBOX=none", test_image.test_the_image_keeps_shells_apart,
     ),
     "a shell in front of the stand-in": (
         CONTAINERFILE, 'ENTRYPOINT ["gateway", ', 'ENTRYPOINT ["sh", "-c", "gateway", ',
         test_backend.test_the_image_starts_the_program_itself,
+    ),
+    "several tasks without Redis": (
+        SERVICE, "!Or [!Not [!Equals [!Ref DesiredCount, 1]], ", "!Or [!Equals [x, y], ",
+        refused({"DesiredCount": 2}, "would not find each other's sessions"),
+    ),
+    "autoscaling without Redis": (
+        SERVICE, ", !Not [!Equals [!Ref MaxCount, 0]]]\n    Assertions", ", !Equals [x, y]]\n    Assertions",
+        refused({"MaxCount": 4}, "would not find each other's sessions"),
+    ),
+    "two Redis": (
+        SERVICE, "        Assert: !Equals [!Ref RedisUrlArn, '']", "        Assert: !Equals [x, x]",
+        refused({"RedisUrlArn": test_fleet.REDIS_URL, "CreateRedis": "true"}, "not both"),
+    ),
+    "a secret that the role cannot name": (
+        SERVICE, "        Assert: !Equals [!Ref ExistingExecutionRoleArn, '']", "        Assert: !Equals [x, x]",
+        refused({"CreateRedis": "true", "ExistingExecutionRoleArn": test_fleet.ROLE}, "use RedisUrlArn"),
+    ),
+    "two tasks beside each other without Redis": (
+        SERVICE, "MaximumPercent: !If [HasRedis, 200, 100]", "MaximumPercent: 200",
+        with_redis(test_fleet.test_deployments_keep_the_old_tasks_where_others_can_take_over),
+    ),
+    "old tasks stopped first": (
+        SERVICE, "MinimumHealthyPercent: !If [HasRedis, 100, 0]", "MinimumHealthyPercent: 0",
+        with_redis(test_fleet.test_deployments_keep_the_old_tasks_where_others_can_take_over),
+    ),
+    "a drain longer than CloudFormation waits": (
+        SERVICE, "MaxValue: 10000\n    Description: Seconds", "MaxValue: 20000\n    Description: Seconds",
+        test_fleet.test_old_tasks_are_gone_before_cloudformation_gives_up,
+    ),
+    "the URL of Redis in plain text": (
+        SERVICE, "{ Name: REDIS_URL, ValueFrom: !Ref RedisUrlArn }", "{ Name: REDIS_ADDRESS, ValueFrom: !Ref RedisUrlArn }",
+        with_redis(test_fleet.test_the_task_gets_the_url_as_a_secret),
+    ),
+    "any task protected": (SERVICE, ":task/${Cluster}/*", ":task/*", task_roles),
+    "tasks protected without Redis": (
+        SERVICE, "              - !If\n                - HasRedis\n                - Sid: Protect",
+        "              - !If\n                - CreateTaskRole\n                - Sid: Protect", task_roles,
+    ),
+    "tasks that cannot reach each other": (
+        SERVICE, "      GroupId: !Ref TaskSecurityGroup\n", "      GroupId: !Ref LoadBalancerSecurityGroup\n",
+        with_redis(test_fleet.test_tasks_reach_each_other_on_their_port_alone),
+    ),
+    "tasks reachable without Redis": (
+        SERVICE, "    Type: AWS::EC2::SecurityGroupIngress\n    Condition: HasRedis\n", "    Type: AWS::EC2::SecurityGroupIngress\n",
+        with_redis(test_fleet.test_tasks_reach_each_other_on_their_port_alone),
+    ),
+    "no stickiness": (
+        SERVICE, "!If [HasRedis, 'true', 'false']", "'false'", with_redis(test_fleet.test_the_load_balancer_names_a_session_s_task),
+    ),
+    "stickiness shorter than a session": (
+        SERVICE, "Value: '28800'", "Value: '3600'", with_redis(test_fleet.test_the_load_balancer_names_a_session_s_task),
+    ),
+    "sessions of other stacks": (
+        SERVICE, "          Namespace: !Sub Shellbridge/${AWS::StackName}\n", "          Namespace: Shellbridge\n",
+        test_fleet.test_autoscaling_follows_sessions_and_processor,
+    ),
+    "no sessions reported": (
+        SERVICE, "Name: METRICS_NAMESPACE, Value: !Sub \"Shellbridge/${AWS::StackName}\"", "Name: METRICS_NAMESPACE, Value: backend",
+        test_fleet.test_autoscaling_follows_sessions_and_processor,
+    ),
+    "the sum of all sessions": (
+        SERVICE, "Statistic: Average", "Statistic: Sum", test_fleet.test_autoscaling_follows_sessions_and_processor,
+    ),
+    "a count that updates set back": (
+        SERVICE, "DesiredCount: !If [Scales, !Ref AWS::NoValue, !Ref DesiredCount]", "DesiredCount: !Ref DesiredCount",
+        test_fleet.test_autoscaling_follows_sessions_and_processor,
+    ),
+    "Valkey without TLS": (
+        SERVICE, "TransitEncryptionEnabled: true", "TransitEncryptionEnabled: false",
+        test_fleet.test_the_stack_s_own_redis_is_encrypted_and_closed,
+    ),
+    "Valkey open to the network": (
+        SERVICE, "ToPort: 6379\n          SourceSecurityGroupId: !Ref TaskSecurityGroup", "ToPort: 6379\n          CidrIp: 0.0.0.0/0",
+        test_fleet.test_the_stack_s_own_redis_is_encrypted_and_closed,
+    ),
+    "Valkey without a password": (
+        SERVICE, "      AuthToken: !Sub '{{resolve:secretsmanager:${RedisPassword}:SecretString}}'\n", "",
+        test_fleet.test_the_stack_s_own_redis_is_encrypted_and_closed,
+    ),
+    "no isolation on ECS": (SERVICE, "Value: !Ref ShellSandbox", "Value: none", test_fleet.test_shells_are_kept_apart_by_default),
+    "isolation that App Runner may lack": (
+        APP_RUNNER, "Value: none", "Value: user", test_fleet.test_shells_are_kept_apart_by_default,
     ),
     "page not copied": (
         CONTAINERFILE, "COPY --from=page /src/crates/web/dist crates/web/dist\n", "",

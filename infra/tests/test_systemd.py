@@ -4,7 +4,8 @@ import configparser
 import shutil
 import subprocess
 
-from conftest import INFRA
+from conftest import INFRA, backend_has
+from test_image import commands
 
 UNIT = INFRA / "shellbridge.service"
 
@@ -16,12 +17,16 @@ def service():
     return unit["Service"]
 
 
+def settings():
+    return dict(pair.split("=") for pair in service()["Environment"].split())
+
+
 def test_a_restart_leaves_hosts_and_their_sockets():
     unit = service()
     # Modes but `process` kill the hosts, whatever the signal to the backend's init.
     assert (unit["RestartKillSignal"], unit["KillSignal"], unit["KillMode"]) == ("SIGHUP", "SIGTERM", "process")
     assert unit["RuntimeDirectoryPreserve"] == "yes" and unit["RuntimeDirectoryMode"] == "0700"
-    assert unit["Environment"] == f"RUN_DIR=/run/{unit['RuntimeDirectory']}"
+    assert settings()["RUN_DIR"] == f"/run/{unit['RuntimeDirectory']}"
     assert "PrivateTmp" not in unit
 
 
@@ -29,6 +34,16 @@ def test_a_crash_is_mended_and_a_hungry_shell_ends_alone():
     unit = service()
     assert unit["ExecStart"] == "/usr/local/bin/backend --init"
     assert (unit["Restart"], unit["OOMPolicy"]) == ("on-failure", "continue")
+
+
+def test_each_session_can_have_a_user():
+    unit = service()
+    assert settings()["SHELL_SANDBOX"] == "user"
+    assert settings()["SHELL_HOMES"] == f"/var/lib/{unit['StateDirectory']}" and unit["StateDirectoryMode"] == "0711"
+    (line,) = (command for command in commands() if command.startswith("setcap "))
+    wanted = set(line.split()[1].partition("=")[0].upper().split(","))
+    assert set(unit["AmbientCapabilities"].split()) == set(unit["CapabilityBoundingSet"].split()) == wanted
+    assert all(backend_has(name) for name in settings())
 
 
 def test_systemd_accepts_the_unit(tmp_path):

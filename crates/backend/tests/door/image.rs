@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::Path,
 };
 
@@ -38,9 +38,26 @@ fn entrypoint() -> Vec<String> {
 /// The permissions that the image gives to `backend`.
 fn mode() -> u32 {
     let file = containerfile();
-    let line = file.lines().find(|line| line.contains(" /out/backend ")).unwrap();
-    let mode = line.split_once("--chmod=").map_or("0755", |(_, rest)| rest.split(' ').next().unwrap());
+    let line =
+        file.lines().find(|line| line.contains("install ") && line.contains(" /out/backend ")).unwrap();
+    let mode = line.split_once(" -m ").unwrap().1.split(' ').next().unwrap();
     u32::from_str_radix(mode, 8).unwrap()
+}
+
+/// Gives a program the image's capabilities, as `setcap` writes them (`struct vfs_cap_data` in linux/capability.h).
+fn set_capabilities(program: &Path) {
+    let by_name = [("cap_chown", 0), ("cap_kill", 5), ("cap_setgid", 6), ("cap_setuid", 7)];
+    let file = containerfile();
+    let given = file.split_once("setcap ").unwrap().1.split_once("=p ").unwrap().0;
+    let bits = given.split(',').map(|name| 1 << by_name.iter().find(|(known, _)| *known == name).unwrap().1);
+    // Version 2; permitted and inheritable ones, then the higher halves of both.
+    let words: [u32; 5] = [0x0200_0000, bits.sum(), 0, 0, 0];
+    let data: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    rustix::fs::setxattr(program, "security.capability", &data, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+fn root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Copies of the image's programs for users who cannot read the target directory.
@@ -53,14 +70,20 @@ fn programs() -> TempDir {
     for program in ["backend", "session-host"] {
         fs::copy(Path::new(BACKEND).with_file_name(program), directory.path().join(program)).unwrap();
     }
-    fs::set_permissions(directory.path().join("backend"), Permissions::from_mode(mode())).unwrap();
+    let backend = directory.path().join("backend");
+    fs::set_permissions(&backend, Permissions::from_mode(mode())).unwrap();
+    if root() {
+        // Which capabilities of a file do not survive.
+        chown(&backend, Some(0), Some(USER.parse().unwrap())).unwrap();
+        set_capabilities(&backend);
+    }
     directory
 }
 
 /// The image's entry point as process 1, started through `setpriv` with these arguments.
 fn container(setpriv: &[&str]) -> Vec<String> {
     let mut command = vec!["--pid", "--fork", "--kill-child", "--mount-proc"];
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+    if !root() {
         // Without root, the most there is: root in a new user namespace.
         command.extend(["--user", "--map-root-user"]);
     }
@@ -125,8 +148,7 @@ async fn regression_a_shell_finds_no_secret_of_the_image_s_processes() {
     let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
     // A platform may grant the user capabilities of root.
     let able = [&user[..], &["--inh-caps", "+sys_ptrace", "--ambient-caps", "+sys_ptrace"]].concat();
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    for setpriv in if root { vec![&user[..], &able, &[]] } else { vec![&[][..]] } {
+    for setpriv in if root() { vec![&user[..], &able, &[]] } else { vec![&[][..]] } {
         let gateway = Gateway::start().await;
         let backend =
             settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(setpriv))).await;
@@ -165,8 +187,7 @@ async fn regression_a_shell_finds_no_secret_in_a_backend_that_starts_again() {
     let programs = programs();
     let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
     // Another user than root needs root's help to become one that may not read the program.
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    if root {
+    if root() {
         let gateway = Gateway::start().await;
         let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&user))).await;
         session(&backend, "s").await;
@@ -184,6 +205,25 @@ async fn regression_a_shell_finds_no_secret_in_a_backend_that_starts_again() {
         };
         timeout(PATIENCE, finished).await.unwrap_or_else(|_| panic!("{:?}", seen()));
         assert_eq!(seen(), "started\n".repeat(4));
+    }
+}
+
+/// Otherwise it could start a backend of its own, with the users of its choice.
+#[tokio::test]
+async fn a_shell_of_the_backend_s_user_gains_no_capability_from_its_program() {
+    let programs = programs();
+    let user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
+    // Only root can give a file capabilities.
+    if root() {
+        let gateway = Gateway::start().await;
+        let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&user))).await;
+        session(&backend, "s").await;
+        let of_backend =
+            run(&backend, &gateway, "s", "1", "grep -h CapPrm /proc/[0-9]*/status | sort -u").await;
+        // Process 1 keeps them, and starts the backend again with them.
+        assert_eq!(of_backend["result"], "CapPrm:\t0000000000000000\nCapPrm:\t00000000000000e1\n");
+        let shell = run(&backend, &gateway, "s", "2", "grep -E 'CapPrm|NoNewPrivs' /proc/self/status").await;
+        assert_eq!(shell["result"], "CapPrm:\t0000000000000000\nNoNewPrivs:\t1\n");
     }
 }
 
