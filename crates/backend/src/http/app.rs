@@ -8,8 +8,16 @@ use shellbridge_protocol::origin::AllowedOrigins;
 use shellbridge_session::{Limits, Settings};
 
 use crate::{
-    access::Access, admin::Admin, config::Config, directory::Directory, ingress::Ingress,
-    keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, sessions::Seal,
+    access::Access,
+    admin::Admin,
+    config::Config,
+    directory::Directory,
+    ingress::Ingress,
+    keep_awake::KeepAwake,
+    launcher::{Launcher, Sandbox},
+    metrics,
+    rate::RateLimits,
+    sessions::Seal,
     transport::bridge::Bridge,
 };
 
@@ -48,7 +56,10 @@ impl App {
         let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
         let ingress = Arc::new(Ingress::new(directory.clone(), rates));
         let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
-        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
+        let users = (config.shell_sandbox == Sandbox::User)
+            .then_some((config.shell_uids.as_str(), config.shell_homes.as_deref()));
+        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref(), users)?;
+        tracing::info!(sandbox = ?config.shell_sandbox, "how sessions are kept apart");
         Ok(Self {
             access: Access::new(&config)?,
             admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,

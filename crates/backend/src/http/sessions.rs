@@ -19,7 +19,7 @@ use crate::{
     directory::{Refused, Reservation},
     error::ApiError,
     http::App,
-    launcher::{Limits, ShellRequest, Space, shell_spec},
+    launcher::{Limits, NotStarted, Sandbox, ShellRequest, Space, move_in, shell_spec, shell_spec_elsewhere},
     observe::about_session,
     sessions::{self, Handle, Start, Status, Use},
 };
@@ -339,7 +339,11 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     if ttl == 0 {
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
-    let spec = shell_spec(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let spec = match app.config.shell_sandbox {
+        Sandbox::None => shell_spec(shell),
+        Sandbox::User | Sandbox::Container => shell_spec_elsewhere(shell),
+    };
+    let spec = spec.map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let (default, max) = app.config.shell_limits();
     let limits = limits.within(default, max).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let space = Space { limits, image: None };
@@ -368,7 +372,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
 async fn open(
     app: Arc<App>,
     reservation: Reservation,
-    start: Start,
+    mut start: Start,
     space: Space,
 ) -> Result<Handle, ApiError> {
     let id = start.id.clone();
@@ -376,7 +380,13 @@ async fn open(
         tracing::error!(error = error.to_string(), session_id = %id, "cannot start the shell");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
     };
-    let host = app.launcher.start(&space).await.map_err(|error| failed(&error))?;
+    let host = app.launcher.start(&space).await.map_err(|error| match error {
+        NotStarted::Full => error.into(),
+        NotStarted::Failed(error) => failed(&error),
+    })?;
+    if let Some(account) = host.account() {
+        move_in(&mut start.shell, &account);
+    }
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
     let session = sessions::start(host, app.seal.clone(), app.settings, start, ended)

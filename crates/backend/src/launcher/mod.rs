@@ -8,10 +8,12 @@ mod reap;
 mod reports;
 mod run_dir;
 mod secrets;
+mod uids;
+mod user;
 
 pub(crate) use self::{
-    environment::{ShellRequest, shell_spec},
-    process::{Host, Launcher, Process, Space},
+    environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere},
+    process::{Host, Launcher, NotStarted, Process, Space},
     reap::orphans,
 };
 pub use self::{
