@@ -5,6 +5,7 @@
 
 mod clients;
 mod end;
+mod resume;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
     ConnectionInfo, MAX_CONNECTIONS,
@@ -27,7 +29,10 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use self::clients::{Client, Done};
+use self::{
+    clients::{Client, Done},
+    resume::Resumed,
+};
 use super::{
     bounds::{self, Allowance, MAX_LINES},
     handle::{Handle, Incoming, Message, Status, Unreachable},
@@ -166,6 +171,17 @@ impl Task {
                     self.wrote();
                     None
                 }
+                // A container takes its relay with it, sometimes before that has delivered the host's last words.
+                Event::Came(Came::Over(None))
+                    if self.resumable() && (self.ending || self.end_by.is_some()) =>
+                {
+                    Some(Over::Ended)
+                }
+                Event::Came(Came::Over(None)) if self.resumable() => match self.resume().await {
+                    Resumed::Yes => None,
+                    Resumed::No => Some(Over::Failed("the host died")),
+                    Resumed::End => Some(Over::Ended),
+                },
                 Event::Came(Came::Over(None)) => Some(Over::Failed("the host died")),
                 Event::Came(Came::Over(Some(_))) => Some(Over::Failed("the host violated the protocol")),
                 Event::Late => Some(Over::Failed("the host did not end in time")),
@@ -265,9 +281,7 @@ impl Task {
                 self.told(told);
             }
             Message::Tokens { told } => {
-                let Status { id, owner, created_at, tokens, .. } = &*self.status;
-                let notes = self.seal.put_notes(id, owner, *created_at, &tokens.notes());
-                self.say(Keep { notes });
+                self.say(Keep { notes: self.notes() });
                 self.end_stale();
                 self.told(told);
             }
@@ -378,6 +392,12 @@ impl Task {
 
     fn check(&self, token_id: Option<&str>, purpose: Use) -> Result<(), Stale> {
         self.status.tokens.check(token_id, purpose, unix_ms())
+    }
+
+    /// What the next backend needs to know.
+    fn notes(&self) -> Bytes {
+        let Status { id, owner, created_at, tokens, .. } = &*self.status;
+        self.seal.put_notes(id, owner, *created_at, &tokens.notes())
     }
 
     fn number(&mut self) -> u64 {
