@@ -101,7 +101,7 @@ impl CommandState {
 }
 
 /// The user's shell if it reads POSIX scripts, else `/bin/sh`.
-fn posix_shell(shell: &Path) -> PathBuf {
+pub(crate) fn posix_shell(shell: &Path) -> PathBuf {
     let posix = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];
     let name = shell.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }

@@ -11,6 +11,7 @@ mod command;
 mod contained;
 mod drain;
 mod driver;
+mod files;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -19,6 +20,7 @@ mod log;
 mod prepare;
 mod process;
 mod pty;
+mod usage;
 mod user;
 
 use self::user::{Done, Role};
@@ -64,6 +66,7 @@ fn serve(
     }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        prepare::reset_signals()?;
         let listener = link::Listener::new(listener, backend)?;
         driver::serve(&listener, contained).await;
         listener.remove();

@@ -1,6 +1,9 @@
 //! Tests the real `session-host` with real shells; the tests act as its backend.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+#[path = "host/setup.rs"]
+mod setup;
+
 use std::{
     collections::BTreeMap,
     os::{fd::OwnedFd, unix::net::UnixListener},
@@ -40,10 +43,16 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
+        Self::start_by(env!("CARGO_BIN_EXE_session-host"), &[])
+    }
+
+    /// Starts a host through another program.
+    fn start_by(program: &str, arguments: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let socket = home.path().join("host.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_session-host"))
+        let child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
@@ -204,6 +213,8 @@ fn start() -> Start {
         settings: Settings { limits, detached_ttl: LONG, shell_restart: false },
         shell: ShellSpec { shell: "/bin/sh".to_owned(), cwd: "/".to_owned(), env },
         notes: Bytes::from_static(b"first"),
+        files: Vec::new(),
+        init: None,
     }
 }
 
@@ -369,7 +380,7 @@ async fn invalid_peers_are_disconnected_and_the_session_survives() {
         let mut said = Vec::new();
         let _ = timeout(PATIENCE, stranger.read_to_end(&mut said)).await.expect("the host hangs up");
         // The preface: version and session.
-        assert_eq!(said, b"SBL1\x01\x00\x00\x00\x01s");
+        assert_eq!(said, b"SBL1\x01\x00\x01\x00\x01s");
     }
     // Each replaced the backend; the session survives.
     while backend.hears().await.is_some() {}

@@ -6,23 +6,28 @@ mod environment;
 mod images;
 mod init;
 mod limits;
+mod listener;
 mod process;
 mod reap;
 mod reports;
 mod run_dir;
 mod secrets;
+mod setup;
 mod uids;
 mod user;
 
 pub(crate) use self::{
     container::{Container, Settings as ContainerSettings},
     environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere, shell_spec_inside},
+    limits::Room,
+    listener::inherited,
     process::{Host, Launcher, NotStarted, Process, Space},
     reap::orphans,
+    setup::{Setup, SetupRequest},
 };
 pub use self::{
     init::{init, is_init},
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
-    secrets::keep_secrets,
+    secrets::{keep_secrets, protect},
 };

@@ -6,6 +6,7 @@
 mod clients;
 mod end;
 mod resume;
+mod usage;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,6 +33,7 @@ use tracing::Instrument;
 use self::{
     clients::{Client, Done},
     resume::Resumed,
+    usage::Measures,
 };
 use super::{
     bounds::{self, Allowance, MAX_LINES},
@@ -76,6 +78,7 @@ pub(super) struct Task {
     held: usize,
     requests: HashMap<u64, Open>,
     next_request: u64,
+    measures: Measures,
     /// Waiters for messages to be written, by the offset in the outgoing stream.
     unsaid: VecDeque<(u64, oneshot::Sender<()>)>,
     /// See [`MAX_LINES`].
@@ -134,6 +137,7 @@ impl Task {
             held: 0,
             requests: HashMap::new(),
             next_request: 0,
+            measures: Measures::default(),
             unsaid: VecDeque::new(),
             lines: Allowance::of(MAX_LINES),
             idle: Allowance::of(MAX_IDLE),
@@ -194,6 +198,7 @@ impl Task {
                 // Dropping the senders tells all waiters that there will be no answer.
                 self.requests.clear();
                 self.unsaid.clear();
+                self.measures.clear();
             }
             if let Some(over) = over {
                 break over;
@@ -285,6 +290,7 @@ impl Task {
                 self.end_stale();
                 self.told(told);
             }
+            Message::Measure { reply } => self.measure(reply),
             Message::Drain => self.say(Drain {}),
         }
     }
@@ -324,6 +330,7 @@ impl Task {
                 self.status.exited.store(status.exited, Ordering::Relaxed);
                 false
             }
+            FromHost::Measured(measured) => self.measured(measured),
             FromHost::Log(line) => {
                 self.log(&line)?;
                 true
@@ -396,8 +403,8 @@ impl Task {
 
     /// What the next backend needs to know.
     fn notes(&self) -> Bytes {
-        let Status { id, owner, created_at, tokens, .. } = &*self.status;
-        self.seal.put_notes(id, owner, *created_at, &tokens.notes())
+        let Status { id, owner, created_at, .. } = &*self.status;
+        self.seal.put_notes(id, owner, *created_at, &self.status.notes())
     }
 
     fn number(&mut self) -> u64 {

@@ -55,6 +55,7 @@ impl Task {
 
     /// Answers what the host will not answer any more. Clients repeat it.
     fn interrupt(&mut self) {
+        self.measures.clear();
         for (_, open) in self.requests.drain() {
             // A requester may have timed out.
             match open {

@@ -13,7 +13,9 @@ async fn memory_processes_disk_and_processors_are_limited() {
     let says = async |command: &str| run(&backend, &site.gateway, "s", command).await;
     // The engine's view.
     let container = site.engine.containers();
-    let id = container.iter().find(|one| one["Labels"]["shellbridge.session"] == "s").unwrap()["Id"].as_str().unwrap();
+    let id = container.iter().find(|one| one["Labels"]["shellbridge.session"] == "s").unwrap()["Id"]
+        .as_str()
+        .unwrap();
     let shown = site.engine.run(&[
         "inspect",
         "--format",
@@ -44,8 +46,11 @@ async fn memory_processes_disk_and_processors_are_limited() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_above_the_maximum_are_refused() {
     let site = Site::new().await;
-    let backend = site.settings().set("SHELL_LIMITS_MAX", "memoryMb=512,cpus=1,pids=256,diskMb=512").start().await;
-    for limits in [json!({"memoryMb": 513}), json!({"pids": 257}), json!({"diskMb": 513}), json!({"cpus": 1.1})] {
+    let backend =
+        site.settings().set("SHELL_LIMITS_MAX", "memoryMb=512,cpus=1,pids=256,diskMb=512").start().await;
+    for limits in
+        [json!({"memoryMb": 513}), json!({"pids": 257}), json!({"diskMb": 513}), json!({"cpus": 1.1})]
+    {
         let (status, body) = super::create(&backend, "s", json!({"limits": limits})).await;
         assert_eq!(status, 400, "{body}");
     }

@@ -57,7 +57,9 @@ async fn a_killed_host_ends_its_session_and_container() {
     let container = containers.iter().find(|one| one["Labels"]["shellbridge.session"] == "s").unwrap();
     let host = u32::try_from(container["Pid"].as_u64().unwrap()).unwrap();
     signal(host, Signal::SIGKILL);
-    site.gateway.until("SESSION_INVALID", |call| call.connection == "s" && call.frame["code"] == "SESSION_INVALID").await;
+    site.gateway
+        .until("SESSION_INVALID", |call| call.connection == "s" && call.frame["code"] == "SESSION_INVALID")
+        .await;
     until("one container", || site.engine.containers().len() == 1).await;
     assert_eq!(run(&backend, &site.gateway, "other", "echo here").await, "here");
     // The name is free again.
@@ -100,15 +102,21 @@ async fn ended_containers_of_any_backend_are_removed_and_living_ones_left_alone(
     let make = |instance: &str, command: &str| {
         let (instance, session) = (format!("shellbridge.instance={instance}"), "shellbridge.session=x");
         let labels = ["--label", &instance, "--label", session];
-        let all = [&["run", "--detach", "--network", "none"][..], &labels, &["lab", "sh", "-c", command]].concat();
+        let all =
+            [&["run", "--detach", "--network", "none"][..], &labels, &["lab", "sh", "-c", command]].concat();
         site.engine.run(&all)
     };
     let alive = make("another", "sleep 1000");
     let over = make("another", "true");
     let foreign = site.engine.run(&["run", "--detach", "--network", "none", "lab", "true"]);
-    until("it has ended", || site.engine.containers().iter().filter(|one| one["State"] == "exited").count() == 2).await;
+    until("it has ended", || {
+        site.engine.containers().iter().filter(|one| one["State"] == "exited").count() == 2
+    })
+    .await;
     let backend = site.settings().start().await;
-    let ids = || site.engine.containers().iter().map(|one| one["Id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let ids = || {
+        site.engine.containers().iter().map(|one| one["Id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
     until("the ended one is removed", || !ids().contains(&over)).await;
     assert!(ids().contains(&alive) && ids().contains(&foreign), "{:?}", ids());
     // A session with the same name is another one.

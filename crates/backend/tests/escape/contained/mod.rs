@@ -1,8 +1,8 @@
 //! Sessions in containers of a real engine.
 
 mod engine;
-mod lives;
 mod limits;
+mod lives;
 mod starts;
 
 use std::{collections::BTreeMap, path::Path};
