@@ -9,17 +9,16 @@ use std::{
     io::{self, Read, Write},
     os::{
         linux::net::SocketAddrExt as _,
-        unix::{
-            fs::DirBuilderExt as _,
-            net::{SocketAddr, UnixListener, UnixStream},
-        },
+        unix::net::{SocketAddr, UnixListener, UnixStream},
     },
     path::Path,
     time::{Duration, Instant},
 };
 
 use nix::unistd::User;
-use rustix::process::{DumpableBehavior, Uid, getuid, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Uid, getrlimit, getuid, set_dumpable_behavior, setrlimit,
+};
 use shellbridge_session::link::ShellSpec;
 
 use crate::user;
@@ -32,21 +31,30 @@ pub(crate) const BACKEND: Uid = Uid::ROOT;
 /// Abstract name of the socket. It belongs to the container's network namespace, and the host binds it before any shell
 /// exists.
 const NAME: &str = "shellbridge-session-host";
-/// Directory of the homes, a tmpfs of limited size.
-const HOMES: &str = "/home";
+/// The home: a file system of limited size.
+const HOME: &str = "/home/session";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files of a process.
+const FILES: u64 = 4096;
 /// How long the host may take to listen, and how often to look.
 const STARTED_WITHIN: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(2);
 /// Bytes per copy of the relay.
 const COPIED: usize = 64 * 1024;
 
-/// Binds the socket.
+/// Binds the socket, and limits this process and its shells.
 pub(crate) fn listen() -> io::Result<UnixListener> {
     // A shell of root could connect as a backend.
     if getuid().is_root() {
         return Err(io::Error::other("a host in a container must not run as root"));
     }
+    // Here, because an engine may not be permitted to.
+    let at_most = |resource, most: u64| {
+        let most = getrlimit(resource).maximum.map_or(most, |has| has.min(most));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+    };
+    at_most(Resource::Core, 0)?;
+    at_most(Resource::Nofile, FILES)?;
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(NAME)?)
 }
 
@@ -94,7 +102,8 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 pub(crate) fn complete(spec: ShellSpec) -> Result<ShellSpec, String> {
     let user = User::from_uid(getuid().as_raw().into()).ok().flatten();
     let name = user.as_ref().map_or("user", |user| user.name.as_str());
-    let home = home(name);
+    let home = if Path::new(HOME).is_dir() { HOME } else { "/" };
+    user::furnish_home(Path::new(home));
     let shell = match spec.shell {
         shell if shell.is_empty() => {
             let login = user.as_ref().map(|user| user.shell.to_string_lossy().into_owned());
@@ -108,11 +117,11 @@ pub(crate) fn complete(spec: ShellSpec) -> Result<ShellSpec, String> {
         _ => return Err("shell: not the absolute path of a file in the image".to_owned()),
     };
     let cwd = match spec.cwd {
-        cwd if cwd.is_empty() => home.clone(),
+        cwd if cwd.is_empty() => home.to_owned(),
         cwd if Path::new(&cwd).is_absolute() && Path::new(&cwd).is_dir() => cwd,
         _ => return Err("cwd: not the absolute path of a directory in the image".to_owned()),
     };
-    let ours = [("TERM", "xterm-256color"), ("HOME", &home), ("USER", name), ("SHELL", &shell)];
+    let ours = [("TERM", "xterm-256color"), ("HOME", home), ("USER", name), ("SHELL", &shell)];
     // The engine sets these, for the image and for itself.
     let image = std::env::vars().filter(|(name, _)| !["HOSTNAME", "container"].contains(&name.as_str()));
     let mut env: BTreeMap<String, String> =
@@ -121,17 +130,6 @@ pub(crate) fn complete(spec: ShellSpec) -> Result<ShellSpec, String> {
     env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(spec.env);
     Ok(ShellSpec { shell, cwd, env })
-}
-
-/// Makes the user's home in the tmpfs, and returns its path.
-fn home(name: &str) -> String {
-    let home = format!("{HOMES}/{}", name.replace('/', "_"));
-    match std::fs::DirBuilder::new().mode(0o700).create(&home) {
-        Ok(()) => user::furnish_home(Path::new(&home)),
-        Err(_) if Path::new(&home).is_dir() => {}
-        Err(_) => return "/".to_owned(),
-    }
-    home
 }
 
 /// Whether this login shell permits a login; `nologin` and `false` do not.

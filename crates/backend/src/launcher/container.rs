@@ -15,9 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
-};
+use bollard::models::{ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use shellbridge_protocol::ids::SessionId;
@@ -44,10 +42,8 @@ pub(super) const FILLER: &str = "shellbridge.filler";
 /// User of a container whose image runs as root, as which no host runs.
 const USER: &str = "1000:1000";
 /// Where a session may write.
-const HOMES: &str = "/home";
+const HOME: &str = "/home/session";
 const SCRATCH: [&str; 2] = ["/tmp", "/var/tmp"];
-/// Open files of a process.
-const FILES: i64 = 4096;
 /// Containers that start at once: each takes the engine a tenth of a second of CPU time.
 const STARTS: usize = 8;
 /// How long a new backend waits for its engine.
@@ -191,11 +187,6 @@ impl Containers {
             read_only: Some(true),
             ..Default::default()
         };
-        let ulimit = |name: &str, limit| ResourcesUlimits {
-            name: Some(name.to_owned()),
-            soft: Some(limit),
-            hard: Some(limit),
-        };
         let labels = [(INSTANCE, self.instance.as_str()), (SESSION, session)];
         let text = |text: &str| Some(text.to_owned());
         ContainerCreateBody {
@@ -221,7 +212,6 @@ impl Containers {
                 memory_swap: limits.memory_mb.map(|mb| mib(mb) + mib(limits.disk_mb.unwrap_or(0))),
                 nano_cpus: limits.cpus.map(nanos),
                 pids_limit: limits.pids.map(i64::from),
-                ulimits: Some(vec![ulimit("nofile", FILES), ulimit("core", 0)]),
                 log_config: Some(HostConfigLogConfig { typ: text("none"), config: None }),
                 ..Default::default()
             }),
@@ -344,13 +334,14 @@ fn user(image: &str) -> String {
 fn tmpfs(disk: Option<u32>) -> HashMap<String, String> {
     let options = |size: Option<i64>| {
         let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
-        // The engine may not know the number of the image's user, so anyone may write. There is one user in it.
+        // Anyone may write, because only the image knows the number of its user; there is no other one. Podman keeps the
+        // permissions of a directory that the image has: the home is one that no image should have.
         format!("rw,nosuid,nodev,exec,mode=1777{size}")
     };
     let share = |eighths| disk.map(|mb| mib(mb) / 8 * eighths);
     let scratch = SCRATCH.map(|path| (path.to_owned(), options(share(1))));
     // /dev/shm has the last eighth.
-    scratch.into_iter().chain([(HOMES.to_owned(), options(share(5)))]).collect()
+    scratch.into_iter().chain([(HOME.to_owned(), options(share(5)))]).collect()
 }
 
 fn mib(mb: u32) -> i64 {

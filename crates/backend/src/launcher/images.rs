@@ -14,8 +14,8 @@ use super::{
     process::NotStarted,
 };
 
-/// How long a new session waits for a pull. Clients and load balancers wait for 30 s.
-const WAIT: Duration = Duration::from_secs(25);
+/// How long a new session waits for a pull: less than the page does (15 s), which shows the progress.
+const WAIT: Duration = Duration::from_secs(10);
 /// How long a failed pull is not repeated.
 const PAUSE: Duration = Duration::from_secs(10);
 

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BUSYBOX: &str = "/bin/busybox";
 const CONF: &str = r#"
 [containers]
-default_ulimits = ["nofile=4096:4096", "nproc=65536:65536"]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
@@ -174,7 +174,9 @@ fn rootfs() -> &'static Path {
         for name in ["bin", "etc/skel", "tmp", "var/tmp", "proc", "dev", "sys", "home", "run", "root"] {
             fs::create_dir_all(root.path().join(name)).unwrap();
         }
-        fs::set_permissions(root.path().join("tmp"), Permissions::from_mode(0o1777)).unwrap();
+        for name in ["tmp", "var/tmp"] {
+            fs::set_permissions(root.path().join(name), Permissions::from_mode(0o1777)).unwrap();
+        }
         fs::copy(BUSYBOX, root.path().join("bin/busybox")).unwrap();
         let applets = Command::new(BUSYBOX).arg("--list").output().unwrap().stdout;
         for applet in String::from_utf8(applets).unwrap().lines().filter(|applet| *applet != "busybox") {

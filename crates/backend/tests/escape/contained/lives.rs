@@ -40,7 +40,9 @@ async fn nothing_survives_its_session() {
         sh -c 'trap \"\" HUP TERM INT QUIT; while :; do sleep 1; done' >/dev/null 2>&1 & \
         sleep 1000 >/dev/null 2>&1 & kill -STOP $!; \
         sh -c 'b() { b | b & }; b' >/dev/null 2>&1 & sleep 1; echo left";
-    assert_eq!(run(&backend, &site.gateway, "s", leave).await, "left");
+    // The bomb may leave no process for what follows a command.
+    let said = done(&backend, &site.gateway, "s", leave).await;
+    assert!(said["result"].as_str().unwrap().contains("left"), "{said}");
     let processes = site.processes();
     assert!(processes.len() > 5, "{processes:?}");
     delete(&backend, "s").await;

@@ -15,7 +15,7 @@ async fn a_session_has_a_container_without_privileges_secrets_and_network() {
     let says = async |command: &str| run(&backend, &site.gateway, "s", command).await;
     assert_eq!(
         says("id -u; echo $HOME; pwd; cat welcome").await,
-        "1000\n/home/student\n/home/student\nread me"
+        "1000\n/home/session\n/home/session\nread me"
     );
     assert_eq!(says("echo $COURSE $SHELL $USER").await, "iam /bin/sh student");
     let capabilities = says("grep -E 'Cap|NoNewPrivs' /proc/self/status | tr -s '\\t\\n' ' '").await;
@@ -27,7 +27,7 @@ async fn a_session_has_a_container_without_privileges_secrets_and_network() {
     // It may write to its home and to what is for temporary files, and nowhere else.
     let places = "for place in / /bin /etc /usr /var /.shellbridge /root /run /dev /dev/shm /tmp /var/tmp ~; do \
         touch $place/x 2>/dev/null && echo $place; done";
-    assert_eq!(says(places).await, "/dev/shm\n/tmp\n/var/tmp\n/home/student");
+    assert_eq!(says(places).await, "/dev/shm\n/tmp\n/var/tmp\n/home/session");
     // The host is the first process: its shell can neither read, signal nor replace it.
     let host = "kill -9 1; kill -STOP 1; cat /proc/1/environ || cat /proc/1/mem || ls /proc/1/fd || \
         cat /.shellbridge/session-host || rm -f /.shellbridge/session-host || chmod 777 /.shellbridge";
