@@ -1,6 +1,6 @@
 //! An interactive shell on a PTY.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt as _;
 use pty_process::{OwnedReadPty, OwnedWritePty};
@@ -9,7 +9,7 @@ use shellbridge_protocol::{frame::Exit, size::Size};
 use shellbridge_session::link::ShellSpec;
 use tokio::{io::AsyncReadExt as _, process::Child};
 
-use crate::{command::posix_shell, log, process};
+use crate::{log, process};
 
 /// The shells' `nice` value, so that a shell that keeps a processor busy does not delay other sessions' keystrokes. At
 /// 10, the processes that carry its output preempted it at every write, which halved the throughput of one session.
@@ -77,6 +77,13 @@ impl Shell {
             log::warn(format_args!("cannot resize the terminal: {error}"));
         }
     }
+}
+
+/// The user's shell if it reads POSIX scripts, else `/bin/sh`.
+pub(crate) fn posix_shell(shell: &Path) -> PathBuf {
+    let posix = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];
+    let name = shell.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }
 }
 
 /// Lowers the priority of a child, which its own children inherit.

@@ -408,13 +408,14 @@ async fn a_shell_restart_ends_the_old_shells_background_processes() {
     again.settings.shell_restart = true;
     let (host, mut backend) = Host::with(again).await;
     backend.connect("c").await;
+    // Before the shell: waiting for a command discards pushes, such as the shell's exit.
+    let command = backend.runs("sleep 1000 >/dev/null 2>&1 & echo $!").await;
     backend.attach().await;
     let line = "(trap '' HUP; exec sleep 1000) & echo pi''d $! po''int; exit\n";
     backend.asks(json!({"type": "input", "clientId": "client-0123456789", "offset": 0, "data": line})).await;
     let (push, shown) = backend.output("point\r\n").await;
     let left = shown.split_once("pid ").unwrap().1.split_once(" point").unwrap().0.to_owned();
     backend.say(Pushed { push, sent: Sent::Delivered }).await;
-    let command = backend.runs("sleep 1000 >/dev/null 2>&1 & echo $!").await;
     let exit = |said: &FromHost| matches!(said, FromHost::Push(push) if push.frame.windows(4).any(|text| text == b"exit"));
     let FromHost::Push(exit) = backend.until("exit", exit).await else { unreachable!() };
     let ack = json!({"type": "ack", "outputOffset": serde_json::from_slice::<Value>(&exit.frame).unwrap()["offset"]});
