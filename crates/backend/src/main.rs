@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use shellbridge_backend::{
-    below_init,
+    Sandbox, UsersLeft, below_init,
     config::{Config, check_environment},
     init, is_init, keep_secrets, run,
 };
@@ -17,7 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let ended = if is_init() {
         start_log();
-        init().map(ExitCode::from)
+        init(users_left()).map(ExitCode::from)
     } else {
         // Before the runtime starts threads: part of this applies per thread.
         let kept = keep_secrets().context("cannot protect the secrets from shells");
@@ -33,6 +33,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What an init needs to end the users of sessions. Invalid settings are the backend's to report.
+fn users_left() -> Option<UsersLeft> {
+    let config = Config::try_parse().ok()?.normalized();
+    let (host, homes) = (config.session_host.as_deref(), config.shell_homes.as_deref());
+    (config.shell_sandbox == Sandbox::User).then(|| UsersLeft::new(host, &config.shell_uids, homes).ok())?
 }
 
 fn start() -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ use super::{
     reap::{AT_ONCE, children},
     reports::Reports,
     secrets,
+    user::UsersLeft,
 };
 
 /// The argument that asks for this mode.
@@ -50,14 +51,14 @@ pub fn is_init() -> bool {
     std::env::args_os().any(|argument| argument == INIT)
 }
 
-/// Runs the backend until it stops, and returns its exit code.
+/// Runs the backend until it stops, and returns its exit code. `users` finds sessions' users, if they have any.
 ///
 /// # Errors
 /// When it cannot be started at first.
-pub fn init() -> anyhow::Result<u8> {
+pub fn init(users: Option<UsersLeft>) -> anyhow::Result<u8> {
     secrets::protect()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Init::new()?.run().await })
+    runtime.block_on(async { Init::new(users)?.run().await })
 }
 
 /// How to stop.
@@ -81,10 +82,11 @@ struct Init {
     reports: Option<Reports>,
     /// PIDs of the hosts. Other children but the backend are orphans.
     hosts: HashSet<i32>,
+    users: Option<UsersLeft>,
 }
 
 impl Init {
-    fn new() -> io::Result<Self> {
+    fn new(users: Option<UsersLeft>) -> io::Result<Self> {
         let others = std::env::args_os().skip(1).filter(|argument| argument != INIT);
         Ok(Self {
             program: std::env::current_exe()?,
@@ -97,6 +99,7 @@ impl Init {
             backend: None,
             reports: None,
             hosts: HashSet::new(),
+            users,
         })
     }
 
@@ -218,6 +221,9 @@ impl Init {
         }
         let grace = Instant::now() + HANGUP_GRACE;
         let end = grace + KILLING;
+        if let Some(users) = self.users.take() {
+            self.end_users(&users, grace, end).await;
+        }
         loop {
             self.reap();
             let now = Instant::now();
@@ -233,6 +239,25 @@ impl Init {
                 self.kill_orphans();
             }
             let _ = timeout_at(now + ROUND, self.died.recv()).await;
+        }
+    }
+}
+
+impl Init {
+    /// Kills all processes of sessions' users. The next backend removes their files.
+    async fn end_users(&mut self, users: &UsersLeft, grace: Instant, end: Instant) {
+        let left = users.uids();
+        if left.is_empty() {
+            return;
+        }
+        sleep_until(grace).await;
+        for uid in left {
+            let Ok(helper) = users.kill(uid) else { continue };
+            self.hosts.insert(helper);
+            while self.hosts.contains(&helper) && Instant::now() < end {
+                let _ = timeout_at(Instant::now() + ROUND, self.died.recv()).await;
+                self.reap();
+            }
         }
     }
 }

@@ -21,4 +21,5 @@ pub use self::{
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
     secrets::keep_secrets,
+    user::UsersLeft,
 };
