@@ -22,6 +22,7 @@ pub mod access;
 mod admin;
 mod clock;
 pub mod config;
+mod emf;
 pub mod error;
 mod keep_awake;
 mod metrics;
@@ -31,6 +32,6 @@ mod rate;
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
 pub use self::{
-    launcher::{BadLimits, Limits, Sandbox, UsersLeft, below_init, init, is_init, keep_secrets},
+    launcher::{BadLimits, Limits, Sandbox, UsersLeft, below_init, init, is_init, keep_secrets, protect},
     run::run,
 };

@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     config::Config,
     directory::Directory,
+    emf,
     http::{self, App, serve},
     keep_awake,
     launcher::{self, Host},
@@ -49,12 +50,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let app = Arc::new(App::new(config).await?);
     // Before announcing the address: until the handlers are installed, a signal kills the process.
     let stop = stop_signal()?;
-    let listener = bind(address).await?;
-    let mut background = JoinSet::new();
+    // In the order of `Config::addresses`, in which an init binds them.
+    let listener = bind(0, address).await?;
     let metrics = match metrics_address {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(1, address).await?),
         None => None,
     };
+    let mut background = JoinSet::new();
     background.spawn(async {
         if let Err(error) = launcher::orphans().await {
             tracing::error!(%error, "cannot reap orphaned processes");
@@ -70,6 +72,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         background.spawn(serve::serve(listener, router, MAX_SCRAPERS, std::future::pending()));
     }
     background.spawn(tidy(app.clone()));
+    if let Some(namespace) = app.config.metrics_namespace.clone() {
+        background.spawn(emf::report(namespace, app.directory.clone()));
+    }
     if let Some(awake) = app.keep_awake.clone() {
         background.spawn(keep_awake::run(awake, app.directory.living()));
     }
@@ -89,8 +94,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+/// Listens on the `n`th socket of the init above this process, or on an address.
+async fn bind(n: usize, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = match launcher::inherited(n) {
+        Ok(Some(listener)) => TcpListener::from_std(listener),
+        Ok(None) => TcpListener::bind(address).await,
+        Err(error) => Err(error),
+    };
+    listener.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Bounds the memory of rate limits and histograms.

@@ -3,6 +3,7 @@
 mod environment;
 mod init;
 mod limits;
+mod listener;
 mod process;
 mod reap;
 mod reports;
@@ -13,6 +14,7 @@ mod user;
 
 pub(crate) use self::{
     environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere},
+    listener::inherited,
     process::{Host, Launcher, NotStarted, Process, Space},
     reap::orphans,
 };
@@ -20,6 +22,6 @@ pub use self::{
     init::{init, is_init},
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
-    secrets::keep_secrets,
+    secrets::{keep_secrets, protect},
     user::UsersLeft,
 };
