@@ -30,4 +30,5 @@ pub use self::{
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
     secrets::{keep_secrets, protect},
+    user::UsersLeft,
 };

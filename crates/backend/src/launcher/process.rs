@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use shellbridge_protocol::ids::SessionId;
 use tokio::{net::UnixStream, process::Child, time::timeout};
 
@@ -19,11 +19,9 @@ use super::{
     limits::Limits,
     reap::{self, Known},
     run_dir::RunDir,
-    user::{User, Users},
+    user::{User, Users, program_or_default},
 };
 
-/// Default program, in the directory of this one, unless `SESSION_HOST` names another.
-const PROGRAM: &str = "session-host";
 /// How long a killed host may take to exit.
 const KILLED: Duration = Duration::from_secs(5);
 
@@ -111,10 +109,7 @@ impl Launcher {
         program: Option<&str>,
         users: Option<(&str, Option<&str>)>,
     ) -> anyhow::Result<Self> {
-        let program = match program {
-            Some(program) => PathBuf::from(program),
-            None => std::env::current_exe().context("SESSION_HOST")?.with_file_name(PROGRAM),
-        };
+        let program = program_or_default(program)?;
         ensure!(program.is_file(), "SESSION_HOST: {} is not a file", program.display());
         let run_dir = RunDir::open(run_dir.map(Path::new))?;
         let users = users.map(|(uids, homes)| Users::open(&program, uids, homes)).transpose()?;

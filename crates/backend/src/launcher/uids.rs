@@ -44,8 +44,7 @@ pub(super) struct Uids {
 impl Uids {
     /// Locks the directory of homes, and checks that nothing else uses the range.
     pub(super) fn open(range: &str, homes: &Path) -> anyhow::Result<Self> {
-        let (first, last) =
-            parse(range).context("SHELL_UIDS: FIRST-LAST, both from 1000 to 4294967293, without 65534")?;
+        let (first, last) = parse(range)?;
         let homes = std::path::absolute(homes)?;
         let lock = lock(&homes).with_context(|| format!("SHELL_HOMES: {}", homes.display()))?;
         let uids = Self { homes, helper: first, free: Mutex::default(), _lock: lock };
@@ -87,9 +86,7 @@ impl Uids {
 
     /// User ids in use when the process started.
     pub(super) fn taken(&self) -> Vec<u32> {
-        let entries = fs::read_dir(&self.homes).into_iter().flatten().flatten();
-        let uids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        uids.filter(|uid| (LOWEST..=HIGHEST).contains(uid)).collect()
+        taken(&self.homes)
     }
 
     /// The directory that contains the user's home.
@@ -129,11 +126,22 @@ impl Uids {
     }
 }
 
-fn parse(range: &str) -> Option<(u32, u32)> {
-    let (first, last) = range.split_once('-')?;
-    let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    let fits = first >= LOWEST && last <= HIGHEST && first < last && last - first < MOST;
-    (fits && !(first..=last).contains(&NOBODY)).then_some((first, last))
+/// Reads `SHELL_UIDS`.
+pub(super) fn parse(range: &str) -> anyhow::Result<(u32, u32)> {
+    let read = || {
+        let (first, last) = range.split_once('-')?;
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        let fits = first >= LOWEST && last <= HIGHEST && first < last && last - first < MOST;
+        (fits && !(first..=last).contains(&NOBODY)).then_some((first, last))
+    };
+    read().context("SHELL_UIDS: FIRST-LAST, 2 to 100000 ids from 1000 to 4294967293 without 65534")
+}
+
+/// User ids in use below a directory of homes.
+pub(super) fn taken(homes: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(homes).into_iter().flatten().flatten();
+    let uids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    uids.filter(|uid| (LOWEST..=HIGHEST).contains(uid)).collect()
 }
 
 /// Creates the directory, or checks it, and locks it. Another user who may write to it could replace homes.
@@ -182,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_range_has_two_ids_at_least_and_none_of_the_system() {
-        assert_eq!(parse("20000-29999"), Some((20_000, 29_999)));
+        assert_eq!(parse("20000-29999").unwrap(), (20_000, 29_999));
         for bad in [
             "",
             "20000",
@@ -194,7 +202,7 @@ mod tests {
             "1000-200000",
             "-1-5",
         ] {
-            assert_eq!(parse(bad), None, "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

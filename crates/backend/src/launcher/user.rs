@@ -25,9 +25,11 @@ use tokio::{
 use super::{
     limits::Limits,
     reap::{self, Known},
-    uids::Uids,
+    uids::{self, Uids},
 };
 
+/// Default program, in the directory of this one, unless `SESSION_HOST` names another.
+const PROGRAM: &str = "session-host";
 /// Default directory of the homes, unless `SHELL_HOMES` names another.
 const HOMES: &str = "/home/sessions";
 /// What the backend needs, unless it is root.
@@ -61,10 +63,51 @@ pub(super) struct Users {
     clearing: Semaphore,
 }
 
+/// How an init finds the users of sessions whose backend is gone.
+pub struct UsersLeft {
+    program: PathBuf,
+    homes: PathBuf,
+    helper: u32,
+}
+
 /// A user of one session. It is in use until [`User::end`].
 pub(super) struct User {
     uid: u32,
     users: Arc<Users>,
+}
+
+impl UsersLeft {
+    /// From `SESSION_HOST`, `SHELL_UIDS` and `SHELL_HOMES`.
+    ///
+    /// # Errors
+    /// When the range is invalid.
+    pub fn new(program: Option<&str>, range: &str, homes: Option<&str>) -> anyhow::Result<Self> {
+        let (helper, _) = uids::parse(range)?;
+        Ok(Self { program: program_or_default(program)?, homes: homes.unwrap_or(HOMES).into(), helper })
+    }
+
+    /// Their ids.
+    pub(super) fn uids(&self) -> Vec<u32> {
+        uids::taken(&self.homes)
+    }
+
+    /// Starts a process that kills those of this user, and returns its PID. One at a time: it ends others of its kind.
+    pub(super) fn kill(&self, uid: u32) -> io::Result<i32> {
+        let mut command = std::process::Command::new(&self.program);
+        let user = uid.to_string();
+        command
+            .env_clear()
+            .current_dir("/")
+            .args(["kill", &user, &self.helper.to_string()])
+            .stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let started = std::thread::spawn(move || {
+            pass_capabilities()?;
+            command.spawn()
+        });
+        let child = started.join().map_err(|_| io::Error::other("the start panicked"))??;
+        Ok(child.id().cast_signed())
+    }
 }
 
 impl Users {
@@ -210,6 +253,14 @@ impl User {
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("User").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+/// `SESSION_HOST`, or else the program beside this one.
+pub(super) fn program_or_default(program: Option<&str>) -> anyhow::Result<PathBuf> {
+    match program {
+        Some(program) => Ok(PathBuf::from(program)),
+        None => Ok(std::env::current_exe().context("SESSION_HOST")?.with_file_name(PROGRAM)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! session's user may have been given access, and may still change directories meanwhile.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs,
     io::{self, ErrorKind},
     os::fd::{AsFd, OwnedFd},
@@ -45,8 +45,10 @@ pub(super) fn all(user: Uid, place: &Path) -> io::Result<Done> {
     // For directories that other sessions' users made in those of this one, and left.
     assume::user_with(user, CapabilitySet::CHOWN)?;
     let mut clearing = Clearing { user, moved: 0, whole: true };
-    for part in ["home", "tmp"] {
-        match open(CWD, &place.join(part)) {
+    // The user may pass, but not list it.
+    let place = openat(CWD, place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for part in [c"home", c"tmp"] {
+        match clearing.own(&place, part) {
             Ok(directory) => clearing.empty(&directory),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -89,7 +91,7 @@ impl Clearing {
     }
 
     /// Removes an entry of `top`.
-    fn remove(&mut self, top: &OwnedFd, name: &CString) -> rustix::io::Result<()> {
+    fn remove(&mut self, top: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
         match unlink(top, name) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             done => return done,
@@ -108,7 +110,7 @@ impl Clearing {
     }
 
     /// Opens a directory after making it this user's, with all permissions.
-    fn own(&self, parent: &OwnedFd, name: &CString) -> rustix::io::Result<OwnedFd> {
+    fn own(&self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
         // Does not need permission to read. Never a link, and a directory has no other name.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = openat(parent, name, flags, Mode::empty())?;
@@ -168,7 +170,7 @@ fn open(parent: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<O
 }
 
 /// Removes a file or an empty directory. One that is gone counts as removed.
-fn unlink(parent: &OwnedFd, name: &CString) -> rustix::io::Result<()> {
+fn unlink(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
     let removed = match unlinkat(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => unlinkat(parent, name, AtFlags::REMOVEDIR),
         done => done,
