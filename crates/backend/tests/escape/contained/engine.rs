@@ -1,6 +1,7 @@
 //! A real container engine: podman, through Docker's API on a socket, with an image made of busybox.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -134,6 +135,78 @@ impl Drop for Engine {
     }
 }
 
+/// Programs of the attacks, beyond those of busybox, and the interpreter's library.
+const TOOLS: [&str; 24] = [
+    "/bin/dash",
+    "/usr/bin/python3",
+    "/usr/bin/ps",
+    "/usr/bin/pgrep",
+    "/usr/bin/prlimit",
+    "/usr/bin/setpriv",
+    "/usr/bin/ipcmk",
+    "/usr/bin/ipcrm",
+    "/usr/bin/ipcs",
+    "/usr/bin/nsenter",
+    "/usr/bin/unshare",
+    "/usr/bin/renice",
+    "/usr/bin/ionice",
+    "/usr/bin/taskset",
+    "/usr/bin/chrt",
+    "/usr/bin/stty",
+    "/usr/bin/mawk",
+    "/usr/bin/su",
+    "/usr/sbin/chroot",
+    "/usr/bin/grep",
+    "/usr/bin/find",
+    "/usr/bin/timeout",
+    "/usr/bin/truncate",
+    "/usr/bin/mount",
+];
+
+/// The archive of an image with [`TOOLS`], from this machine.
+pub(crate) fn tools() -> &'static Path {
+    static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let libraries: BTreeSet<String> = TOOLS
+            .iter()
+            .flat_map(|tool| {
+                let listed = Command::new("ldd").arg(tool).output().unwrap().stdout;
+                let listed = String::from_utf8(listed).unwrap();
+                let paths = listed.split_ascii_whitespace().filter(|word| word.starts_with('/'));
+                paths.map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect();
+        let modules = Command::new("/usr/bin/python3")
+            .args(["-c", "import os; print(os.path.dirname(os.__file__))"])
+            .output()
+            .unwrap();
+        let modules = String::from_utf8(modules.stdout).unwrap().trim().to_owned();
+        let archive = rootfs().with_file_name(format!("{PREFIX}{}-tools.tar", std::process::id()));
+        fs::copy(rootfs(), &archive).unwrap();
+        // Later entries of an archive replace earlier ones.
+        let made = Command::new("tar")
+            .args([
+                "-C",
+                "/",
+                "--dereference",
+                "--hard-dereference",
+                "--exclude",
+                "*/test*",
+                "--exclude",
+                "*/dist-packages*",
+                "-rf",
+            ])
+            .arg(&archive)
+            .args(TOOLS.iter().map(|path| path.trim_start_matches('/')))
+            .args(libraries.iter().map(|path| path.trim_start_matches('/')))
+            .args([modules.trim_start_matches('/'), "etc/shadow"])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "tar: {}", String::from_utf8_lossy(&made.stderr));
+        archive
+    })
+}
+
 /// Removes the storage of engines whose tests were killed.
 fn clear_dead() {
     static ONCE: OnceLock<()> = OnceLock::new();
@@ -177,6 +250,7 @@ fn rootfs() -> &'static Path {
         for name in ["tmp", "var/tmp"] {
             fs::set_permissions(root.path().join(name), Permissions::from_mode(0o1777)).unwrap();
         }
+        fs::set_permissions(root.path().join("root"), Permissions::from_mode(0o700)).unwrap();
         fs::copy(BUSYBOX, root.path().join("bin/busybox")).unwrap();
         let applets = Command::new(BUSYBOX).arg("--list").output().unwrap().stdout;
         for applet in String::from_utf8(applets).unwrap().lines().filter(|applet| *applet != "busybox") {

@@ -4,6 +4,7 @@ mod engine;
 mod limits;
 mod lives;
 mod starts;
+mod table;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -59,6 +60,22 @@ impl Site {
             ids.iter().any(|id| cgroup.contains(id)) && crate::support::lives(*pid)
         })
         .collect()
+    }
+
+    /// PID on this machine of a process with this PID in the container of a session.
+    fn outer(&self, session: &str, inner: &str) -> u32 {
+        let containers = self.engine.containers();
+        let container =
+            containers.iter().find(|one| one["Labels"]["shellbridge.session"] == session).unwrap();
+        let id = container["Id"].as_str().unwrap();
+        let is = |pid: &u32| {
+            let read =
+                |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let status = read("status");
+            let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            read("cgroup").contains(id) && pids.split_ascii_whitespace().last() == Some(inner)
+        };
+        self.processes().into_iter().find(is).unwrap_or_else(|| panic!("no process {inner} in {session}"))
     }
 
     /// Waits until there is no container.
