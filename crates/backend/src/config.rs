@@ -108,7 +108,8 @@ pub struct Config {
     /// Directory of sessions' homes, with `SHELL_SANDBOX=user`, of one backend at a time. Default: /home/sessions.
     #[arg(long, env = "SHELL_HOMES")]
     pub shell_homes: Option<String>,
-    /// Address of the container engine, Docker or podman, with `SHELL_SANDBOX=container`: unix://PATH or http://HOST:PORT.
+    /// Address of the container engine, Docker or podman, with `SHELL_SANDBOX=container`: `unix://PATH` or
+    /// `http://HOST:PORT`.
     #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
     pub docker_host: String,
     /// Image of sessions' containers, with `SHELL_SANDBOX=container`.

@@ -320,7 +320,7 @@ impl Container {
 /// A name that does not reveal what it is made of.
 fn name_of(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_be_bytes(digest.first_chunk().copied().unwrap_or_default()))
 }
 
 /// The user of a container, given its image's.

@@ -27,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(25);
 /// Deadline of a removal, which kills first.
 const REMOVED_WITHIN: Duration = Duration::from_secs(20);
 /// How long a pull may make no progress.
-const PULL_STALLS: Duration = Duration::from_secs(300);
+const PULL_STALLS: Duration = Duration::from_mins(5);
 /// Directory of the host's program in a container, and its name.
 pub(super) const HOST_DIR: &str = "/.shellbridge";
 const HOST_FILE: &str = "session-host";

@@ -84,7 +84,7 @@ pub(crate) struct Host {
 /// What a host runs as. It keeps running when this is dropped.
 #[derive(Debug)]
 pub(crate) enum Process {
-    Child(Local),
+    Child(Box<Local>),
     Container(Container),
 }
 
@@ -162,7 +162,7 @@ impl Launcher {
             UnixStream::connect(&process.socket).await
         };
         match connected.await {
-            Ok(stream) => Ok(Host { stream, process: Process::Child(process) }),
+            Ok(stream) => Ok(Host { stream, process: Process::Child(Box::new(process)) }),
             Err(error) => {
                 process.kill().await;
                 Err(error.into())
@@ -203,7 +203,8 @@ impl Launcher {
 impl Host {
     /// The session's own account, if it has one.
     pub(crate) fn account(&self) -> Option<Account> {
-        let Process::Child(Local { user: Some(user), .. }) = &self.process else { return None };
+        let Process::Child(process) = &self.process else { return None };
+        let user = process.user.as_ref()?;
         Some(Account { name: format!("user-{}", user.uid()), home: user.home(), tmp: user.tmp() })
     }
 }
@@ -212,7 +213,7 @@ impl Process {
     /// No process: the test acts as the host.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
-        Self::Child(Local { socket: PathBuf::new(), child: None, user: None })
+        Self::Child(Box::new(Local { socket: PathBuf::new(), child: None, user: None }))
     }
 
     /// Connects again. If the host is gone, removes what is left of it and returns `None`. Waits for a container engine
@@ -220,13 +221,13 @@ impl Process {
     pub(crate) async fn connect(self) -> Option<Host> {
         match self {
             Self::Child(process) => process.connect().await,
-            Self::Container(container) => match container.connect().await {
-                Some(stream) => Some(Host { stream, process: Self::Container(container) }),
-                None => {
+            Self::Container(container) => {
+                let stream = container.connect().await;
+                if stream.is_none() {
                     container.remove().await;
-                    None
                 }
-            },
+                Some(Host { stream: stream?, process: Self::Container(container) })
+            }
         }
     }
 
@@ -261,7 +262,7 @@ impl Local {
     /// Connects again. If the host is gone, removes what is left of it and returns `None`.
     async fn connect(mut self) -> Option<Host> {
         match UnixStream::connect(&self.socket).await {
-            Ok(stream) => Some(Host { stream, process: Process::Child(self) }),
+            Ok(stream) => Some(Host { stream, process: Process::Child(Box::new(self)) }),
             Err(error) => {
                 if error.kind() == io::ErrorKind::ConnectionRefused {
                     self.forget();
