@@ -78,6 +78,10 @@ impl Building {
         Self { room, directory, uids: (first, first + UIDS) }
     }
 
+    pub(crate) const fn room(&self) -> Room {
+        self.room
+    }
+
     pub(crate) fn programs(&self) -> PathBuf {
         self.directory.path().join("bin")
     }
@@ -159,9 +163,17 @@ impl Building {
     }
 }
 
-/// Creates a session with a connection of the same name.
+/// Creates a session, with limits, and a connection of the same name.
 pub(crate) async fn session(backend: &Backend, name: &str, env: &BTreeMap<String, String>) {
-    let limits = json!({"memoryMb": 100, "pids": 40, "diskMb": 10});
+    create(backend, name, env, json!({"memoryMb": 100, "pids": 40, "diskMb": 10})).await;
+}
+
+/// The same where no limit is enforced.
+pub(crate) async fn unlimited(backend: &Backend, name: &str, env: &BTreeMap<String, String>) {
+    create(backend, name, env, json!({})).await;
+}
+
+async fn create(backend: &Backend, name: &str, env: &BTreeMap<String, String>, limits: Value) {
     let body = json!({"userId": name, "sessionId": name, "shell": "/bin/sh", "env": env, "limits": limits});
     let made = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body).send().await.unwrap();
     assert_eq!(made.status(), 201, "{}", made.text().await.unwrap());

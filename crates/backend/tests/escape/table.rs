@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     attacks::{ATTACKS, Attack},
-    room::{Building, Room, run, session},
+    room::{Building, Room, run, session, unlimited},
     support::{Backend, Gateway},
 };
 
@@ -19,12 +19,20 @@ pub(crate) const VICTIM: &str = r#"
     echo V_SHM=$(ipcmk -M 100 -p 0600 | grep -o '[0-9]*$')
 "#;
 
+async fn open(room: Room, backend: &Backend, name: &str, env: &BTreeMap<String, String>) {
+    if room == Room::None {
+        unlimited(backend, name, env).await;
+    } else {
+        session(backend, name, env).await;
+    }
+}
+
 /// Variables of the attacker's session.
 async fn victim(backend: &Backend, gateway: &Gateway, building: &Building) -> BTreeMap<String, String> {
     let id = std::process::id().to_string() + &uuid::Uuid::new_v4().simple().to_string();
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let own = BTreeMap::from([set("V_ID", &id), set("SECRET", "secret")]);
-    session(backend, "victim", &own).await;
+    open(building.room(), backend, "victim", &own).await;
     let said = run(backend, gateway, "victim", VICTIM).await;
     let said = said.split_ascii_whitespace().map(|pair| pair.split_once('=').unwrap());
     let mut known: BTreeMap<_, _> = said.map(|(name, value)| set(name, value)).collect();
@@ -44,7 +52,7 @@ async fn tried(room: Room) -> Vec<&'static str> {
     let gateway = Gateway::start().await;
     let backend = building.start(&gateway).await;
     let known = victim(&backend, &gateway, &building).await;
-    session(&backend, "attacker", &known).await;
+    open(room, &backend, "attacker", &known).await;
     let mut escaped = Vec::new();
     for Attack { name, command, works } in ATTACKS {
         if room == Room::None && !works {

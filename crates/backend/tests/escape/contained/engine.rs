@@ -111,6 +111,8 @@ impl Engine {
 
     fn podman(&self) -> Command {
         let mut podman = Command::new("podman");
+        // Its monitors leave files in their directory.
+        podman.current_dir(&self.directory);
         podman
             .env("CONTAINERS_CONF", self.directory.join("containers.conf"))
             .arg("--root")
