@@ -10,6 +10,8 @@ TESTED := cargo test --workspace --no-run
 # The programs of the local stack alone, with the features of that build: naming an example makes cargo unify features over
 # dev-dependencies too, so `make run` and `make test` share every dependency. `.ci/run` fails when they stop sharing.
 PROGRAMS := cargo build --workspace --bin gateway --bin backend --bin session-host --bin websocket-handler --example scripted_function
+# The host inside a container is linked statically, so that it runs in any image.
+MUSL := $(shell uname -m)-unknown-linux-musl
 # Deployment: which sections of samconfig.toml apply (`default` is the dev stack, or `prod`).
 ENVIRONMENT := default
 SAM := PATH="$(abspath $(VENV)/bin):$$PATH" $(VENV)/bin/sam
@@ -22,7 +24,7 @@ ARCH = $(or $(call saved,$(ENVIRONMENT),Architecture),arm64)
 BUILT := .aws-sam/build/Handler/bootstrap
 export SAM_CLI_TELEMETRY = 0
 
-.PHONY: help run programs watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke cost counts microbench clean
+.PHONY: help run programs contained watch test soak lint deny fuzz infra types page build function test-function bench bench-compare smoke cost counts microbench clean
 .PHONY: deploy deploy-backend url logs destroy bucket bundle publish
 
 help: ## List the targets.
@@ -35,6 +37,11 @@ run: ## Build what is missing, then serve the page, the gateway and the function
 programs:
 	@echo "Building gateway, backend and function (minutes the first time, seconds after a change)."
 	@$(PROGRAMS)
+
+contained: ## Build the host that runs inside containers, for SHELL_SANDBOX=container.
+	@! command -v rustup >/dev/null || rustup -q target add $(MUSL)
+	@cargo build --profile contained --target $(MUSL) -p shellbridge-host --bin session-host
+	@install -D target/$(MUSL)/contained/session-host $(BIN)/session-host-static
 
 watch: page programs $(VENV)/bin/cargo-lambda ## Like run, but rebuilds the function on save (`cargo lambda watch`).
 	@environment=$$(mktemp -d)/function.env; \
@@ -99,7 +106,7 @@ infra: $(VENV)/bin/sam ## Test the expanded templates, and deploy them to moto (
 
 CHROMIUM = [ -x /usr/bin/chromium ] || (cd crates/web && npx playwright install chromium)
 
-test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
+test: page contained ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
 	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
 	$(GATEWAY_TESTS)/conformance/sdks.sh || lacks "functions in Python and JavaScript" "no Python 3, or no registry" "boto3 --skip sdks::"; \
@@ -108,6 +115,8 @@ test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	elif [ "$$(id -u)" != 0 ]; then lacks "isolation of sessions" "not root, and no sudo" "$$escapes"; fi; \
 	for tool in setcap setpriv unshare ipcmk python3; do \
 	command -v $$tool >/dev/null || lacks "isolation of sessions" "no $$tool" "$$escapes"; done; \
+	{ [ "$$(id -u)" = 0 ] && podman --version && runc --version && [ -x /bin/busybox ]; } >/dev/null 2>&1 \
+		|| lacks "sessions in containers" "not root, or no podman, runc and busybox" "contained::"; \
 	set -ex; cargo test --workspace -- $$skip; \
 	[ -z "$$as_root" ] || cargo test --workspace --test escape --test whole --config 'target."cfg(unix)".runner="sudo -nE"' -- \
 	survivors:: table:: users:: sessions_with_users

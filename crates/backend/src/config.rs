@@ -108,6 +108,10 @@ pub struct Config {
     /// Directory of sessions' homes, with `SHELL_SANDBOX=user`, of one backend at a time. Default: /home/sessions.
     #[arg(long, env = "SHELL_HOMES")]
     pub shell_homes: Option<String>,
+    /// Address of the container engine, Docker or podman, with `SHELL_SANDBOX=container`: `unix://PATH` or
+    /// `http://HOST:PORT`.
+    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
+    pub docker_host: String,
     /// Image of sessions' containers, with `SHELL_SANDBOX=container`.
     #[arg(long, env = "SHELL_IMAGE")]
     pub shell_image: Option<String>,
@@ -182,6 +186,14 @@ pub enum ConfigError {
     /// See [`Config::shell_limits`].
     #[error("SHELL_LIMITS is above SHELL_LIMITS_MAX: {0}")]
     ShellLimits(BadLimits),
+    /// See [`Config::shell_image`].
+    #[error("SHELL_SANDBOX=container needs SHELL_IMAGE")]
+    NoImage,
+    /// See [`Config::shell_network`].
+    #[error(
+        "SHELL_NETWORK must be `none` or the name of a network: shells would reach the backend's own ports"
+    )]
+    Network,
     /// See [`Config::ws_url`].
     #[error("WS_URL must be a WebSocket URL, wss://HOST/STAGE")]
     WsUrl,
@@ -241,7 +253,12 @@ impl Config {
         let (default, max) = self.shell_limits();
         Limits::default().within(default, max).map_err(ConfigError::ShellLimits)?;
         if self.shell_sandbox == Sandbox::Container {
-            return Err(ConfigError::NotImplemented("SHELL_SANDBOX"));
+            if self.shell_image.is_none() {
+                return Err(ConfigError::NoImage);
+            }
+            if self.shell_network == "host" || self.shell_network.starts_with("container:") {
+                return Err(ConfigError::Network);
+            }
         }
         self.metrics_address()?;
         let output = 32_768..=self.output_buffer;

@@ -121,6 +121,11 @@ impl From<NotStarted> for ApiError {
             NotStarted::Full => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, error.to_string())
             }
+            NotStarted::Image(why) => Self::bad_request(why),
+            // A retry helps.
+            NotStarted::Pulling(_) | NotStarted::NotPulled(_) | NotStarted::Engine(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable, error.to_string())
+            }
             NotStarted::Failed(_) => Self::internal(),
         }
     }

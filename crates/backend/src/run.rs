@@ -4,6 +4,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use shellbridge_protocol::ids::SessionId;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -16,7 +17,7 @@ use crate::{
     emf,
     http::{self, App, serve},
     keep_awake,
-    launcher::{self, Host},
+    launcher::{self, Container, Host, Process},
     sessions::{self, NotOpened, Status},
 };
 
@@ -63,7 +64,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     // Before anybody can ask for a session that an earlier backend had.
-    take_over(&app).await;
+    take_over(&app).await?;
+    if let Some(containers) = app.launcher.containers().cloned() {
+        background.spawn(async move { containers.tend().await });
+    }
     // An error is not fatal: after a restart by init, stdout may have no reader.
     let _ = writeln!(std::io::stdout(), "listening http://{}", listener.local_addr()?);
     if let Some(listener) = metrics {
@@ -139,10 +143,49 @@ async fn drain(directory: &Directory) {
 }
 
 /// Takes over the sessions that an earlier backend left.
-async fn take_over(app: &Arc<App>) {
-    let adopted = app.launcher.left().await.into_iter().map(|host| tokio::spawn(adopt(app.clone(), host)));
+///
+/// # Errors
+/// When a container engine does not list them: a backend that does not know its sessions would deny them.
+async fn take_over(app: &Arc<App>) -> anyhow::Result<()> {
+    let hosts = app.launcher.left().await.into_iter();
+    let hosts = hosts.map(|host| tokio::spawn(adopt(app.clone(), host)));
+    let containers = match app.launcher.containers() {
+        Some(containers) => containers.left().await.context("containers of an earlier backend")?,
+        None => Vec::new(),
+    };
+    let containers = containers
+        .into_iter()
+        .map(|(session, container)| tokio::spawn(adopt_container(app.clone(), session, container)));
+    let adopted = hosts.chain(containers);
     if tokio::time::timeout(TAKE_OVER, join_all(adopted)).await.is_err() {
         tracing::warn!("some sessions of an earlier backend are not taken over yet");
+    }
+    Ok(())
+}
+
+/// Takes over the session in a container, however long its engine hesitates. Meanwhile the session is unreachable, and not
+/// unknown.
+async fn adopt_container(app: Arc<App>, session: SessionId, container: Container) {
+    let Ok(reservation) = app.directory.reserve(&session) else {
+        tracing::warn!(session_id = %session, "two containers claim a session");
+        return container.remove().await;
+    };
+    reservation.mark_unusable();
+    let routes = app.bridge.clone().find_route();
+    while let Some(host) = Process::Container(container.clone()).connect().await {
+        let directory = app.directory.clone();
+        let ended = move |status: &Status| directory.ended(status);
+        match sessions::take_over(host, app.seal.clone(), &routes, ended).await {
+            Ok(taken) if taken.status().id == session => {
+                // The backend is stopping already, and leaves what it has not.
+                let _ = reservation.fill(taken);
+                return;
+            }
+            Ok(taken) => return taken.end().await,
+            Err(NotOpened::Nonsense) => return container.remove().await,
+            Err(error) => tracing::warn!(%error, session_id = %session, "cannot take a session over yet"),
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

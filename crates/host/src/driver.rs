@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     command::{CommandState, Finished, Running},
+    contained,
     drain::Tty,
     files,
     link::{self, Link, Listener},
@@ -48,8 +49,14 @@ const GATHER: Duration = Duration::from_micros(250);
 const PANIC: &str = "SESSION_HOST_PANICS";
 
 /// Serves the session that the first backend starts, until it is over.
-pub(crate) async fn serve(listener: &Listener) {
-    let Ok(Some((start, mut link))) = timeout(START_WITHIN, first(listener)).await else { return };
+pub(crate) async fn serve(listener: &Listener, in_container: bool) {
+    let Ok(Some((mut start, mut link))) = timeout(START_WITHIN, first(listener)).await else { return };
+    if in_container {
+        match contained::complete(start.shell) {
+            Ok(shell) => start.shell = shell,
+            Err(why) => return end::fail(link, &why).await,
+        }
+    }
     let Start { id, owner, .. } = &start;
     let about = (id.clone(), owner.clone());
     let mut driver = match Driver::start(start) {

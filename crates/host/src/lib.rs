@@ -8,6 +8,7 @@
 //! The host holds no secret, and the backend does not trust it.
 
 mod command;
+mod contained;
 mod drain;
 mod driver;
 mod files;
@@ -27,11 +28,20 @@ use self::user::{Done, Role};
 /// Serves one session until it is over. The process's stdin must be a listening Unix socket.
 ///
 /// With arguments, it first becomes another user, or does something else as that user (`user`); returns false if some of
-/// that is left to do.
+/// that is left to do. `contained` and `relay` are the two roles in a container (`contained`).
 ///
 /// # Errors
 /// When the process cannot be hardened, stdin is not such a socket, or it cannot become that user.
 pub fn run() -> std::io::Result<bool> {
+    match std::env::args_os().nth(1).as_ref().and_then(|first| first.to_str()) {
+        Some(contained::HOST) => {
+            let listener = contained::listen()?;
+            prepare::harden()?;
+            return serve(listener, contained::BACKEND, true);
+        }
+        Some(contained::RELAY) => return contained::relay().map(|()| true),
+        _ => {}
+    }
     if let Some(role) = Role::read(std::env::args_os().skip(1))? {
         match role.perform()? {
             Done::Serve => {}
@@ -40,6 +50,14 @@ pub fn run() -> std::io::Result<bool> {
         }
     }
     let (listener, backend) = prepare::prepare()?;
+    serve(listener, backend, false)
+}
+
+fn serve(
+    listener: std::os::unix::net::UnixListener,
+    backend: rustix::process::Uid,
+    contained: bool,
+) -> std::io::Result<bool> {
     // Log only the location: the panic message may contain what a user typed.
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {
@@ -50,7 +68,7 @@ pub fn run() -> std::io::Result<bool> {
     runtime.block_on(async {
         prepare::reset_signals()?;
         let listener = link::Listener::new(listener, backend)?;
-        driver::serve(&listener).await;
+        driver::serve(&listener, contained).await;
         listener.remove();
         Ok(true)
     })

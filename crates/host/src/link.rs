@@ -28,7 +28,7 @@ const READ: usize = 32 * 1024;
 pub(crate) struct Listener {
     inner: UnixListener,
     backend: Uid,
-    /// Path of the socket, if it has one.
+    /// Path of the socket. Without one, this process is the first one of a container.
     path: Option<PathBuf>,
 }
 
@@ -63,7 +63,7 @@ impl Listener {
                 continue;
             };
             if stream.peer_cred().is_ok_and(|peer| peer.uid() == self.backend.as_raw()) {
-                return Link::new(stream, session);
+                return Link::new(stream, session, self.path.is_none());
             }
         }
     }
@@ -74,11 +74,13 @@ pub(crate) struct Link {
     stream: UnixStream,
     channel: Channel,
     broken: bool,
+    /// The other side is a relay in this process's container.
+    relayed: bool,
 }
 
 impl Link {
-    fn new(stream: UnixStream, session: SessionId) -> Self {
-        Self { stream, channel: Channel::new(session), broken: false }
+    fn new(stream: UnixStream, session: SessionId, relayed: bool) -> Self {
+        Self { stream, channel: Channel::new(session), broken: false, relayed }
     }
 
     /// Queues a message, which [`Link::next`] writes. A message that cannot be queued breaks the link.
@@ -147,6 +149,13 @@ impl Link {
                 return;
             }
         }
+    }
+
+    /// Writes the last messages. In a container, also waits until the backend has closed the link: the relay, which is to
+    /// deliver them, ends with this process.
+    pub(crate) async fn finished(&mut self) {
+        self.flushed().await;
+        while self.relayed && self.next().await.is_some() {}
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     directory::Directory,
     ingress::Ingress,
     keep_awake::KeepAwake,
-    launcher::{Launcher, Sandbox},
+    launcher::{ContainerSettings, Launcher, Sandbox},
     metrics,
     rate::RateLimits,
     sessions::Seal,
@@ -59,6 +59,18 @@ impl App {
         let users = (config.shell_sandbox == Sandbox::User)
             .then_some((config.shell_uids.as_str(), config.shell_homes.as_deref()));
         let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref(), users)?;
+        let launcher = match (config.shell_sandbox, &config.shell_image) {
+            (Sandbox::Container, Some(image)) => {
+                let settings = ContainerSettings {
+                    engine: &config.docker_host,
+                    image,
+                    images: config.shell_images.as_deref(),
+                    network: &config.shell_network,
+                };
+                launcher.with_containers(settings).await?
+            }
+            _ => launcher,
+        };
         tracing::info!(sandbox = config.shell_sandbox.name(), "how sessions are kept apart");
         Ok(Self {
             access: Access::new(&config)?,

@@ -31,6 +31,12 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (S
             Json(json!({"status": "stopping", "notReady": ["stopping"]})),
         );
     }
+    if app.launcher.containers().is_some_and(|containers| !containers.available()) {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({"status": "degraded", "notReady": ["container engine"]})),
+        );
+    }
     let ready = if app.admin.admits(&headers).await {
         json!({"status": "ready", "sessions": app.directory.len()})
     } else {

@@ -24,6 +24,7 @@ use crate::{
     },
     launcher::{
         NotStarted, Sandbox, SetupRequest, ShellRequest, Space, move_in, shell_spec, shell_spec_elsewhere,
+        shell_spec_inside,
     },
     metrics,
     observe::about_session,
@@ -355,7 +356,8 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     }
     let spec = match app.config.shell_sandbox {
         Sandbox::None => shell_spec(shell),
-        Sandbox::User | Sandbox::Container => shell_spec_elsewhere(shell),
+        Sandbox::User => shell_spec_elsewhere(shell),
+        Sandbox::Container => shell_spec_inside(shell),
     };
     let spec = spec.map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let setup = setup.check().map_err(|bad| ApiError::bad_request(bad.to_string()))?;
@@ -399,17 +401,27 @@ async fn open(
         tracing::error!(error = error.to_string(), session_id = %id, "cannot start the shell");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
     };
-    let host = app.launcher.start(&space).await.map_err(|error| match error {
-        NotStarted::Full => error.into(),
+    let host = app.launcher.start(&id, &space).await.map_err(|error| match error {
         NotStarted::Failed(error) => failed(&error),
+        error => {
+            tracing::warn!(%error, session_id = %id, "no session started");
+            error.into()
+        }
     })?;
     if let Some(account) = host.account() {
         move_in(&mut start.shell, &account);
     }
+    let contained = app.launcher.containers().is_some();
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
     let session = sessions::start(host, app.seal.clone(), app.settings, start, ended).await.map_err(
         |error| match error {
+            // Only the host sees the image, and it is the platform that chose the shell.
+            NotOpened::Ended(why)
+                if contained && (why.starts_with("shell: ") || why.starts_with("cwd: ")) =>
+            {
+                ApiError::bad_request(why)
+            }
             // Such as a directory in the way, or a full disk.
             NotOpened::Files(why) => {
                 ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::BadFrame, why)

@@ -67,6 +67,17 @@ pub(crate) fn shell_spec_elsewhere(request: ShellRequest) -> Result<ShellSpec, B
     Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
 }
 
+/// The shell of a session in a container: the host completes it, since only it sees the image.
+pub(crate) fn shell_spec_inside(request: ShellRequest) -> Result<ShellSpec, BadShell> {
+    let ShellRequest { env, shell, cwd } = request;
+    check(&env)?;
+    let absolute = |path: Option<PathBuf>, bad| match path {
+        Some(path) if !path.is_absolute() => Err(bad),
+        path => Ok(path.as_deref().map(text).unwrap_or_default()),
+    };
+    Ok(ShellSpec { shell: absolute(shell, BadShell::Shell)?, cwd: absolute(cwd, BadShell::Cwd)?, env })
+}
+
 /// Completes the shell of a session that has an account.
 pub(crate) fn move_in(spec: &mut ShellSpec, account: &Account) {
     let Account { name, home, tmp } = account;

@@ -1,6 +1,9 @@
 //! Hosts, one process per session: starts, finds and ends them, and isolates the backend's secrets from them.
 
+mod container;
+mod engine;
 mod environment;
+mod images;
 mod init;
 mod limits;
 mod listener;
@@ -14,7 +17,8 @@ mod uids;
 mod user;
 
 pub(crate) use self::{
-    environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere},
+    container::{Container, Settings as ContainerSettings},
+    environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere, shell_spec_inside},
     limits::Room,
     listener::inherited,
     process::{Host, Launcher, NotStarted, Process, Space},

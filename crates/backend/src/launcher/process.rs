@@ -1,4 +1,4 @@
-//! Host processes: one per session, each listening on a Unix socket in `RUN_DIR`.
+//! Hosts, one per session: processes that listen on a Unix socket in `RUN_DIR`, or containers (`container`).
 
 use std::{
     io,
@@ -10,9 +10,12 @@ use std::{
 };
 
 use anyhow::ensure;
+use shellbridge_protocol::ids::SessionId;
 use tokio::{net::UnixStream, process::Child, time::timeout};
 
 use super::{
+    container::{self, Container, Containers},
+    engine::EngineError,
     limits::Limits,
     reap::{self, Known},
     run_dir::RunDir,
@@ -28,6 +31,8 @@ pub(crate) struct Launcher {
     run_dir: RunDir,
     /// With a user per session.
     users: Option<Arc<Users>>,
+    /// With a container per session.
+    containers: Option<Arc<Containers>>,
 }
 
 /// Why no host was started.
@@ -36,6 +41,18 @@ pub(crate) enum NotStarted {
     /// All user ids are in use.
     #[error("too many sessions: no user id is free")]
     Full,
+    /// The image is not allowed, or unfit.
+    #[error("{0}")]
+    Image(String),
+    /// The image is being pulled. The percentage is of what is known so far.
+    #[error("pulling image ({0} %)")]
+    Pulling(u8),
+    /// The image cannot be pulled.
+    #[error("cannot pull the image: {0}")]
+    NotPulled(String),
+    /// See [`EngineError`].
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The system is out of processes, descriptors or memory.
     #[error(transparent)]
     Failed(#[from] io::Error),
@@ -64,9 +81,16 @@ pub(crate) struct Host {
     pub(crate) process: Process,
 }
 
-/// A host's process. It keeps running when this is dropped.
+/// What a host runs as. It keeps running when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) enum Process {
+    Child(Box<Local>),
+    Container(Container),
+}
+
+/// A host's process on this machine.
+#[derive(Debug)]
+pub(crate) struct Local {
     socket: PathBuf,
     /// `None` if an earlier backend started it.
     child: Option<(Child, Known)>,
@@ -89,7 +113,21 @@ impl Launcher {
         ensure!(program.is_file(), "SESSION_HOST: {} is not a file", program.display());
         let run_dir = RunDir::open(run_dir.map(Path::new))?;
         let users = users.map(|(uids, homes)| Users::open(&program, uids, homes)).transpose()?;
-        Ok(Self { program, run_dir, users })
+        Ok(Self { program, run_dir, users, containers: None })
+    }
+
+    /// Gives each session a container.
+    ///
+    /// # Errors
+    /// When the engine does not answer, or the program of the hosts in containers does not exist.
+    pub(crate) async fn with_containers(mut self, settings: container::Settings<'_>) -> anyhow::Result<Self> {
+        self.containers = Some(Arc::new(Containers::new(settings, self.run_dir.secret()).await?));
+        Ok(self)
+    }
+
+    /// The containers, with a container per session.
+    pub(crate) const fn containers(&self) -> Option<&Arc<Containers>> {
+        self.containers.as_ref()
     }
 
     /// A secret that lives as long as the hosts.
@@ -97,19 +135,24 @@ impl Launcher {
         self.run_dir.secret()
     }
 
-    /// Starts a host, in `user` mode as a user of its own.
+    /// Starts a host: in `user` mode as a user of its own, in `container` mode in a container that is labelled with the
+    /// session's id.
     ///
     /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment.
     ///
     /// # Errors
     /// See [`NotStarted`].
-    pub(crate) async fn start(&self, space: &Space) -> Result<Host, NotStarted> {
+    pub(crate) async fn start(&self, session: &SessionId, space: &Space) -> Result<Host, NotStarted> {
+        if let Some(containers) = &self.containers {
+            let (stream, container) = containers.start(session, space).await?;
+            return Ok(Host { stream, process: Process::Container(container) });
+        }
         let user = match &self.users {
             Some(users) => Some(users.take().await?.ok_or(NotStarted::Full)?),
             None => None,
         };
         let socket = self.run_dir.new_socket(user.as_ref().map(User::uid));
-        let mut process = Process { socket, child: None, user };
+        let mut process = Local { socket, child: None, user };
         let connected = async {
             let listener = UnixListener::bind(&process.socket)?;
             process.child = Some(match &process.user {
@@ -119,7 +162,7 @@ impl Launcher {
             UnixStream::connect(&process.socket).await
         };
         match connected.await {
-            Ok(stream) => Ok(Host { stream, process }),
+            Ok(stream) => Ok(Host { stream, process: Process::Child(Box::new(process)) }),
             Err(error) => {
                 process.kill().await;
                 Err(error.into())
@@ -146,7 +189,7 @@ impl Launcher {
         for (socket, uid) in self.run_dir.sockets() {
             let user = self.users.as_ref().zip(uid).map(|(users, uid)| users.left(uid));
             alive.extend(uid);
-            hosts.extend(Process { socket, child: None, user }.connect().await);
+            hosts.extend(Local { socket, child: None, user }.connect().await);
         }
         if let Some(users) = &self.users {
             for uid in users.all_left().into_iter().filter(|uid| !alive.contains(uid)) {
@@ -160,7 +203,8 @@ impl Launcher {
 impl Host {
     /// The session's own account, if it has one.
     pub(crate) fn account(&self) -> Option<Account> {
-        let user = self.process.user.as_ref()?;
+        let Process::Child(process) = &self.process else { return None };
+        let user = process.user.as_ref()?;
         Some(Account { name: format!("user-{}", user.uid()), home: user.home(), tmp: user.tmp() })
     }
 }
@@ -169,13 +213,56 @@ impl Process {
     /// No process: the test acts as the host.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
-        Self { socket: PathBuf::new(), child: None, user: None }
+        Self::Child(Box::new(Local { socket: PathBuf::new(), child: None, user: None }))
     }
 
+    /// Connects again. If the host is gone, removes what is left of it and returns `None`. Waits for a container engine
+    /// that does not answer.
+    pub(crate) async fn connect(self) -> Option<Host> {
+        match self {
+            Self::Child(process) => process.connect().await,
+            Self::Container(container) => {
+                let stream = container.connect().await;
+                if stream.is_none() {
+                    container.remove().await;
+                }
+                Some(Host { stream: stream?, process: Self::Container(container) })
+            }
+        }
+    }
+
+    /// A new stream to a host whose stream has ended, if the host may live on: that of a container passes through an engine,
+    /// which may have been restarted.
+    pub(crate) async fn reconnect(&self) -> Option<UnixStream> {
+        match self {
+            Self::Child(_) => None,
+            Self::Container(container) => container.connect().await,
+        }
+    }
+
+    /// Waits for the exit of a host whose session has ended, and kills it after `within`. Removes a container at once: the
+    /// host has ended all processes, and this would end any other.
+    pub(crate) async fn ended(&mut self, within: Duration) {
+        match self {
+            Self::Child(process) => process.ended(within).await,
+            Self::Container(container) => container.remove().await,
+        }
+    }
+
+    /// Kills a host, and all processes of its session.
+    pub(crate) async fn kill(&mut self) {
+        match self {
+            Self::Child(process) => process.kill().await,
+            Self::Container(container) => container.remove().await,
+        }
+    }
+}
+
+impl Local {
     /// Connects again. If the host is gone, removes what is left of it and returns `None`.
-    pub(crate) async fn connect(mut self) -> Option<Host> {
+    async fn connect(mut self) -> Option<Host> {
         match UnixStream::connect(&self.socket).await {
-            Ok(stream) => Some(Host { stream, process: self }),
+            Ok(stream) => Some(Host { stream, process: Process::Child(Box::new(self)) }),
             Err(error) => {
                 if error.kind() == io::ErrorKind::ConnectionRefused {
                     self.forget();
@@ -191,7 +278,7 @@ impl Process {
     }
 
     /// Waits for the exit of a host whose session has ended, and kills it after `within`.
-    pub(crate) async fn ended(&mut self, within: Duration) {
+    async fn ended(&mut self, within: Duration) {
         if let Some((child, _)) = &mut self.child
             && timeout(within, child.wait()).await.is_err()
         {
@@ -204,7 +291,7 @@ impl Process {
 
     /// Kills a host. [`orphans`](super::orphans) ends the processes it leaves, and with a user of its own all that user's end.
     /// A host of an earlier backend is not killed otherwise: it ends by itself once its socket is removed.
-    pub(crate) async fn kill(&mut self) {
+    async fn kill(&mut self) {
         self.forget();
         if let Some((child, _)) = &mut self.child {
             let _ = child.start_kill();

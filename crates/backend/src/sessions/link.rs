@@ -5,6 +5,7 @@
 
 mod clients;
 mod end;
+mod resume;
 mod usage;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use shellbridge_protocol::{ErrorCode, ids::ConnectionId};
 use shellbridge_session::{
     ConnectionInfo, MAX_CONNECTIONS,
@@ -30,6 +32,7 @@ use tracing::Instrument;
 
 use self::{
     clients::{Client, Done},
+    resume::Resumed,
     usage::Measures,
 };
 use super::{
@@ -172,6 +175,17 @@ impl Task {
                     self.wrote();
                     None
                 }
+                // A container takes its relay with it, sometimes before that has delivered the host's last words.
+                Event::Came(Came::Over(None))
+                    if self.resumable() && (self.ending || self.end_by.is_some()) =>
+                {
+                    Some(Over::Ended)
+                }
+                Event::Came(Came::Over(None)) if self.resumable() => match self.resume().await {
+                    Resumed::Yes => None,
+                    Resumed::No => Some(Over::Failed("the host died")),
+                    Resumed::End => Some(Over::Ended),
+                },
                 Event::Came(Came::Over(None)) => Some(Over::Failed("the host died")),
                 Event::Came(Came::Over(Some(_))) => Some(Over::Failed("the host violated the protocol")),
                 Event::Late => Some(Over::Failed("the host did not end in time")),
@@ -272,9 +286,7 @@ impl Task {
                 self.told(told);
             }
             Message::Tokens { told } => {
-                let Status { id, owner, created_at, .. } = &*self.status;
-                let notes = self.seal.put_notes(id, owner, *created_at, &self.status.notes());
-                self.say(Keep { notes });
+                self.say(Keep { notes: self.notes() });
                 self.end_stale();
                 self.told(told);
             }
@@ -387,6 +399,12 @@ impl Task {
 
     fn check(&self, token_id: Option<&str>, purpose: Use) -> Result<(), Stale> {
         self.status.tokens.check(token_id, purpose, unix_ms())
+    }
+
+    /// What the next backend needs to know.
+    fn notes(&self) -> Bytes {
+        let Status { id, owner, created_at, .. } = &*self.status;
+        self.seal.put_notes(id, owner, *created_at, &self.status.notes())
     }
 
     fn number(&mut self) -> u64 {

@@ -16,7 +16,7 @@ use shellbridge_session::{
     MAX_CONNECTIONS, Settings,
     link::{self, FILES_FAILED, FromHost, Hello, Here, Known, Peer, ShellSpec},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{net::UnixStream, sync::Notify, time::timeout};
 
 use super::{
     bounds::{self, Allowance, MAX_LINES},
@@ -138,11 +138,7 @@ async fn greet(
 ) -> Result<(Stream, Process, (Here, Vec<Peer>)), NotOpened> {
     let mut stream = Stream::new(stream);
     let fresh = start.is_some();
-    let said = match stream.say(Hello { start }) {
-        Ok(()) => timeout(HERE_WITHIN, here(&mut stream)).await.unwrap_or(Err(NotOpened::Silent)),
-        // Too large for a message. Unexpected, because `shell_spec` bounds it.
-        Err(_) => Err(NotOpened::Nonsense),
-    };
+    let said = hello(&mut stream, start).await;
     match said {
         Ok(here) => Ok((stream, process, here)),
         Err(error) => {
@@ -157,6 +153,21 @@ async fn greet(
             }
             Err(error)
         }
+    }
+}
+
+/// Greets a host on a new stream, on which it continues its session.
+pub(super) async fn greet_again(stream: UnixStream) -> Result<(Stream, Here, Vec<Peer>), NotOpened> {
+    let mut stream = Stream::new(stream);
+    let (here, peers) = hello(&mut stream, None).await?;
+    Ok((stream, here, peers))
+}
+
+async fn hello(stream: &mut Stream, start: Option<link::Start>) -> Result<(Here, Vec<Peer>), NotOpened> {
+    match stream.say(Hello { start }) {
+        Ok(()) => timeout(HERE_WITHIN, here(stream)).await.unwrap_or(Err(NotOpened::Silent)),
+        // Too large for a message. Unexpected, because `shell_spec` bounds it.
+        Err(_) => Err(NotOpened::Nonsense),
     }
 }
 

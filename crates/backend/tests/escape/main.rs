@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod attacks;
+mod contained;
 mod room;
 #[allow(dead_code, reason = "shared with the tests of the door")]
 #[path = "../door/support.rs"]

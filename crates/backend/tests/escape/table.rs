@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What the victim does: prints its variables, which the attacker may know.
-const VICTIM: &str = r#"
+pub(crate) const VICTIM: &str = r#"
     cd; echo secret >notes; echo secret >.sh_history; touch .profile
     mkdir -p ${TMPDIR:=$HOME/tmp}; echo secret >$TMPDIR/file
     echo secret >/tmp/v-$V_ID; echo secret >/dev/shm/v-$V_ID

@@ -54,7 +54,7 @@ impl Driver {
 async fn say_all(link: &mut Link) {
     link.say_logs();
     link.say(Ended {});
-    let _ = timeout(FAREWELL, link.flushed()).await;
+    let _ = timeout(FAREWELL, link.finished()).await;
 }
 
 /// Reports that no session could be started.

@@ -14,9 +14,14 @@ const DEPTH: u32 = 8;
 pub(super) fn furnish(place: &Path) -> io::Result<()> {
     let home = place.join("home");
     std::env::set_current_dir(&home)?;
-    // A home without these files is whole.
-    let _ = copy(Path::new(SKELETON), &home, DEPTH);
+    furnish_home(&home);
     std::env::set_current_dir("/")
+}
+
+/// Copies the skeleton to this home.
+pub(crate) fn furnish_home(home: &Path) {
+    // A home without these files is whole.
+    let _ = copy(Path::new(SKELETON), home, DEPTH);
 }
 
 fn copy(from: &Path, to: &Path, depth: u32) -> io::Result<()> {

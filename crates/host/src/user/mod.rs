@@ -18,6 +18,7 @@ use std::{
 
 use rustix::process::Uid;
 
+pub(crate) use self::home::furnish_home;
 use self::limits::Limits;
 
 /// Lowest user id that a session may have. Below are the system's accounts.
