@@ -13,16 +13,10 @@ use shellbridge_protocol::{
 };
 use url::{Host, Url};
 
-/// Planned settings that have no effect yet: isolation, several instances, other transports.
-const PLANNED: [&str; 7] = [
-    "SHELL_SANDBOX",
-    "SHELL_IMAGE",
-    "SHELL_IMAGES",
-    "SHELL_UIDS",
-    "REDIS_URL",
-    "DIRECT_WEBSOCKET",
-    "SOCKET_IO",
-];
+use crate::launcher::{BadLimits, Limits, Sandbox};
+
+/// Planned settings that have no effect yet: several instances, other transports.
+const PLANNED: [&str; 3] = ["REDIS_URL", "DIRECT_WEBSOCKET", "SOCKET_IO"];
 
 /// Runs shells for browser terminals behind API Gateway and a Lambda function.
 // No `Debug`: many settings are secrets.
@@ -101,6 +95,31 @@ pub struct Config {
     /// Program of the sessions' host processes. Default: `session-host` beside this program.
     #[arg(long, env = "SESSION_HOST")]
     pub session_host: Option<String>,
+    /// How sessions are kept apart: `none` (all shells run as the backend's user), `user` (each session has its own user)
+    /// or `container` (each session has its own container).
+    #[arg(long, env = "SHELL_SANDBOX", default_value = "none")]
+    pub shell_sandbox: Sandbox,
+    /// Range of user ids for sessions, FIRST-LAST, with SHELL_SANDBOX=user. No account and no other program may use them.
+    #[arg(long, env = "SHELL_UIDS", default_value = "20000-29999")]
+    pub shell_uids: String,
+    /// Image of sessions' containers, with SHELL_SANDBOX=container.
+    #[arg(long, env = "SHELL_IMAGE")]
+    pub shell_image: Option<String>,
+    /// Images that a session may name in place of `SHELL_IMAGE`, separated by commas.
+    #[arg(long, env = "SHELL_IMAGES")]
+    pub shell_images: Option<String>,
+    /// Network of sessions' containers: `none`, or the name of one that exists.
+    #[arg(long, env = "SHELL_NETWORK", default_value = "none")]
+    pub shell_network: String,
+    /// Limits of a session that names none: memoryMb=N,cpus=N,pids=N,diskMb=N, each optional.
+    #[arg(long, env = "SHELL_LIMITS", default_value = "memoryMb=512,cpus=1,pids=256,diskMb=512")]
+    pub shell_limits: Limits,
+    /// Limits that no session may exceed, in the same form. Default: `SHELL_LIMITS`.
+    #[arg(long, env = "SHELL_LIMITS_MAX")]
+    pub shell_limits_max: Option<Limits>,
+    /// Sessions that one user may have at once.
+    #[arg(long, env = "MAX_SESSIONS_PER_USER", default_value = "20")]
+    pub max_sessions_per_user: NonZeroU32,
     /// Bytes of output kept per session for replay.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
@@ -154,6 +173,9 @@ pub enum ConfigError {
     /// See [`Config::output_buffer`].
     #[error("OUTPUT_WINDOW must be from 32768 to OUTPUT_BUFFER, and OUTPUT_BUFFER at most 67108864")]
     Output,
+    /// See [`Config::shell_limits`].
+    #[error("SHELL_LIMITS is above SHELL_LIMITS_MAX: {0}")]
+    ShellLimits(BadLimits),
     /// See [`Config::ws_url`].
     #[error("WS_URL must be a WebSocket URL, wss://HOST/STAGE")]
     WsUrl,
@@ -179,6 +201,8 @@ impl Config {
             &mut self.metrics_bind,
             &mut self.run_dir,
             &mut self.session_host,
+            &mut self.shell_image,
+            &mut self.shell_images,
         ] {
             setting.take_if(|value| value.is_empty());
         }
@@ -206,6 +230,11 @@ impl Config {
             }
         }
         self.admin_token.as_deref().map(secret::keys).transpose()?;
+        let (default, max) = self.shell_limits();
+        Limits::default().within(default, max).map_err(ConfigError::ShellLimits)?;
+        if self.shell_sandbox != Sandbox::None {
+            return Err(ConfigError::NotImplemented("SHELL_SANDBOX"));
+        }
         self.metrics_address()?;
         let output = 32_768..=self.output_buffer;
         if !output.contains(&self.output_window) || self.output_buffer > 64 * 1024 * 1024 {
@@ -221,6 +250,11 @@ impl Config {
     pub fn metrics_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let bind = self.metrics_bind.as_deref();
         bind.map(|bind| bind.parse().map_err(|_| ConfigError::MetricsBind)).transpose()
+    }
+
+    /// Limits of a session that names none, and the maxima.
+    pub(crate) fn shell_limits(&self) -> (Limits, Limits) {
+        (self.shell_limits, self.shell_limits_max.unwrap_or(self.shell_limits))
     }
 
     /// Address to listen on.

@@ -31,6 +31,6 @@ mod rate;
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
 pub use self::{
-    launcher::{below_init, init, is_init, keep_secrets},
+    launcher::{BadLimits, Limits, Sandbox, below_init, init, is_init, keep_secrets},
     run::run,
 };

@@ -19,7 +19,7 @@ use crate::{
     directory::{Refused, Reservation},
     error::ApiError,
     http::App,
-    launcher::{ShellRequest, shell_spec},
+    launcher::{Limits, ShellRequest, Space, shell_spec},
     observe::about_session,
     sessions::{self, Handle, Start, Status, Use},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Create {
     session_id: Option<String>,
     #[serde(default)]
     ttl_seconds: Option<u64>,
+    #[serde(default)]
+    limits: Limits,
     #[serde(flatten)]
     shell: ShellRequest,
 }
@@ -323,7 +325,7 @@ pub(crate) async fn revoke_shares(Changeable(session): Changeable) -> Result<Sta
 }
 
 async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiError> {
-    let Create { user_id, session_id, ttl_seconds, shell } = body;
+    let Create { user_id, session_id, ttl_seconds, limits, shell } = body;
     let user_id = user_id.unwrap_or_default();
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
@@ -338,12 +340,15 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
     let spec = shell_spec(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let (default, max) = app.config.shell_limits();
+    let limits = limits.within(default, max).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let space = Space { limits, image: None };
     let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl));
     about_session(&id);
     let reservation = app.directory.reserve(&id)?;
     let start = Start { id: id.clone(), owner: user_id.into(), shell: spec, expires_at };
     // In a task, so that it completes even if the request is cancelled: no one could end a half-made session.
-    let opened = tokio::spawn(open(app.clone(), reservation, start)).await;
+    let opened = tokio::spawn(open(app.clone(), reservation, start, space)).await;
     let session = opened.map_err(|_| ApiError::internal())??;
     let status = session.status();
     let token = owner_token(app, status, None).await;
@@ -360,13 +365,18 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
 }
 
 /// Starts a host, and the session in it.
-async fn open(app: Arc<App>, reservation: Reservation, start: Start) -> Result<Handle, ApiError> {
+async fn open(
+    app: Arc<App>,
+    reservation: Reservation,
+    start: Start,
+    space: Space,
+) -> Result<Handle, ApiError> {
     let id = start.id.clone();
     let failed = |error: &dyn std::error::Error| {
         tracing::error!(error = error.to_string(), session_id = %id, "cannot start the shell");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
     };
-    let host = app.launcher.start().await.map_err(|error| failed(&error))?;
+    let host = app.launcher.start(&space).await.map_err(|error| failed(&error))?;
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
     let session = sessions::start(host, app.seal.clone(), app.settings, start, ended)

@@ -2,6 +2,7 @@
 
 mod environment;
 mod init;
+mod limits;
 mod process;
 mod reap;
 mod reports;
@@ -10,11 +11,12 @@ mod secrets;
 
 pub(crate) use self::{
     environment::{ShellRequest, shell_spec},
-    process::{Host, Launcher, Process},
+    process::{Host, Launcher, Process, Space},
     reap::orphans,
 };
 pub use self::{
     init::{init, is_init},
+    limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
     secrets::keep_secrets,
 };

@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use tokio::{net::UnixStream, process::Child, time::timeout};
 
 use super::{
+    limits::Limits,
     reap::{self, Known},
     run_dir::RunDir,
 };
@@ -25,6 +26,15 @@ const KILLED: Duration = Duration::from_secs(5);
 pub(crate) struct Launcher {
     program: PathBuf,
     run_dir: RunDir,
+}
+
+/// What a session's host may use.
+#[derive(Debug, Clone)]
+pub(crate) struct Space {
+    /// Its limits, within the server's maxima.
+    pub(crate) limits: Limits,
+    /// Image of its container. `None`: `SHELL_IMAGE`.
+    pub(crate) image: Option<String>,
 }
 
 /// A host and the stream to it.
@@ -67,7 +77,7 @@ impl Launcher {
     ///
     /// # Errors
     /// When the system is out of processes, descriptors or memory.
-    pub(crate) async fn start(&self) -> io::Result<Host> {
+    pub(crate) async fn start(&self, _space: &Space) -> io::Result<Host> {
         let socket = self.run_dir.new_socket();
         let listener = UnixListener::bind(&socket)?;
         let mut command = tokio::process::Command::new(&self.program);
