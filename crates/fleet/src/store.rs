@@ -31,18 +31,27 @@ impl Member {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// A request, which the store applies atomically. `life` names the lease under which it was made: the store refuses it
-/// without that lease.
+/// The lease under which a request is made. A store that does not have it, or has seen fewer writes under it, has lost
+/// some, and refuses the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Under {
+    /// See [`Renewed::life`].
+    pub life: u64,
+    /// Writes that the store has acknowledged.
+    pub written: Written,
+}
+
+/// A request, which the store applies atomically.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Extends the sender's lease, or makes it if it is gone or of an earlier generation. → [`Reply::Renewed`],
+    /// Extends the sender's lease, or makes another if the store does not have this one. → [`Reply::Renewed`],
     /// [`Reply::Superseded`].
-    Renew,
+    Renew(Option<Under>),
     /// Registers a session, if its id is absent, buried or the sender's. → [`Reply::Claimed`], [`Reply::Taken`],
     /// [`Reply::NoLease`].
     Claim {
-        /// Life of the lease.
-        life: u64,
+        /// The lease.
+        under: Under,
         /// Id of the session.
         session: SessionId,
         /// Its owner.
@@ -52,15 +61,15 @@ pub enum Request {
     },
     /// Registers sessions again. → [`Reply::Asserted`], [`Reply::NoLease`].
     Assert {
-        /// Life of the lease.
-        life: u64,
+        /// The lease.
+        under: Under,
         /// At most [`limits::BATCH`](crate::limits::BATCH).
         sessions: Vec<Asserted>,
     },
     /// Stores the connections of a session, for its farewell. → [`Reply::Done`].
     Connections {
-        /// Life of the lease.
-        life: u64,
+        /// The lease.
+        under: Under,
         /// The session.
         session: SessionId,
         /// All its connections, with the URL by which each is reached.
@@ -75,8 +84,13 @@ pub enum Request {
         /// Epoch of the claim.
         epoch: u64,
     },
-    /// Asks for a session's instance. → [`Reply::Found`].
-    Find(SessionId),
+    /// Asks for a session's instance. → [`Reply::Found`], [`Reply::NoLease`].
+    Find {
+        /// The lease.
+        under: Under,
+        /// The session.
+        session: SessionId,
+    },
     /// Asks for an instance of this release, other than the sender. → [`Reply::Peer`].
     Peer {
         /// Name of the release.
@@ -154,7 +168,7 @@ pub enum Reply {
     Done,
 }
 
-/// Number of writes under a lease. A store that shows fewer than it has acknowledged has lost some.
+/// Number of writes under a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Written(pub u64);
 

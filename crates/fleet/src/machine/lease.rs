@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     limits::{LEASE, MARGIN, RENEW, RETRY, SETTLED},
-    store::{Renewed, RequestId, Written},
+    store::{Renewed, RequestId, Under, Written},
 };
 
 /// The instance's lease.
@@ -32,7 +32,6 @@ pub(super) struct Lease {
 pub(super) struct Sent {
     pub(super) at: Duration,
     pub(super) settled: bool,
-    acked: Written,
     losses: u64,
     connection: u64,
 }
@@ -46,9 +45,14 @@ impl Lease {
         if self.superseded { None } else { self.until }
     }
 
-    /// Life of the lease while it is held.
-    pub(super) fn life(&self, now: Duration) -> Option<u64> {
-        self.life.filter(|_| self.held(now))
+    /// The lease as the store has acknowledged it.
+    pub(super) fn known(&self) -> Option<Under> {
+        Some(Under { life: self.life?, written: self.acked })
+    }
+
+    /// The same, while it is held.
+    pub(super) fn under(&self, now: Duration) -> Option<Under> {
+        self.known().filter(|_| self.held(now))
     }
 
     /// When absence from the store starts to count, unless there is a gap before.
@@ -68,7 +72,6 @@ impl Lease {
         Sent {
             at: now,
             settled: self.settled(now),
-            acked: self.acked,
             losses: self.losses,
             connection: self.connection,
         }
@@ -88,7 +91,7 @@ impl Lease {
 
     /// Whether writes were lost.
     pub(super) fn renewed(&mut self, sent: &Sent, renewed: &Renewed) -> bool {
-        let lost = self.life != Some(renewed.life) || renewed.written <= sent.acked;
+        let lost = self.life != Some(renewed.life);
         if lost {
             self.losses += 1;
             self.life = Some(renewed.life);

@@ -10,7 +10,7 @@ use shellbridge_protocol::ids::SessionId;
 
 use crate::{
     limits::{CACHED, MAX_CACHED},
-    store::Request,
+    store::{Request, Under},
 };
 
 /// Look-ups, with a cache of positive answers.
@@ -33,8 +33,8 @@ impl Lookups {
         }
     }
 
-    pub(super) fn request(&mut self) -> Option<Request> {
-        self.queue.pop_front().map(Request::Find)
+    pub(super) fn request(&mut self, under: Under) -> Option<Request> {
+        self.queue.pop_front().map(|session| Request::Find { under, session })
     }
 
     /// Takes all look-ups that are not on the way.

@@ -236,7 +236,7 @@ impl Fleet {
             return None;
         }
         if self.lease.renewing.is_none() && now >= self.lease.renew_at() && self.leave != Leave::Leaving {
-            let (id, request) = self.send(Request::Renew, now);
+            let (id, request) = self.send(Request::Renew(self.lease.known()), now);
             self.lease.renewing = Some(id);
             return Some((id, request));
         }
@@ -249,7 +249,7 @@ impl Fleet {
     }
 
     fn next_request(&mut self, now: Duration) -> Option<Request> {
-        if let Some(request) = self.lookups.request() {
+        if let Some(request) = self.lease.under(now).and_then(|under| self.lookups.request(under)) {
             return Some(request);
         }
         if let Some(request) = self.registry.request(&self.lease, now) {

@@ -137,7 +137,7 @@ impl Registry {
 
     /// The next request about a session of this instance.
     pub(super) fn request(&mut self, lease: &Lease, now: Duration) -> Option<Request> {
-        let life = lease.life(now)?;
+        let under = lease.under(now)?;
         let settled = lease.settled(now);
         let batch: Vec<_> = self
             .sessions
@@ -156,20 +156,20 @@ impl Registry {
             })
             .collect();
         if !batch.is_empty() {
-            return Some(Request::Assert { life, sessions: batch });
+            return Some(Request::Assert { under, sessions: batch });
         }
         let wanted =
             |known: &Session| matches!(known.state, State::Wanted { fresh } if fresh || settled);
         if let Some((session, known)) = self.sessions.iter_mut().find(|(_, known)| wanted(known)) {
             known.state = State::Claiming;
             let (session, owner, expires_at) = (session.clone(), known.owner.clone(), known.expires_at);
-            return Some(Request::Claim { life, session, owner, expires_at });
+            return Some(Request::Claim { under, session, owner, expires_at });
         }
         let moved = |known: &Session| known.moved && known.state == State::Confirmed;
         if let Some((session, known)) = self.sessions.iter_mut().find(|(_, known)| moved(known)) {
             known.moved = false;
             let (session, connections) = (session.clone(), known.connections.clone());
-            return Some(Request::Connections { life, session, connections, expires_at: known.expires_at });
+            return Some(Request::Connections { under, session, connections, expires_at: known.expires_at });
         }
         self.releases.pop_front().map(|(session, epoch)| Request::Release { session, epoch })
     }

@@ -20,7 +20,7 @@ impl Fleet {
             self.lease.renew_soon(now);
         }
         match request {
-            Request::Renew => match reply {
+            Request::Renew(_) => match reply {
                 Ok(Reply::Renewed(renewed)) => self.renewed(&sent, &renewed, now),
                 Ok(Reply::Superseded) => {
                     self.lease.superseded = true;
@@ -66,7 +66,7 @@ impl Fleet {
                     self.pause(&reply, now);
                 }
             }
-            Request::Find(session) => {
+            Request::Find { session, .. } => {
                 self.lookups.answered(&session);
                 let place = match reply {
                     Ok(Reply::Found(found)) => self.found(&session, found, &sent, now),

@@ -10,7 +10,7 @@ use shellbridge_protocol::ids::{ConnectionId, SessionId};
 
 use crate::{
     limits::{BATCH, LEASE, REAPING},
-    store::{Asserted, Found, Member, Orphans, Renewed, Reply, Request, Written},
+    store::{Asserted, Found, Member, Orphans, Renewed, Reply, Request, Under, Written},
 };
 
 /// Snapshots kept, one per write.
@@ -78,7 +78,7 @@ impl Store {
     pub(super) fn apply(&mut self, from: &Member, request: Request, now: u64) -> Reply {
         self.data.leases.retain(|_, lease| now < lease.until);
         self.data.reapers.retain(|_, (_, until)| now < *until);
-        if !matches!(request, Request::Find(_) | Request::Peer { .. }) {
+        if !matches!(request, Request::Find { .. } | Request::Peer { .. }) {
             self.history.push_back(self.data.clone());
             if self.history.len() > HISTORY {
                 self.history.pop_front();
@@ -97,20 +97,30 @@ impl Data {
         self.epoch
     }
 
-    /// Counts a write under the sender's lease, if that is the one it means.
-    fn write(&mut self, from: &Member, life: u64) -> Option<Written> {
-        let lease = self.leases.get_mut(&from.uuid)?;
-        (lease.generation == from.generation && lease.life == life).then(|| {
-            lease.written += 1;
-            Written(lease.written)
+    fn holds(&self, from: &Member, under: Under) -> bool {
+        let lease = self.leases.get(&from.uuid);
+        lease.is_some_and(|lease| {
+            lease.generation == from.generation
+                && lease.life == under.life
+                && lease.written >= under.written.0
         })
+    }
+
+    /// Counts a write under the sender's lease, if that is the one it means.
+    fn write(&mut self, from: &Member, under: Under) -> Option<Written> {
+        if !self.holds(from, under) {
+            return None;
+        }
+        let lease = self.leases.get_mut(&from.uuid)?;
+        lease.written += 1;
+        Some(Written(lease.written))
     }
 
     fn apply(&mut self, from: &Member, request: Request, now: u64, highest: &mut u64) -> Reply {
         match request {
-            Request::Renew => self.renew(from, now, highest),
-            Request::Claim { life, session, .. } => {
-                let Some(written) = self.write(from, life) else { return Reply::NoLease };
+            Request::Renew(under) => self.renew(from, under, now, highest),
+            Request::Claim { under, session, .. } => {
+                let Some(written) = self.write(from, under) else { return Reply::NoLease };
                 let free = self
                     .entries
                     .get(&session)
@@ -122,13 +132,13 @@ impl Data {
                 self.register(from, &session, epoch);
                 Reply::Claimed { epoch, written }
             }
-            Request::Assert { life, sessions } => {
-                let Some(written) = self.write(from, life) else { return Reply::NoLease };
+            Request::Assert { under, sessions } => {
+                let Some(written) = self.write(from, under) else { return Reply::NoLease };
                 let assert = |asserted| self.assert(from, asserted, now, highest);
                 Reply::Asserted(sessions.into_iter().map(assert).collect(), written)
             }
-            Request::Connections { life, session, connections, .. } => {
-                if self.write(from, life).is_some() {
+            Request::Connections { under, session, connections, .. } => {
+                if self.write(from, under).is_some() {
                     self.connections.insert(session, connections);
                 }
                 Reply::Done
@@ -143,7 +153,8 @@ impl Data {
                 }
                 Reply::Done
             }
-            Request::Find(session) => Reply::Found(match self.entries.get(&session) {
+            Request::Find { under, .. } if !self.holds(from, under) => Reply::NoLease,
+            Request::Find { session, .. } => Reply::Found(match self.entries.get(&session) {
                 None => Found::Absent,
                 Some(entry) if entry.buried => Found::Buried,
                 Some(entry) => match self.leases.get(&entry.instance) {
@@ -185,12 +196,12 @@ impl Data {
         }
     }
 
-    fn renew(&mut self, from: &Member, now: u64, highest: &mut u64) -> Reply {
+    fn renew(&mut self, from: &Member, under: Option<Under>, now: u64, highest: &mut u64) -> Reply {
         let lease = self.leases.get(&from.uuid);
         if lease.is_some_and(|lease| lease.generation > from.generation) {
             return Reply::Superseded;
         }
-        let own = lease.filter(|lease| lease.generation == from.generation);
+        let own = lease.filter(|_| under.is_some_and(|under| self.holds(from, under)));
         let (life, written) = match own {
             Some(lease) => (lease.life, lease.written + 1),
             None => (self.next_epoch(now, highest), 1),
@@ -221,19 +232,10 @@ impl Data {
         let epoch = match self.entries.get(&session) {
             None if epoch == 0 => self.next_epoch(now, highest),
             None => epoch,
-            Some(entry) if entry.buried => {
-                if epoch <= entry.epoch {
-                    return None;
-                }
-                epoch
-            }
-            Some(entry) if entry.instance == from.uuid => epoch.max(entry.epoch),
-            Some(entry) => {
-                if epoch <= entry.epoch || self.leases.contains_key(&entry.instance) {
-                    return None;
-                }
-                epoch
-            }
+            Some(entry) if entry.instance == from.uuid && !entry.buried => epoch.max(entry.epoch),
+            Some(entry) if epoch <= entry.epoch => return None,
+            // Left over from before the claim: a failover lost its release.
+            Some(_) => epoch,
         };
         self.epoch = self.epoch.max(epoch);
         let connections = self.connections.remove(&session);

@@ -35,9 +35,9 @@ pub(super) enum Action {
     Wait { ms: u64 },
 }
 
-/// A shell, by number. It outlives its machine's process.
+/// A shell, by the time of its start and a number. It outlives its machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Shell(u64);
+struct Shell(u64, u64);
 
 #[derive(Debug, Default)]
 struct Machine {
@@ -255,7 +255,7 @@ impl World {
     fn effect(&mut self, at: usize, effect: Effect) {
         match effect {
             Effect::Claimed(session, Ok(())) => {
-                let shell = Shell(self.number());
+                let shell = Shell(self.now, self.number());
                 let machine = &mut self.machines[at];
                 machine.shells.insert(session.clone(), shell);
                 if let Some(process) = &mut machine.process {
@@ -267,7 +267,8 @@ impl World {
             }
             Effect::Found(session, Place::Nowhere) => {
                 let shells = self.machines.iter().filter_map(|machine| machine.shells.get(&session));
-                let shells: Vec<_> = shells.copied().collect();
+                // The answer may be older than a shell.
+                let shells: Vec<_> = shells.copied().filter(|shell| shell.0 + TIMEOUT < self.now).collect();
                 self.told.extend(shells);
             }
             Effect::Farewell { instance, session, .. } => {
