@@ -107,7 +107,9 @@ impl From<Refused> for ApiError {
         let (status, code) = match refused {
             Refused::Taken => (StatusCode::CONFLICT, ErrorCode::SessionInvalid),
             Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited),
-            Refused::Closed => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable),
+            Refused::Closed | Refused::NoRegistry => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable)
+            }
         };
         Self::new(status, code, refused.to_string())
     }

@@ -11,7 +11,9 @@ use tokio::{
 };
 
 use crate::{
+    clock::unix_ms,
     config::Config,
+    deployment,
     directory::Directory,
     http::{self, App, serve},
     keep_awake,
@@ -60,6 +62,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "cannot reap orphaned processes");
         }
     });
+    background.spawn(app.directory.clone().run(app.bridge.clone().find_route()));
+    background.spawn(deployment::run(app.directory.clone(), app.deployment.clone()));
     // Before anybody can ask for a session that an earlier backend had.
     take_over(&app).await;
     // An error is not fatal: after a restart by init, stdout may have no reader.
@@ -79,7 +83,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!(?stop, "stopping");
         tokio::spawn(end_anyway());
         match stop {
-            Stop::End => drain(&directory).await,
+            Stop::End => {
+                drain(&directory).await;
+                directory.leave().await;
+            }
             // Their hosts live on, and wait for the next backend.
             Stop::Leave => drop(directory.close()),
         }
@@ -129,8 +136,14 @@ async fn drain(directory: &Directory) {
 
 /// Takes over the sessions that an earlier backend left.
 async fn take_over(app: &Arc<App>) {
-    let adopted = app.launcher.left().await.into_iter().map(|host| tokio::spawn(adopt(app.clone(), host)));
-    if tokio::time::timeout(TAKE_OVER, join_all(adopted)).await.is_err() {
+    let left = app.launcher.left().await;
+    let adopted: Vec<_> = left.into_iter().map(|host| tokio::spawn(adopt(app.clone(), host))).collect();
+    let directory = app.directory.clone();
+    let all = tokio::spawn(async move {
+        join_all(adopted).await;
+        directory.all_taken_over();
+    });
+    if tokio::time::timeout(TAKE_OVER, all).await.is_err() {
         tracing::warn!("some sessions of an earlier backend are not taken over yet");
     }
 }
@@ -139,7 +152,10 @@ async fn adopt(app: Arc<App>, host: Host) {
     let routes = app.bridge.clone().find_route();
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    match sessions::take_over(host, app.seal.clone(), &routes, ended).await {
+    let claim = |status: &Status| {
+        app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
+    };
+    match sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await {
         Ok(session) => match app.directory.reserve(&session.status().id) {
             Ok(reservation) => {
                 // The backend is stopping already, and leaves what it has not.
@@ -154,13 +170,16 @@ async fn adopt(app: Arc<App>, host: Host) {
             tracing::warn!(session_id = %session, "a session has a host of another version, and is left alone");
             let Ok(reservation) = app.directory.reserve(&session) else { return };
             reservation.mark_unusable();
+            // Other instances must not take its id.
+            let ends = unix_ms().saturating_add(Duration::from_secs(app.config.max_session_ttl));
+            let claim = app.directory.taken_over(session, "".into(), ends);
             tokio::spawn(async move {
                 let mut process = *process;
                 while let Some(host) = process.connect().await {
                     process = host.process;
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                drop(reservation);
+                drop((reservation, claim));
             });
         }
         Err(error) => tracing::warn!(%error, "cannot take a session over"),

@@ -23,8 +23,9 @@ use aws_smithy_runtime_api::{
     http::HttpError as SdkHttpError,
 };
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -66,6 +67,24 @@ impl Http {
         })
     }
 
+    /// Sends a request and reads the response: `within` the time, and at most `most` bytes of body.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        within: Duration,
+        most: usize,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let exchange = async {
+            let (head, body) = self.send(request.map(SdkBody::from)).await?.into_parts();
+            let body = Limited::new(body, most).collect().await.map_err(HttpError::Body)?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        timeout(within, exchange).await.map_err(|_| HttpError::Timeout)?
+    }
+
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let user = |error: SdkHttpError| ConnectorError::user(error.into());
         let response = self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| {
@@ -94,12 +113,18 @@ pub enum HttpError {
     /// A retry may help: the connection was lost, and the server may have received the request.
     #[error("the connection was lost")]
     Lost(#[source] Error),
+    /// A retry may help: the response's body was cut off, or is too large.
+    #[error("the response cannot be read")]
+    Body(#[source] BoxError),
+    /// A retry may help: no response in time.
+    #[error("no response in time")]
+    Timeout,
 }
 
 impl HttpError {
     /// Whether the same request may succeed later.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Lost(_))
+        !matches!(self, Self::Setup(_))
     }
 }
 

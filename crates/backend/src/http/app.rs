@@ -8,7 +8,8 @@ use shellbridge_protocol::origin::AllowedOrigins;
 use shellbridge_session::{Limits, Settings};
 
 use crate::{
-    access::Access, admin::Admin, config::Config, directory::Directory, ingress::Ingress,
+    access::Access, admin::Admin, config::Config, deployment::Deployment,
+    directory::{Directory, Fleet, member}, hop::Hops, ingress::Ingress,
     keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, sessions::Seal,
     transport::bridge::Bridge,
 };
@@ -27,6 +28,8 @@ pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) keep_awake: Option<Arc<KeepAwake>>,
+    pub(crate) deployment: Deployment,
+    pub(crate) hops: Hops,
 }
 
 impl App {
@@ -44,11 +47,15 @@ impl App {
             detached_ttl: Duration::from_secs(config.detached_ttl),
             shell_restart: config.shell_restart,
         };
-        let directory = Directory::default();
+        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
+        let fleet = match &config.redis_url {
+            Some(url) => Some(Fleet::new(url, member(&config, &launcher).await?)?),
+            None => None,
+        };
+        let directory = Directory::new(fleet);
         let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
         let ingress = Arc::new(Ingress::new(directory.clone(), rates));
         let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
-        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
         Ok(Self {
             access: Access::new(&config)?,
             admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
@@ -61,6 +68,8 @@ impl App {
             settings,
             metrics: metrics::start()?,
             keep_awake: keep_awake.map(Arc::new),
+            deployment: Deployment::new(config.drain_max),
+            hops: Hops::new(),
             config,
         })
     }

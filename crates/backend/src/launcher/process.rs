@@ -70,6 +70,14 @@ impl Launcher {
         self.run_dir.secret()
     }
 
+    /// Identity of this instance: a uuid that lives as long as the hosts, and a generation, higher at each call.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub(crate) fn next_generation(&self) -> io::Result<(String, u64)> {
+        self.run_dir.next_generation()
+    }
+
     /// Starts a host.
     ///
     /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment

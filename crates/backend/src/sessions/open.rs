@@ -20,6 +20,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     bounds::{self, Allowance, MAX_LINES},
+    claim::Claim,
     handle::{Handle, Status},
     link::{MAX_HELD, Task},
     outlet::FindRoute,
@@ -60,12 +61,13 @@ pub(crate) enum NotOpened {
     Foreign { session: SessionId, process: Box<Process> },
 }
 
-/// Starts a session in a host that has none. `ended` is called when the session stops accepting messages.
+/// Starts a session in a host that has none, under its `claim`. `ended` is called when the session stops accepting messages.
 pub(crate) async fn start(
     host: Host,
     seal: Seal,
     settings: Settings,
     start: Start,
+    claim: Claim,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
     let Start { id, owner, shell, expires_at } = start;
@@ -82,7 +84,7 @@ pub(crate) async fn start(
     };
     let (stream, process, _) = greet(host, Some(hello)).await?;
     let status = status(id, owner, created_at, expires_at, tokens);
-    Ok(Task::spawn(status, stream, process, seal, |_| (), ended))
+    Ok(Task::spawn(status, stream, process, seal, claim, |_| (), ended))
 }
 
 /// Takes over the session of a host that an earlier backend started.
@@ -90,6 +92,7 @@ pub(crate) async fn take_over(
     host: Host,
     seal: Seal,
     routes: &FindRoute,
+    claim: impl FnOnce(&Status) -> Claim,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
     let (stream, process, (here, peers)) = greet(host, None).await?;
@@ -100,7 +103,8 @@ pub(crate) async fn take_over(
         return Err(NotOpened::Nonsense);
     };
     let status = status(id, owner, created_at, expires_at, Tokens::restored(noted.as_bytes()));
-    Ok(Task::spawn(status, stream, process, seal, |task| task.take_over(peers, routes), ended))
+    let claim = claim(&status);
+    Ok(Task::spawn(status, stream, process, seal, claim, |task| task.take_over(peers, routes), ended))
 }
 
 fn status(

@@ -235,7 +235,7 @@ pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
         actor.say(here(start.notes)).await;
     };
     let (session, ()) =
-        tokio::join!(super::start(host, seal(), settings, start, |_| ended.send(()).unwrap()), begins);
+        tokio::join!(super::start(host, seal(), settings, start, Claim::alone(), |_| ended.send(()).unwrap()), begins);
     (session.unwrap(), actor, told)
 }
 

@@ -45,6 +45,8 @@ struct Machine {
     generation: u64,
     shells: BTreeMap<SessionId, Shell>,
     paused_until: u64,
+    /// When its next wake arrives.
+    wakes_at: u64,
     /// What arrived during the pause.
     held: VecDeque<Event>,
 }
@@ -239,8 +241,12 @@ impl World {
         }
         let (connection, wake) = (process.connection, process.fleet.poll_timeout(now));
         if let Some(wake) = wake {
-            let after = u64::try_from(wake.saturating_sub(now).as_millis()).unwrap() + 1;
-            self.later(after, Event::Wake { at });
+            let wake = u64::try_from(wake.as_millis()).unwrap() + 1;
+            let machine = &mut self.machines[at];
+            if machine.wakes_at <= self.now || wake < machine.wakes_at {
+                machine.wakes_at = wake;
+                self.later(wake - self.now, Event::Wake { at });
+            }
         }
         for (id, request) in requests {
             let after = self.delay();
