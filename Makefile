@@ -103,6 +103,7 @@ test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
 	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
 	$(GATEWAY_TESTS)/conformance/sdks.sh || lacks "functions in Python and JavaScript" "no Python 3, or no registry" "boto3 --skip sdks::"; \
+	command -v redis-server >/dev/null || lacks "several instances" "no redis-server" "redis_"; \
 	set -x; cargo test --workspace -- $$skip
 	@$(CHROMIUM)
 	cd crates/web && npm test && npm run e2e

@@ -48,10 +48,13 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let metrics_address = config.metrics_address()?;
-    let app = Arc::new(App::new(config).await?);
+    config.check()?;
+    let listener = bind(address).await?;
+    // Known only now, if `PORT` is 0.
+    let port = listener.local_addr()?.port();
+    let app = Arc::new(App::new(config, port).await?);
     // Before announcing the address: until the handlers are installed, a signal kills the process.
     let stop = stop_signal()?;
-    let listener = bind(address).await?;
     let mut background = JoinSet::new();
     let metrics = match metrics_address {
         Some(address) => Some(bind(address).await?),

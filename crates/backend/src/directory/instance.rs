@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use shellbridge_fleet::Member;
 
@@ -26,20 +26,30 @@ struct Network {
     addresses: Vec<std::net::Ipv4Addr>,
 }
 
-/// This instance's identity in the fleet.
+/// This instance's identity in the fleet. `port`: where it listens.
 ///
 /// # Errors
 /// When its URL is unknown, or `RUN_DIR` cannot be written.
-pub(crate) async fn member(config: &Config, launcher: &Launcher) -> anyhow::Result<Member> {
+pub(crate) async fn member(config: &Config, port: u16, launcher: &Launcher) -> anyhow::Result<Member> {
     let url = match &config.instance_url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => url_from_ecs(config.port).await?,
+        Some(url) => at_port(url, port).context("INSTANCE_URL must be http://HOST:PORT")?,
+        None => url_from_ecs(port).await?,
     };
-    let parsed = url::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    ensure!(parsed.is_some_and(|url| url.has_host()), "INSTANCE_URL must be http://HOST:PORT");
     let (uuid, generation) = launcher.next_generation().context("RUN_DIR")?;
     let release = config.release.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
     Ok(Member { uuid: uuid.into(), generation, url: url.into(), release: Arc::from(release) })
+}
+
+/// The URL without a final slash. Port 0 stands for `port`, as in `PORT`.
+fn at_port(url: &str, port: u16) -> Option<String> {
+    let mut url = url::Url::parse(url).ok()?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return None;
+    }
+    if url.port() == Some(0) {
+        url.set_port(Some(port)).ok()?;
+    }
+    Some(url.as_str().trim_end_matches('/').to_owned())
 }
 
 async fn url_from_ecs(port: u16) -> anyhow::Result<String> {
@@ -55,4 +65,19 @@ async fn url_from_ecs(port: u16) -> anyhow::Result<String> {
     let address = container.networks.into_iter().flat_map(|network| network.addresses).next();
     let address = address.context("the ECS task metadata has no IPv4 address; set INSTANCE_URL")?;
     Ok(format!("http://{address}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_0_of_instance_url_is_the_port_that_was_picked() {
+        assert_eq!(at_port("http://127.0.0.1:0", 8_080).as_deref(), Some("http://127.0.0.1:8080"));
+        assert_eq!(at_port("http://b.internal:3001/", 8_080).as_deref(), Some("http://b.internal:3001"));
+        assert_eq!(at_port("https://b.internal", 8_080).as_deref(), Some("https://b.internal"));
+        for bad in ["b.internal:3001", "redis://b", "http://", ""] {
+            assert_eq!(at_port(bad, 8_080), None, "{bad}");
+        }
+    }
 }

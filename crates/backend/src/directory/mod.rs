@@ -14,7 +14,7 @@ use shellbridge_protocol::{
 use tokio::sync::watch;
 
 pub(crate) use self::{
-    fleet::{Fleet, Report},
+    fleet::{Fleet, Redis, Report},
     instance::member,
     local::{Missing, Refused, Reservation},
 };

@@ -9,7 +9,7 @@ use shellbridge_session::{Limits, Settings};
 
 use crate::{
     access::Access, admin::Admin, config::Config, deployment::Deployment,
-    directory::{Directory, Fleet, member}, hop::Hops, ingress::Ingress,
+    directory::{Directory, Fleet, Redis, member}, hop::Hops, ingress::Ingress,
     keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, sessions::Seal,
     transport::bridge::Bridge,
 };
@@ -33,9 +33,8 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Checks the settings and builds the shared state.
-    pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
-        config.check()?;
+    /// Builds the shared state from checked settings. `port`: where this process listens.
+    pub(crate) async fn new(config: Config, port: u16) -> anyhow::Result<Self> {
         let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());
         let origins = origins.map(AllowedOrigins::parse).transpose().context("ALLOWED_ORIGINS")?;
         let settings = Settings {
@@ -49,7 +48,7 @@ impl App {
         };
         let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
         let fleet = match &config.redis_url {
-            Some(url) => Some(Fleet::new(url, member(&config, &launcher).await?)?),
+            Some(url) => Some(Fleet::new(Redis::parse(url)?, member(&config, port, &launcher).await?)),
             None => None,
         };
         let directory = Directory::new(fleet);

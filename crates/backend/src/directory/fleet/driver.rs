@@ -132,7 +132,7 @@ impl Driver {
         let shared = self.fleet.0.clone();
         self.connecting.spawn(async move {
             sleep(after).await;
-            shared.address.connect(shared.me.clone()).await
+            shared.redis.connect(shared.me.clone()).await
         });
     }
 

@@ -2,6 +2,8 @@
 //! `driver` connects both to the sessions of this process.
 
 mod driver;
+#[cfg(test)]
+mod redis_tests;
 mod scripts;
 mod store;
 
@@ -19,8 +21,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(crate) use self::store::BadUrl;
-use self::{driver::Driver, store::Address};
+use self::driver::Driver;
+pub(crate) use self::store::Redis;
 use crate::sessions::{Change, Claim, Roster, Standing, outlet::FindRoute};
 
 /// Longest wait for a claim: an id that a client chose waits until absence counts.
@@ -41,7 +43,7 @@ struct Shared {
     lease: watch::Sender<Option<Instant>>,
     started: Instant,
     me: Arc<Member>,
-    address: Address,
+    redis: Redis,
 }
 
 struct State {
@@ -76,11 +78,8 @@ pub(crate) struct Report {
 }
 
 impl Fleet {
-    /// `url` is `REDIS_URL`.
-    ///
-    /// # Errors
-    /// When it is no such URL.
-    pub(crate) fn new(url: &str, me: Member) -> Result<Self, BadUrl> {
+    /// An instance that has no lease yet.
+    pub(crate) fn new(redis: Redis, me: Member) -> Self {
         let started = Instant::now();
         let state = State {
             machine: Machine::new(me.clone()),
@@ -93,14 +92,14 @@ impl Fleet {
             fenced: Duration::ZERO,
             fenced_since: Some(started),
         };
-        Ok(Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             state: Mutex::new(state),
             wake: Notify::new(),
             lease: watch::Sender::new(None),
             started,
             me: Arc::new(me),
-            address: Address::parse(url)?,
-        })))
+            redis,
+        }))
     }
 
     /// Does the fleet's work, until dropped. `routes` finds ways to the connections of dead instances.

@@ -22,8 +22,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Timeout of a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// `REDIS_URL`, parsed.
-pub(super) struct Address {
+/// The server that `REDIS_URL` names.
+pub(crate) struct Redis {
     client: Client,
     tls: bool,
     /// Host and port, for messages; without user and password.
@@ -57,8 +57,10 @@ pub(super) enum StoreError {
     Failed(#[from] RedisError),
 }
 
-impl Address {
-    pub(super) fn parse(url: &str) -> Result<Self, BadUrl> {
+impl Redis {
+    /// # Errors
+    /// When `REDIS_URL` is no such URL.
+    pub(crate) fn parse(url: &str) -> Result<Self, BadUrl> {
         let parsed = url::Url::parse(url).map_err(|_| BadUrl)?;
         let tls = match parsed.scheme() {
             "redis" => false,
