@@ -87,6 +87,9 @@ pub struct Config {
     /// them. Unset: none.
     #[arg(long, env = "METRICS_BIND")]
     pub metrics_bind: Option<String>,
+    /// Namespace of the `CloudWatch` metric `Sessions`, logged to stdout once a minute. Unset: not logged.
+    #[arg(long, env = "METRICS_NAMESPACE")]
+    pub metrics_namespace: Option<String>,
     /// Directory, with mode 0700, of the sockets of sessions' host processes, of one backend at a time. A backend that
     /// starts with the directory of one that crashed takes over its sessions. Default: `shellbridge` below
     /// `XDG_RUNTIME_DIR`, or else `shellbridge-UID` below /run or /tmp.
@@ -99,10 +102,10 @@ pub struct Config {
     /// or `container` (each session has its own container).
     #[arg(long, env = "SHELL_SANDBOX", default_value = "none")]
     pub shell_sandbox: Sandbox,
-    /// Range of user ids for sessions, FIRST-LAST, with SHELL_SANDBOX=user. No account and no other program may use them.
+    /// Range of user ids for sessions, FIRST-LAST, with `SHELL_SANDBOX=user`. No account and no other program may use them.
     #[arg(long, env = "SHELL_UIDS", default_value = "20000-29999")]
     pub shell_uids: String,
-    /// Image of sessions' containers, with SHELL_SANDBOX=container.
+    /// Image of sessions' containers, with `SHELL_SANDBOX=container`.
     #[arg(long, env = "SHELL_IMAGE")]
     pub shell_image: Option<String>,
     /// Images that a session may name in place of `SHELL_IMAGE`, separated by commas.
@@ -212,6 +215,7 @@ impl Config {
             &mut self.ws_url,
             &mut self.keep_awake_url,
             &mut self.metrics_bind,
+            &mut self.metrics_namespace,
             &mut self.run_dir,
             &mut self.session_host,
             &mut self.redis_url,
@@ -271,6 +275,14 @@ impl Config {
     /// Limits of a session that names none, and the maxima.
     pub(crate) fn shell_limits(&self) -> (Limits, Limits) {
         (self.shell_limits, self.shell_limits_max.unwrap_or(self.shell_limits))
+    }
+
+    /// All addresses to listen on: [`Config::address`], then [`Config::metrics_address`].
+    ///
+    /// # Errors
+    /// When one is invalid.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        Ok(std::iter::once(self.address()).chain(self.metrics_address()?).collect())
     }
 
     /// Address to listen on.

@@ -23,6 +23,7 @@ mod admin;
 mod clock;
 pub mod config;
 mod deployment;
+mod emf;
 pub mod error;
 mod hop;
 mod keep_awake;
@@ -33,6 +34,6 @@ mod rate;
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
 pub use self::{
-    launcher::{BadLimits, Limits, Sandbox, below_init, init, is_init, keep_secrets},
+    launcher::{BadLimits, Limits, Sandbox, below_init, init, is_init, keep_secrets, protect},
     run::run,
 };

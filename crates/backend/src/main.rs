@@ -7,7 +7,7 @@ use clap::Parser;
 use shellbridge_backend::{
     below_init,
     config::{Config, check_environment},
-    init, is_init, keep_secrets, run,
+    init, is_init, keep_secrets, protect, run,
 };
 use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 
@@ -15,15 +15,11 @@ use tracing_subscriber::{EnvFilter, filter::Targets, prelude::*};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let ended = if is_init() {
-        start_log();
-        init().map(ExitCode::from)
-    } else {
-        // Before the runtime starts threads: part of this applies per thread.
-        let kept = keep_secrets().context("cannot protect the secrets from shells");
-        start_log();
-        kept.and_then(|()| start()).map(|()| ExitCode::SUCCESS)
-    };
+    // Before the runtime starts threads: part of this applies per thread.
+    let kept = if is_init() { protect() } else { keep_secrets() };
+    start_log();
+    let kept = kept.context("cannot protect the secrets from shells");
+    let ended = kept.and_then(|()| settings()).and_then(start).map(ExitCode::from);
     match ended {
         Ok(code) => code,
         Err(error) => {
@@ -35,18 +31,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn start() -> anyhow::Result<()> {
+/// Reads the settings. Exits after `--help` and `--version`.
+fn settings() -> anyhow::Result<Config> {
     let config = match Config::try_parse() {
         Ok(config) => config.normalized(),
-        // clap also returns `--help` and `--version` as errors.
-        Err(output) if !output.use_stderr() => return Ok(output.print()?),
+        Err(output) if !output.use_stderr() => output.exit(),
         Err(error) => anyhow::bail!("{}", error.to_string().trim_end()),
     };
     check_environment(std::env::vars_os())?;
+    Ok(config)
+}
+
+/// Returns the exit code.
+fn start(config: Config) -> anyhow::Result<u8> {
+    if config.init {
+        return init(&config.addresses()?);
+    }
     if config.below_init {
         below_init().context("--below-init")?;
     }
-    tokio::runtime::Runtime::new()?.block_on(run(config))
+    tokio::runtime::Runtime::new()?.block_on(run(config))?;
+    Ok(0)
 }
 
 /// Logs JSON lines to stderr, at the level of `RUST_LOG` or `info`. Libraries are capped at `warn` regardless, because

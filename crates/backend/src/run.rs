@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     deployment,
     directory::Directory,
+    emf,
     http::{self, App, serve},
     keep_awake,
     launcher::{self, Host},
@@ -49,17 +50,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let metrics_address = config.metrics_address()?;
     config.check()?;
-    let listener = bind(address).await?;
+    // In the order of `Config::addresses`, in which an init binds them.
+    let listener = bind(0, address).await?;
     // Known only now, if `PORT` is 0.
     let port = listener.local_addr()?.port();
     let app = Arc::new(App::new(config, port).await?);
     // Before announcing the address: until the handlers are installed, a signal kills the process.
     let stop = stop_signal()?;
-    let mut background = JoinSet::new();
     let metrics = match metrics_address {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(1, address).await?),
         None => None,
     };
+    let mut background = JoinSet::new();
     background.spawn(async {
         if let Err(error) = launcher::orphans().await {
             tracing::error!(%error, "cannot reap orphaned processes");
@@ -77,6 +79,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         background.spawn(serve::serve(listener, router, MAX_SCRAPERS, std::future::pending()));
     }
     background.spawn(tidy(app.clone()));
+    if let Some(namespace) = app.config.metrics_namespace.clone() {
+        background.spawn(emf::report(namespace, app.directory.clone()));
+    }
     if let Some(awake) = app.keep_awake.clone() {
         background.spawn(keep_awake::run(awake, app.directory.living()));
     }
@@ -99,8 +104,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+/// Listens on the `n`th socket of the init above this process, or on an address.
+async fn bind(n: usize, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = match launcher::inherited(n) {
+        Ok(Some(listener)) => TcpListener::from_std(listener),
+        Ok(None) => TcpListener::bind(address).await,
+        Err(error) => Err(error),
+    };
+    listener.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Bounds the memory of rate limits and histograms.

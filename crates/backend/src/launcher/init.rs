@@ -3,7 +3,8 @@
 //! The hosts of a crashed backend become its children, and so do the processes that these hosts leave when they die.
 
 use std::{
-    collections::HashSet, ffi::OsString, future::pending, io, path::PathBuf, process::Command, time::Duration,
+    collections::HashSet, ffi::OsString, future::pending, io, net::SocketAddr, path::PathBuf,
+    process::Command, time::Duration,
 };
 
 use nix::{
@@ -19,9 +20,9 @@ use tokio::{
 };
 
 use super::{
+    listener::Sockets,
     reap::{AT_ONCE, children},
     reports::Reports,
-    secrets,
 };
 
 /// The argument that asks for this mode.
@@ -50,14 +51,15 @@ pub fn is_init() -> bool {
     std::env::args_os().any(|argument| argument == INIT)
 }
 
-/// Runs the backend until it stops, and returns its exit code.
+/// Runs a backend that listens on these addresses until it stops, and returns its exit code. Call
+/// [`protect`](super::protect) first.
 ///
 /// # Errors
-/// When it cannot be started at first.
-pub fn init() -> anyhow::Result<u8> {
-    secrets::protect()?;
+/// When it cannot be started at first, or an address is in use.
+pub fn init(addresses: &[SocketAddr]) -> anyhow::Result<u8> {
+    let sockets = Sockets::listen(addresses)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Init::new()?.run().await })
+    runtime.block_on(async { Init::new(Sockets::new(sockets)?)?.run().await })
 }
 
 /// How to stop.
@@ -81,10 +83,13 @@ struct Init {
     reports: Option<Reports>,
     /// PIDs of the hosts. Other children but the backend are orphans.
     hosts: HashSet<i32>,
+    sockets: Sockets,
+    /// The last backend could not start.
+    failing: bool,
 }
 
 impl Init {
-    fn new() -> io::Result<Self> {
+    fn new(sockets: Sockets) -> io::Result<Self> {
         let others = std::env::args_os().skip(1).filter(|argument| argument != INIT);
         Ok(Self {
             program: std::env::current_exe()?,
@@ -97,6 +102,8 @@ impl Init {
             backend: None,
             reports: None,
             hosts: HashSet::new(),
+            sockets,
+            failing: false,
         })
     }
 
@@ -120,6 +127,7 @@ impl Init {
                 return Ok(self.stopped(code).await);
             }
             first = false;
+            self.failing = code == NOT_STARTED;
             if started.elapsed() >= RAN {
                 delay = DELAY;
             }
@@ -134,7 +142,9 @@ impl Init {
 
     fn start(&mut self) -> io::Result<()> {
         let (reports, stdin) = Reports::new()?;
-        let backend = Command::new(&self.program).args(&self.arguments).stdin(stdin).spawn()?;
+        let mut command = Command::new(&self.program);
+        self.sockets.pass(&mut command);
+        let backend = command.args(&self.arguments).stdin(stdin).spawn()?;
         self.backend = Some(backend.id().cast_signed());
         self.reports = Some(reports);
         Ok(())
@@ -163,6 +173,8 @@ impl Init {
                 () = read(&mut self.reports, &mut self.hosts) => continue,
                 () = tokio::task::yield_now(), if more => continue,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return None,
+                // After a crash, connections wait for the next backend, unless it does not start either.
+                () = self.sockets.refuse(), if self.backend.is_none() && self.failing => continue,
             };
             // A request to end the sessions holds.
             self.stop = self.stop.filter(|stop| *stop == Stop::End).or(Some(stop));

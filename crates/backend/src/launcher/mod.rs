@@ -3,6 +3,7 @@
 mod environment;
 mod init;
 mod limits;
+mod listener;
 mod process;
 mod reap;
 mod reports;
@@ -11,6 +12,7 @@ mod secrets;
 
 pub(crate) use self::{
     environment::{ShellRequest, shell_spec},
+    listener::inherited,
     process::{Host, Launcher, Process, Space},
     reap::orphans,
 };
@@ -18,5 +20,5 @@ pub use self::{
     init::{init, is_init},
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
-    secrets::keep_secrets,
+    secrets::{keep_secrets, protect},
 };

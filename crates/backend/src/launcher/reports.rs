@@ -18,15 +18,18 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 
+use super::listener;
+
 /// The backend's end.
 static TO_INIT: OnceLock<File> = OnceLock::new();
 
-/// Begins to report to the init that started this process, through stdin. Makes this process die with the init: otherwise
+/// Begins to report to the init that started this process, through stdin, and finds the sockets that it has passed. Makes this process die with the init: otherwise
 /// it would hold address and directory, and nothing would stop it.
 ///
 /// # Errors
 /// When stdin cannot be used.
 pub fn below_init() -> io::Result<()> {
+    listener::inherit();
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let pipe = stdin().as_fd().try_clone_to_owned()?;
     fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;

@@ -51,7 +51,10 @@ pub fn keep_secrets() -> std::io::Result<()> {
 
 /// The part that an init needs, which starts no shells. The backend that it starts has capabilities that shells lack, if
 /// there are any to drop, so that they cannot access it before it protects itself.
-pub(super) fn protect() -> std::io::Result<()> {
+///
+/// # Errors
+/// When the kernel refuses to make the process non-dumpable.
+pub fn protect() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The processes of a killed host become children of this process, which ends them (`reap`, `init`).
     set_child_subreaper(Some(getpid()))?;

@@ -234,3 +234,28 @@ async fn an_error_of_the_settings_ends_init_at_once() {
         assert!(said.contains(&format!("backend: {words}")) && !said.contains("starting it again"), "{said}");
     }
 }
+
+/// A shell bound the port of a crashed backend, and received the tokens meant for the next one.
+#[tokio::test]
+async fn regression_the_port_of_a_crashed_backend_is_not_free() {
+    let home = TempDir::new().unwrap();
+    let program = own_host(&home);
+    let mut init = start(Settings::new().set("SESSION_HOST", program.to_str().unwrap())).await;
+    let address = init.url.trim_start_matches("http://").to_owned();
+    let take = || std::net::TcpListener::bind(&address).expect_err("the port is taken").kind();
+    let away = down(&init, &program).await;
+    assert_eq!(take(), std::io::ErrorKind::AddrInUse);
+    // No backend can start: requests fail, instead of waiting for one.
+    init.logs("is not a file").await;
+    init.get("/health").send().await.expect_err("no backend serves it");
+    fs::rename(away, &program).unwrap();
+    init.listens_again().await;
+    for _ in 0..2 {
+        assert_eq!(init.get("/health").send().await.unwrap().status(), 200);
+        assert_eq!(take(), std::io::ErrorKind::AddrInUse);
+        crash(&mut init).await;
+    }
+    init.terminate();
+    let (code, log) = init.ended().await;
+    assert_eq!(code, 0, "{log}");
+}

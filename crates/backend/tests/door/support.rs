@@ -337,9 +337,11 @@ impl Backend {
         assert!(found.is_ok_and(|found| found.is_ok()), "no {words:?} in {}", *self.log_so_far.borrow());
     }
 
-    /// Waits until the backend that an init started again listens, on another port.
+    /// Waits until the backend that an init started again listens.
     pub(crate) async fn listens_again(&mut self) {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it starts again").unwrap();
+        let line = timeout(PATIENCE, self.lines.next_line()).await;
+        let line =
+            line.unwrap_or_else(|_| panic!("not started again: {}", *self.log_so_far.borrow())).unwrap();
         self.url = url_of(&line.expect("its init lives"));
     }
 
