@@ -70,19 +70,19 @@ impl Http {
     /// Sends a request and reads the response: `within` the time, and at most `most` bytes of body.
     ///
     /// # Errors
-    /// See [`HttpError`].
+    /// See [`ExchangeError`].
     pub async fn exchange(
         &self,
         request: Request<Bytes>,
         within: Duration,
         most: usize,
-    ) -> Result<Response<Bytes>, HttpError> {
+    ) -> Result<Response<Bytes>, ExchangeError> {
         let exchange = async {
             let (head, body) = self.send(request.map(SdkBody::from)).await?.into_parts();
-            let body = Limited::new(body, most).collect().await.map_err(HttpError::Body)?;
+            let body = Limited::new(body, most).collect().await.map_err(ExchangeError::Body)?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
-        timeout(within, exchange).await.map_err(|_| HttpError::Timeout)?
+        timeout(within, exchange).await.map_err(|_| ExchangeError::Timeout)?
     }
 
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
@@ -113,10 +113,18 @@ pub enum HttpError {
     /// A retry may help: the connection was lost, and the server may have received the request.
     #[error("the connection was lost")]
     Lost(#[source] Error),
-    /// A retry may help: the response's body was cut off, or is too large.
+}
+
+/// Why [`Http::exchange`] got no whole response. A retry may help.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// There was no response.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The response's body was cut off, or is too large.
     #[error("the response cannot be read")]
     Body(#[source] BoxError),
-    /// A retry may help: no response in time.
+    /// No response in time.
     #[error("no response in time")]
     Timeout,
 }
@@ -124,7 +132,7 @@ pub enum HttpError {
 impl HttpError {
     /// Whether the same request may succeed later.
     pub const fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Setup(_))
+        matches!(self, Self::Connect(_) | Self::Lost(_))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
-    ServerErrorKind, aio::MultiplexedConnection,
+    aio::MultiplexedConnection,
 };
 use shellbridge_fleet::{
     Found, Member, Orphans, Renewed, Reply, Request, Under, Written,
