@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shellbridge_session::link::{Channel, FromHost, MAX_MESSAGE, Message, Preface, ToHost};
+use shellbridge_session::link::{Channel, FromHost, Message, Preface, ToHost};
 
 const READ: usize = 32 * 1024;
 
@@ -14,7 +14,7 @@ fn arrived<M: Message + std::fmt::Debug>(bytes: &[u8], piece: usize) -> (Option<
     'all: for piece in bytes.chunks(piece) {
         let buffer = channel.room(piece.len());
         buffer.extend_from_slice(piece);
-        assert!(buffer.capacity() <= 4 * (MAX_MESSAGE + READ));
+        assert!(buffer.capacity() <= 4 * (M::MAX + READ));
         loop {
             match channel.message::<M>() {
                 Ok(Some(message)) => messages.push(format!("{message:?}")),

@@ -106,6 +106,7 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let (status, code) = match refused {
             Refused::Taken => (StatusCode::CONFLICT, ErrorCode::SessionInvalid),
+            Refused::Quota(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
             Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited),
             Refused::Closed | Refused::NoRegistry => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable)

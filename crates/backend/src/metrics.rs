@@ -26,6 +26,7 @@ const PUSH_SECONDS: &str = "shellbridge_push_seconds";
 const REQUEST_SECONDS: &str = "shellbridge_request_seconds";
 const SESSIONS: &str = "shellbridge_sessions";
 const SESSION_FAULTS: &str = "shellbridge_session_faults_total";
+const OVER_QUOTA: &str = "shellbridge_sessions_over_quota_total";
 const CONNECTIONS: &str = "shellbridge_connections";
 const SESSIONS_LOST: &str = "shellbridge_sessions_lost_total";
 const HOPS: &str = "shellbridge_hops_total";
@@ -77,7 +78,8 @@ pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(FAREWELLS, "Connections told that their session is gone with its instance");
     describe_gauge!(DRAINING, "1 while an instance of a newer release is present");
     describe_counter!(PROTECTION, "Requests for ECS task protection, by outcome: granted, released, refused, or failed");
-    describe_gauge!(SESSIONS, "Sessions");
+    describe_counter!(OVER_QUOTA, "Sessions refused because their user has too many");
+    describe_gauge!(SESSIONS, "Sessions, by sandbox");
     describe_gauge!(CONNECTIONS, "Connections of all sessions");
     Ok(handle)
 }
@@ -192,12 +194,21 @@ pub(crate) fn session_failed() {
     counter!(SESSION_FAULTS).increment(1);
 }
 
-/// Sets the number of sessions and connections.
-pub(crate) fn holds(sessions: usize, connections: usize) {
+/// Counts a session that was refused because its user has too many.
+pub(crate) fn over_quota() {
+    counter!(OVER_QUOTA).increment(1);
+}
+
+/// Sets the number of sessions of one sandbox.
+pub(crate) fn holds_sessions(sandbox: &'static str, sessions: usize) {
     #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-    let (sessions, connections) = (sessions as f64, connections as f64);
-    gauge!(SESSIONS).set(sessions);
-    gauge!(CONNECTIONS).set(connections);
+    gauge!(SESSIONS, "sandbox" => sandbox).set(sessions as f64);
+}
+
+/// Sets the number of connections.
+pub(crate) fn holds_connections(connections: usize) {
+    #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+    gauge!(CONNECTIONS).set(connections as f64);
 }
 
 /// Counts a request that was passed on to another instance.

@@ -1,5 +1,7 @@
 //! The stack under test and the source of its sessions.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -11,6 +13,9 @@ use crate::stack::{ProgramArgs, Stack};
 
 /// Sessions ended concurrently.
 const CONCURRENCY: usize = 16;
+
+/// Sessions created so far.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Options of a deployed stack. Without a URL, a local stack is started.
 #[derive(Debug, Clone, Default, Args)]
@@ -116,7 +121,9 @@ impl Target {
             Source::Made { url, bearer } => (url, bearer),
         };
         let env = self.home.as_ref().map_or_else(|| json!({}), |home| json!({ "HOME": home }));
-        let body = json!({ "userId": "bench", "ttlSeconds": 3600, "shell": shell, "env": env });
+        // One user each, whatever the backend's MAX_SESSIONS_PER_USER.
+        let user = format!("bench-{}", MADE.fetch_add(1, Ordering::Relaxed));
+        let body = json!({ "userId": user, "ttlSeconds": 3600, "shell": shell, "env": env });
         let mut request =
             self.http.post(url).body(body.to_string()).header("content-type", "application/json");
         if let Some(bearer) = bearer {

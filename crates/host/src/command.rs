@@ -70,7 +70,7 @@ impl CommandState {
     /// Initial state.
     pub(crate) fn new(spec: &ShellSpec) -> Self {
         Self {
-            shell: posix_shell(Path::new(&spec.shell)),
+            shell: pty::posix_shell(Path::new(&spec.shell)),
             cwd: PathBuf::from(&spec.cwd),
             env: spec.env.clone(),
         }
@@ -98,13 +98,6 @@ impl CommandState {
             self.env = env;
         }
     }
-}
-
-/// The user's shell if it reads POSIX scripts, else `/bin/sh`.
-fn posix_shell(shell: &Path) -> PathBuf {
-    let posix = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];
-    let name = shell.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }
 }
 
 /// Anonymous in-memory file that receives the wrapper's state.

@@ -14,11 +14,12 @@ use shellbridge_protocol::{
 };
 use shellbridge_session::{
     CommandEnd, CommandOutcome, Effect, PushKind, Session, Work,
-    link::{Check, Close, FrameKind, ShellSpec, Start, Status, ToHost},
+    link::{Check, Close, FILES_FAILED, FrameKind, MAX_LOG, Measured, ShellSpec, Start, Status, ToHost},
 };
 use tokio::{
     io::AsyncWriteExt as _,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -26,6 +27,7 @@ use tokio::{
 use crate::{
     command::{CommandState, Finished, Running},
     drain::Tty,
+    files,
     link::{self, Link, Listener},
     log, process,
     pty::{self, Shell, exit_of},
@@ -52,7 +54,7 @@ pub(crate) async fn serve(listener: &Listener) {
     let about = (id.clone(), owner.clone());
     let mut driver = match Driver::start(start) {
         Ok(driver) => driver,
-        Err(error) => return end::fail(link, &format!("the shell cannot be started: {error}")).await,
+        Err(error) => return end::fail(link, &reason(&*error)).await,
     };
     driver.greet(&mut link, &about);
     driver.link = Some(link);
@@ -60,6 +62,16 @@ pub(crate) async fn serve(listener: &Listener) {
         Ok(why) => driver.end(&why).await,
         Err(_) => driver.crash().await,
     }
+}
+
+/// Why no session could be started.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut why = error.to_string();
+    if !why.starts_with(FILES_FAILED) {
+        why.insert_str(0, "the shell cannot be started: ");
+    }
+    why.truncate(why.floor_char_boundary(MAX_LOG));
+    why
 }
 
 /// Waits for the backend's `Hello`; `None` if it starts no session.
@@ -110,6 +122,8 @@ pub(crate) struct Driver {
     /// Last status sent to this backend.
     told: Option<Status>,
     notes: Bytes,
+    /// Pending measurement, and the number of the latest request for one.
+    measuring: Option<(u64, oneshot::Receiver<Measured>)>,
 }
 
 /// The running command.
@@ -128,6 +142,7 @@ enum Event {
     Exited(Exit),
     Died,
     Command(std::io::Result<Finished>),
+    Measured(Option<Measured>),
     Idle,
     Look,
     Timer,
@@ -135,11 +150,12 @@ enum Event {
 
 impl Driver {
     pub(crate) fn start(start: Start) -> Result<Self, Box<dyn std::error::Error>> {
-        let Start { id, created_at, expires_at, settings, shell: spec, notes, .. } = start;
+        let Start { id, created_at, expires_at, settings, shell: spec, notes, files, init, .. } = start;
         let started = Instant::now();
         let session = Session::new(id, settings, created_at, expires_at);
         let died = signal(SignalKind::child())?;
-        let shell = Shell::start(&spec, session.size())?;
+        files::lay(spec.env.get("HOME").map_or("/", String::as_str), &files)?;
+        let shell = Shell::start(&spec, session.size(), init.as_deref())?;
         Ok(Self {
             started,
             created_at,
@@ -163,6 +179,7 @@ impl Driver {
             greeted: true,
             told: None,
             notes,
+            measuring: None,
         })
     }
 
@@ -216,6 +233,11 @@ impl Driver {
                     self.command = None;
                     self.finished(finished, now);
                     self.reap();
+                }
+                Event::Measured(measured) => {
+                    if let (Some((request, _)), Some(measured)) = (self.measuring.take(), measured) {
+                        self.say(Measured { request, ..measured });
+                    }
                 }
                 Event::Idle => {
                     if self.unreaped {
@@ -310,6 +332,12 @@ impl Driver {
                 None => pending().await,
             }
         };
+        let measured = async {
+            match &mut self.measuring {
+                Some((_, measured)) => Event::Measured(measured.await.ok()),
+                None => pending().await,
+            }
+        };
         // Short, bounded work comes first. What a shell can keep ready, its input and output, comes after the next backend
         // and timers. `Quiet` comes after `read`: a terminal with unread output is not quiet.
         tokio::select! {
@@ -319,6 +347,7 @@ impl Driver {
             () = until(due) => Event::Timer,
             () = sleep_until(self.look_at), if self.link.is_none() => Event::Look,
             event = command => event,
+            event = measured => event,
             status = self.shell.child.wait(), if quiet_at.is_none() && !self.session.status().exited => {
                 Event::Exited(exit_of(status))
             }
@@ -354,7 +383,7 @@ impl Driver {
 
     /// Starts a new shell to replace the one that exited.
     fn restart(&mut self, now: Duration) {
-        match Shell::start(&self.spec, self.session.size()) {
+        match Shell::start(&self.spec, self.session.size(), None) {
             Ok(shell) => {
                 tokio::spawn(process::end_session(self.shell.pid));
                 self.shell = shell;

@@ -58,7 +58,7 @@ async fn step(path: &Path, stream: &mut Option<UnixStream>, what: u8, bytes: &[u
             if let Some((kind, body)) = bytes.split_first() {
                 let length = u32::try_from(body.len() + 2).unwrap_or_default();
                 out.extend_from_slice(&length.to_le_bytes());
-                out.extend_from_slice(&[kind % 14, 0]);
+                out.extend_from_slice(&[kind % 15, 0]);
                 out.extend_from_slice(body);
             }
         }
@@ -125,5 +125,7 @@ fn start() -> Start {
         settings: Settings { limits, detached_ttl: LONG, shell_restart: true },
         shell: ShellSpec { shell: "/bin/cat".to_owned(), cwd: "/".to_owned(), env: BTreeMap::new() },
         notes: Bytes::new(),
+        files: Vec::new(),
+        init: None,
     }
 }

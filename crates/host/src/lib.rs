@@ -10,6 +10,7 @@
 mod command;
 mod drain;
 mod driver;
+mod files;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -18,6 +19,7 @@ mod log;
 mod prepare;
 mod process;
 mod pty;
+mod usage;
 
 /// Serves one session until it is over. The process's stdin must be a listening Unix socket.
 ///
@@ -33,6 +35,7 @@ pub fn run() -> std::io::Result<()> {
     }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        prepare::reset_signals()?;
         let listener = link::Listener::new(listener, backend)?;
         driver::serve(&listener).await;
         listener.remove();

@@ -10,6 +10,7 @@ use rustix::process::{
     DumpableBehavior, Uid, getpid, getuid, set_child_subreaper, set_dumpable_behavior, setpriority_process,
     setsid,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The host's `nice` value, between the backend's and that of its shells (`pty`).
 const NICE: i32 = 2;
@@ -38,4 +39,14 @@ pub(crate) fn prepare() -> io::Result<(UnixListener, Uid)> {
     rustix::stdio::dup2_stdout(null.as_fd())?;
     rustix::stdio::dup2_stderr(null.as_fd())?;
     Ok((listener, getuid()))
+}
+
+/// Handles signals that a parent may have set to be ignored, as `nohup` and a script's `&` do. Shells would inherit that, and
+/// Ctrl-C would not work in them; `exec` resets a handled signal to its default (signal(7)). Requires a runtime.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+        // The handler stays when this is dropped.
+        drop(signal(kind)?);
+    }
+    Ok(())
 }

@@ -149,7 +149,7 @@ fn descendants(of: &[i32]) -> Vec<Stat> {
 }
 
 /// The children of a process, as the kernel lists them per thread. Without `CONFIG_PROC_CHILDREN`, scans all processes.
-fn children(parent: i32) -> Vec<i32> {
+pub(crate) fn children(parent: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
     let lists = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("children")));
     let listed: Result<Vec<String>, _> = lists.collect();

@@ -1,6 +1,6 @@
 //! An interactive shell on a PTY.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt as _;
 use pty_process::{OwnedReadPty, OwnedWritePty};
@@ -15,6 +15,19 @@ use crate::{log, process};
 /// 10, the processes that carry its output preempted it at every write, which halved the throughput of one session.
 const NICE: i32 = 5;
 
+/// Variable that hands `init` to [`WITH_INIT`]. Unlike an argument, other users cannot read it.
+const INIT: &str = "__sb_init";
+/// Runs `init` in a subshell, so that neither `exit` nor Ctrl-C keeps the login shell from starting. The traps are reset
+/// in the subshell, and by `exec`. `$1` is the shell, `$2` its option for a login shell, if it has one.
+const WITH_INIT: &str = r#"__sb_text=$__sb_init
+unset __sb_init
+trap : INT QUIT TSTP
+(eval "$__sb_text")
+unset __sb_text
+exec "$@""#;
+/// Shells with an option `-l`.
+const LOGIN: [&str; 8] = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish"];
+
 /// A running shell: both halves of its PTY, and its process.
 pub(crate) struct Shell {
     pub(crate) reader: OwnedReadPty,
@@ -26,16 +39,27 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Starts a login shell in a new POSIX session, without the host's environment.
-    pub(crate) fn start(spec: &ShellSpec, size: Size) -> Result<Self, pty_process::Error> {
+    /// Starts a login shell in a new POSIX session, without the host's environment. Before it, the same program, or
+    /// `/bin/sh` in place of one that reads no POSIX scripts, runs `init`.
+    pub(crate) fn start(
+        spec: &ShellSpec,
+        size: Size,
+        init: Option<&str>,
+    ) -> Result<Self, pty_process::Error> {
         let (pty, pts) = pty_process::open()?;
         pty.resize(pty_process::Size::new(size.rows, size.cols))?;
         let name = Path::new(&spec.shell).file_name().unwrap_or_default().to_string_lossy();
-        let child = pty_process::Command::new(&spec.shell)
+        let command = match init {
             // A leading dash makes it a login shell, as after `ssh`.
-            .arg0(format!("-{name}"))
+            None => pty_process::Command::new(&spec.shell).arg0(format!("-{name}")),
+            Some(_) => pty_process::Command::new(posix_shell(Path::new(&spec.shell)))
+                .args(["-c", WITH_INIT, "sh", &spec.shell])
+                .args(LOGIN.contains(&&*name).then_some("-l")),
+        };
+        let child = command
             .env_clear()
             .envs(&spec.env)
+            .envs(init.map(|init| (INIT, init)))
             .current_dir(&spec.cwd)
             .spawn(pts)?;
         let pid = child.id().map_or(0, u32::cast_signed);
@@ -53,6 +77,13 @@ impl Shell {
             log::warn(format_args!("cannot resize the terminal: {error}"));
         }
     }
+}
+
+/// The user's shell if it reads POSIX scripts, else `/bin/sh`.
+pub(crate) fn posix_shell(shell: &Path) -> PathBuf {
+    let posix = ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"];
+    let name = shell.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if posix.contains(&name) { shell.to_owned() } else { PathBuf::from("/bin/sh") }
 }
 
 /// Lowers the priority of a child, which its own children inherit.

@@ -1,6 +1,9 @@
 //! Tests the real `session-host` with real shells; the tests act as its backend.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+#[path = "host/setup.rs"]
+mod setup;
+
 use std::{
     collections::BTreeMap,
     os::{fd::OwnedFd, unix::net::UnixListener},
@@ -40,10 +43,16 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
+        Self::start_by(env!("CARGO_BIN_EXE_session-host"), &[])
+    }
+
+    /// Starts a host through another program.
+    fn start_by(program: &str, arguments: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let socket = home.path().join("host.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_session-host"))
+        let child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
@@ -204,6 +213,8 @@ fn start() -> Start {
         settings: Settings { limits, detached_ttl: LONG, shell_restart: false },
         shell: ShellSpec { shell: "/bin/sh".to_owned(), cwd: "/".to_owned(), env },
         notes: Bytes::from_static(b"first"),
+        files: Vec::new(),
+        init: None,
     }
 }
 
@@ -369,7 +380,7 @@ async fn invalid_peers_are_disconnected_and_the_session_survives() {
         let mut said = Vec::new();
         let _ = timeout(PATIENCE, stranger.read_to_end(&mut said)).await.expect("the host hangs up");
         // The preface: version and session.
-        assert_eq!(said, b"SBL1\x01\x00\x00\x00\x01s");
+        assert_eq!(said, b"SBL1\x01\x00\x01\x00\x01s");
     }
     // Each replaced the backend; the session survives.
     while backend.hears().await.is_some() {}
@@ -397,13 +408,14 @@ async fn a_shell_restart_ends_the_old_shells_background_processes() {
     again.settings.shell_restart = true;
     let (host, mut backend) = Host::with(again).await;
     backend.connect("c").await;
+    // Before the shell: waiting for a command discards pushes, such as the shell's exit.
+    let command = backend.runs("sleep 1000 >/dev/null 2>&1 & echo $!").await;
     backend.attach().await;
     let line = "(trap '' HUP; exec sleep 1000) & echo pi''d $! po''int; exit\n";
     backend.asks(json!({"type": "input", "clientId": "client-0123456789", "offset": 0, "data": line})).await;
     let (push, shown) = backend.output("point\r\n").await;
     let left = shown.split_once("pid ").unwrap().1.split_once(" point").unwrap().0.to_owned();
     backend.say(Pushed { push, sent: Sent::Delivered }).await;
-    let command = backend.runs("sleep 1000 >/dev/null 2>&1 & echo $!").await;
     let exit = |said: &FromHost| matches!(said, FromHost::Push(push) if push.frame.windows(4).any(|text| text == b"exit"));
     let FromHost::Push(exit) = backend.until("exit", exit).await else { unreachable!() };
     let ack = json!({"type": "ack", "outputOffset": serde_json::from_slice::<Value>(&exit.frame).unwrap()["offset"]});

@@ -3,10 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
-use shellbridge_protocol::ids::SessionId;
+use shellbridge_protocol::ids::{SessionId, UserId};
 use tokio::sync::watch;
 
-use crate::sessions::{Handle, Status};
+use crate::{
+    launcher::Sandbox,
+    sessions::{Handle, Status},
+};
 
 /// Most sessions of a process: far more than its memory and descriptors allow.
 const MAX_SESSIONS: usize = 10_000;
@@ -18,6 +21,8 @@ pub(crate) struct Local(Arc<Mutex<Sessions>>);
 #[derive(Default)]
 struct Sessions {
     by_id: HashMap<SessionId, Place>,
+    /// Owners of the same sessions, reservations included, as far as known.
+    owners: HashMap<SessionId, UserId>,
     /// Number of sessions that have not ended, without reservations.
     living: watch::Sender<usize>,
     /// The backend is stopping.
@@ -31,6 +36,13 @@ enum Place {
     Here(Handle),
     /// A session that lives, but cannot be reached from here.
     Unusable,
+}
+
+impl Sessions {
+    fn remove(&mut self, id: &SessionId) {
+        self.by_id.remove(id);
+        self.owners.remove(id);
+    }
 }
 
 impl Place {
@@ -60,6 +72,9 @@ pub(crate) enum Refused {
     /// The limit on sessions is reached.
     #[error("too many sessions")]
     Full,
+    /// Its owner's limit on sessions is reached.
+    #[error("this user has {0} sessions, the most allowed: end one first")]
+    Quota(usize),
     /// The backend is stopping.
     #[error("the backend is stopping")]
     Closed,
@@ -94,7 +109,26 @@ impl Local {
         self.lock().by_id.values().filter_map(Place::handle).cloned().collect()
     }
 
-    /// Reserves an id for a session that is being created.
+    /// Reserves an id for a session of `owner` that is being created, if that makes at most `most` of theirs.
+    pub(crate) fn reserve_for(
+        &self,
+        id: &SessionId,
+        owner: &UserId,
+        most: usize,
+    ) -> Result<Reservation, Refused> {
+        let reservation = self.reserve(id)?;
+        let mut sessions = self.lock();
+        let owned = sessions.owners.values().filter(|other| *other == owner).count();
+        if owned >= most {
+            // Dropping the reservation locks again.
+            drop(sessions);
+            return Err(Refused::Quota(most));
+        }
+        sessions.owners.insert(id.clone(), owner.clone());
+        Ok(reservation)
+    }
+
+    /// Reserves an id for a session that exists already, or whose owner has no limit.
     pub(crate) fn reserve(&self, id: &SessionId) -> Result<Reservation, Refused> {
         let mut sessions = self.lock();
         if sessions.closed {
@@ -116,7 +150,7 @@ impl Local {
         let same =
             |place: &Place| place.handle().is_some_and(|h| std::ptr::eq(&raw const **h.status(), status));
         if sessions.by_id.get(&status.id).is_some_and(same) {
-            sessions.by_id.remove(&status.id);
+            sessions.remove(&status.id);
             sessions.living.send_modify(|living| *living = living.saturating_sub(1));
         }
     }
@@ -129,6 +163,13 @@ impl Local {
     /// Watches the number of sessions with a shell.
     pub(crate) fn living(&self) -> watch::Receiver<usize> {
         self.lock().living.subscribe()
+    }
+
+    /// Number of sessions with this sandbox, without reservations.
+    pub(crate) fn count(&self, sandbox: Sandbox) -> usize {
+        let sessions = self.lock();
+        let handles = sessions.by_id.values().filter_map(Place::handle);
+        handles.filter(|session| session.status().room.sandbox == sandbox).count()
     }
 
     /// Number of connections of all sessions.
@@ -171,13 +212,14 @@ impl Reservation {
         let Some(id) = self.id.take() else { return Ok(()) };
         let mut sessions = self.local.lock();
         if sessions.closed {
-            sessions.by_id.remove(&id);
+            sessions.remove(&id);
             return Err(handle);
         }
         if handle.status().has_ended() {
             // It ended before it was stored, so `ended` could not remove it.
-            sessions.by_id.remove(&id);
+            sessions.remove(&id);
         } else {
+            sessions.owners.insert(id.clone(), handle.status().owner.clone());
             sessions.by_id.insert(id, Place::Here(handle));
             sessions.living.send_modify(|living| *living += 1);
         }
@@ -188,7 +230,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            self.local.lock().by_id.remove(&id);
+            self.local.lock().remove(&id);
         }
     }
 }
@@ -206,6 +248,19 @@ mod tests {
         assert_eq!(directory.find(&"a".into()).err(), Some(Missing::Nowhere));
         drop(first);
         assert!(directory.reserve(&"a".into()).is_ok());
+    }
+
+    #[test]
+    fn reservations_count_against_their_owners_quota_until_dropped() {
+        let directory = Local::default();
+        let reserve = |id: &str, owner: &str| directory.reserve_for(&id.into(), &owner.into(), 2);
+        let (first, _second) = (reserve("a", "alice").unwrap(), reserve("b", "alice").unwrap());
+        assert_eq!(reserve("c", "alice").err(), Some(Refused::Quota(2)));
+        assert_eq!(reserve("a", "bob").err(), Some(Refused::Taken));
+        let _other = reserve("c", "bob").unwrap();
+        assert_eq!(directory.len(), 3, "a refused one reserves nothing");
+        drop(first);
+        assert!(reserve("a", "alice").is_ok());
     }
 
     #[tokio::test]

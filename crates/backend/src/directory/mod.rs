@@ -19,6 +19,7 @@ pub(crate) use self::{
     local::{Missing, Refused, Reservation},
 };
 use self::local::Local;
+use crate::launcher::Sandbox;
 use crate::sessions::{Claim, Handle, Status, outlet::FindRoute};
 
 /// All sessions. Cheap to clone.
@@ -97,6 +98,16 @@ impl Directory {
         self.fleet.as_ref()?.successor().await
     }
 
+    /// Reserves an id in this process. See [`Local::reserve_for`].
+    pub(crate) fn reserve_for(
+        &self,
+        id: &SessionId,
+        owner: &UserId,
+        most: usize,
+    ) -> Result<Reservation, Refused> {
+        self.local.reserve_for(id, owner, most)
+    }
+
     /// Reserves an id in this process.
     pub(crate) fn reserve(&self, id: &SessionId) -> Result<Reservation, Refused> {
         self.local.reserve(id)
@@ -163,6 +174,11 @@ impl Directory {
     /// Watches the number of sessions with a shell.
     pub(crate) fn living(&self) -> watch::Receiver<usize> {
         self.local.living()
+    }
+
+    /// Number of sessions with this sandbox, without reservations.
+    pub(crate) fn count(&self, sandbox: Sandbox) -> usize {
+        self.local.count(sandbox)
     }
 
     /// Number of connections of all sessions.

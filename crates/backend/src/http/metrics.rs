@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{App, sessions::Admin};
-use crate::metrics;
+use crate::{launcher::Sandbox, metrics};
 
 /// `GET /metrics`, with `ADMIN_TOKEN`.
 pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
@@ -18,7 +18,10 @@ pub(crate) async fn metrics(_: Admin, app: State<Arc<App>>) -> Response {
 
 /// `GET /metrics` at `METRICS_BIND`, without authentication.
 pub(crate) async fn open(State(app): State<Arc<App>>) -> Response {
-    metrics::holds(app.directory.len(), app.directory.connections());
+    for sandbox in [Sandbox::None, Sandbox::User, Sandbox::Container] {
+        metrics::holds_sessions(sandbox.name(), app.directory.count(sandbox));
+    }
+    metrics::holds_connections(app.directory.connections());
     if let Some(report) = app.directory.report() {
         metrics::fleet(report.leased, report.fenced, report.draining);
     }

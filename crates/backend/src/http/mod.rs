@@ -7,6 +7,7 @@ mod health;
 mod keep_awake;
 mod metrics;
 pub(crate) mod page;
+mod room;
 pub(crate) mod serve;
 mod sessions;
 
@@ -29,20 +30,23 @@ use tower_http::{
 pub(crate) use self::app::App;
 use crate::{observe::observe, transport::bridge};
 
-/// Largest body of the sessions API, in bytes: mostly the shell's environment.
+/// Largest body of the sessions API, in bytes.
 const MAX_API_BODY: usize = 128 * 1024;
+/// Largest body that creates a session, in bytes: mostly its files, whose control characters take six bytes each in JSON.
+const MAX_CREATE_BODY: usize = 2 * 1024 * 1024;
 
 /// All routes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
+    let large = || DefaultBodyLimit::max(MAX_CREATE_BODY);
     let api = Router::new()
-        .route("/api/sessions", post(sessions::create))
+        .route("/api/sessions", post(sessions::create).layer(large()))
         .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end))
         .route("/api/sessions/{id}/validate", get(sessions::validate))
         .route("/api/sessions/{id}/extend", post(sessions::extend))
         .route("/api/sessions/{id}/share", post(sessions::share))
         .route("/api/sessions/{id}/shares", get(sessions::shares).delete(sessions::revoke_shares))
         .route("/api/sessions/{id}/shares/{share}", delete(sessions::revoke_share))
-        .route("/api/dev/sessions", post(sessions::create_dev))
+        .route("/api/dev/sessions", post(sessions::create_dev).layer(large()))
         .layer(DefaultBodyLimit::max(MAX_API_BODY))
         .layer(from_fn_with_state(app.clone(), elsewhere::pass_on))
         .layer(cors(app));

@@ -18,10 +18,14 @@ use crate::{
     clock::unix_ms,
     directory::{Missing, Refused, Reservation},
     error::ApiError,
-    http::App,
-    launcher::{Limits, ShellRequest, Space, shell_spec},
+    http::{
+        App,
+        room::{RoomRequest, describe},
+    },
+    launcher::{SetupRequest, ShellRequest, Space, shell_spec},
+    metrics,
     observe::about_session,
-    sessions::{self, Handle, Start, Status, Use},
+    sessions::{self, Handle, NotOpened, Start, Status, Use},
 };
 
 /// Default of `ttlSeconds`, capped by `MAX_SESSION_TTL`.
@@ -39,8 +43,10 @@ pub(crate) struct Create {
     session_id: Option<String>,
     #[serde(default)]
     ttl_seconds: Option<u64>,
-    #[serde(default)]
-    limits: Limits,
+    #[serde(flatten)]
+    room: RoomRequest,
+    #[serde(flatten)]
+    setup: SetupRequest,
     #[serde(flatten)]
     shell: ShellRequest,
 }
@@ -216,6 +222,7 @@ pub(crate) async fn show(known: Known) -> Json<Value> {
     let status = known.session.status();
     // Viewers do not see the owner: a share link may be passed on to anyone.
     let owner = (!known.only_watches()).then_some(&status.owner);
+    let usage = if owner.is_some() { known.session.usage().await } else { None };
     let mut answer = json!({
         "sessionId": status.id,
         "status": status.state(),
@@ -225,6 +232,7 @@ pub(crate) async fn show(known: Known) -> Json<Value> {
     });
     if let (Value::Object(answer), Some(owner)) = (&mut answer, owner) {
         answer.insert("userId".to_owned(), owner.as_str().into());
+        describe(answer, &status.room, usage);
     }
     Json(answer)
 }
@@ -291,6 +299,9 @@ pub(crate) async fn share(
         let message = "no key to sign tokens: set JWT_SECRET or JWT_PRIVATE_KEY";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Forbidden, message));
     }
+    if ttl_seconds == Some(0) {
+        return Err(ApiError::bad_request("ttlSeconds: at least 1"));
+    }
     let status = session.status();
     let wanted = ttl_seconds.map_or(UnixMs::MAX, |ttl| unix_ms().saturating_add(Duration::from_secs(ttl)));
     let expires_at = wanted.min(status.expires_at());
@@ -334,7 +345,7 @@ pub(crate) async fn revoke_shares(Changeable(session): Changeable) -> Result<Sta
 }
 
 async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiError> {
-    let Create { user_id, session_id, ttl_seconds, limits, shell } = body;
+    let Create { user_id, session_id, ttl_seconds, room, setup, shell } = body;
     let user_id = user_id.unwrap_or_default();
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
@@ -342,21 +353,27 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     let fresh = session_id.is_none();
     let id = SessionId::from(session_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
-        return Err(ApiError::bad_request("sessionId: 1 to 128 of A-Z a-z 0-9 - _ . :"));
+    // Clients and proxies resolve `.` and `..` in the paths of URLs.
+    if matches!(&*id, "" | "." | "..") || id.len() > 128 || !id.bytes().all(plain) {
+        return Err(ApiError::bad_request("sessionId: 1 to 128 of A-Z a-z 0-9 - _ . :, but not . or .."));
     }
     let ttl = ttl_seconds.unwrap_or(DEFAULT_TTL).min(app.config.max_session_ttl);
     if ttl == 0 {
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
     let spec = shell_spec(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
-    let (default, max) = app.config.shell_limits();
-    let limits = limits.within(default, max).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
-    let space = Space { limits, image: None };
+    let setup = setup.check().map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let (space, room) = room.check(&app.config)?;
     let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl)).min(app.deployment.latest());
     about_session(&id);
-    let reservation = app.directory.reserve(&id)?;
-    let start = Start { id: id.clone(), owner: user_id.into(), shell: spec, expires_at };
+    let owner = user_id.into();
+    let most = usize::try_from(app.config.max_sessions_per_user.get()).unwrap_or(usize::MAX);
+    let reservation = app.directory.reserve_for(&id, &owner, most).inspect_err(|refused| {
+        if matches!(refused, Refused::Quota(_)) {
+            metrics::over_quota();
+        }
+    })?;
+    let start = Start { id: id.clone(), owner, shell: spec, setup, room, expires_at };
     // In a task, so that it completes even if the request is cancelled: no one could end a half-made session.
     let opened = tokio::spawn(open(app.clone(), reservation, start, space, fresh)).await;
     let session = opened.map_err(|_| ApiError::internal())??;
@@ -391,9 +408,15 @@ async fn open(
     let host = app.launcher.start(&space).await.map_err(|error| failed(&error))?;
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    let session = sessions::start(host, app.seal.clone(), app.settings, start, claim, ended)
-        .await
-        .map_err(|error| failed(&error))?;
+    let session = sessions::start(host, app.seal.clone(), app.settings, start, claim, ended).await.map_err(
+        |error| match error {
+            // Such as a directory in the way, or a full disk.
+            NotOpened::Files(why) => {
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::BadFrame, why)
+            }
+            error => failed(&error),
+        },
+    )?;
     match reservation.fill(session.clone()) {
         Ok(()) => Ok(session),
         Err(late) => {

@@ -12,15 +12,29 @@ const PIDS: std::ops::RangeInclusive<u32> = 8..=1_000_000;
 const DISK_MB: std::ops::RangeInclusive<u32> = 1..=1_048_576;
 
 /// How sessions are kept apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sandbox {
     /// All shells run as the backend's user.
+    #[default]
     None,
     /// Each session has its own user id.
     User,
     /// Each session has its own container.
     Container,
+}
+
+/// How a session is kept apart, and what it may use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Room {
+    /// How it is kept apart.
+    pub(crate) sandbox: Sandbox,
+    /// Image of its container.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) image: Option<String>,
+    /// Its limits; without a sandbox, nothing enforces any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) limits: Option<Limits>,
 }
 
 /// What a session may use. `None` is unlimited in the maxima, and the default in a session's request.
@@ -50,9 +64,23 @@ pub enum BadLimits {
     /// Outside the range that makes sense.
     #[error("limits: {0} is out of range")]
     Range(&'static str),
+    /// The server has no sandbox.
+    #[error("limits: not enforced by this server (SHELL_SANDBOX=none)")]
+    Unenforced,
     /// Above `SHELL_LIMITS_MAX`.
     #[error("limits: {0} is above the maximum of this server")]
     Above(&'static str),
+}
+
+impl Sandbox {
+    /// Its name in settings, answers and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::User => "user",
+            Self::Container => "container",
+        }
+    }
 }
 
 impl Limits {

@@ -9,12 +9,15 @@ mod reap;
 mod reports;
 mod run_dir;
 mod secrets;
+mod setup;
 
 pub(crate) use self::{
     environment::{ShellRequest, shell_spec},
+    limits::Room,
     listener::inherited,
     process::{Host, Launcher, Process, Space},
     reap::orphans,
+    setup::{Setup, SetupRequest},
 };
 pub use self::{
     init::{init, is_init},

@@ -31,6 +31,7 @@ pub(super) fn check(message: &FromHost) -> Result<(), &'static str> {
         | FromHost::Known(_)
         | FromHost::Taken(_)
         | FromHost::Status(_)
+        | FromHost::Measured(_)
         | FromHost::Ended(_) => ("", b"", ""),
     };
     if id.len() > MAX_ID {

@@ -22,7 +22,7 @@ use super::{
     Claim, Handle, Incoming, NotOpened, Seal, Start,
     outlet::{Boxed, Outlet, Route, Transport},
 };
-use crate::launcher::{Host, Process};
+use crate::launcher::{Host, Process, Room, Setup};
 
 /// Most that outlets may hold: `MAX_HELD`, and the message that exceeds it.
 const MOST_HELD: usize = super::link::MAX_HELD + link::MAX_MESSAGE;
@@ -157,7 +157,14 @@ async fn opened(known: bool, stream: UnixStream, clients: &Clients) -> Result<Ha
     let settings = Settings { limits, detached_ttl: ENDS_WITHIN, shell_restart: false };
     let shell =
         ShellSpec { shell: "/bin/sh".into(), cwd: "/".into(), env: std::collections::BTreeMap::new() };
-    let start = Start { id: "s".into(), owner: "alice".into(), shell, expires_at: UnixMs(u64::MAX / 2) };
+    let start = Start {
+        id: "s".into(),
+        owner: "alice".into(),
+        shell,
+        setup: Setup::default(),
+        room: Room::default(),
+        expires_at: UnixMs(u64::MAX / 2),
+    };
     super::start(host, seal(), settings, start, Claim::alone(), |_| ()).await
 }
 
@@ -168,7 +175,7 @@ async fn step(session: &Handle, clients: &Clients, host: &UnixStream, what: u8, 
         1 => {
             if let Some((kind, body)) = bytes.split_first() {
                 let length = u32::try_from(body.len() + 2).unwrap_or_default();
-                let message = [&length.to_le_bytes()[..], &[kind % 14, 0], body].concat();
+                let message = [&length.to_le_bytes()[..], &[kind % 15, 0], body].concat();
                 write(host, &message).await;
             }
         }

@@ -1,8 +1,11 @@
 //! The handle through which the rest of the backend uses a session.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,7 +14,10 @@ use shellbridge_protocol::{
     limits::REPLY_WITHIN,
     times::UnixMs,
 };
-use shellbridge_session::{ConnectionInfo, link::Reply};
+use shellbridge_session::{
+    ConnectionInfo,
+    link::{Measured, Reply},
+};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
@@ -21,6 +27,10 @@ use super::{
     outlet::Route,
     tokens::{Stale, Tokens},
 };
+use crate::launcher::Room;
+
+/// How long a request waits for a session's usage.
+const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
 /// State of a session that is shared with its task.
 #[derive(Debug)]
@@ -35,6 +45,8 @@ pub(crate) struct Status {
     pub(super) expires_at: AtomicU64,
     /// Which of the tokens minted for it are valid.
     pub(crate) tokens: Tokens,
+    /// How it is kept apart.
+    pub(crate) room: Room,
     pub(super) connections: AtomicUsize,
     pub(super) exited: AtomicBool,
     pub(super) ended: AtomicBool,
@@ -74,6 +86,10 @@ pub(super) enum Message {
     Tokens {
         told: oneshot::Sender<()>,
     },
+    /// Measure what the session uses.
+    Measure {
+        reply: oneshot::Sender<Measured>,
+    },
     Drain,
 }
 
@@ -107,6 +123,18 @@ pub(crate) enum Unreachable {
 }
 
 impl Status {
+    /// What the next backend has to know. [`Status::noted`] reads it.
+    pub(super) fn notes(&self) -> String {
+        // Infallible: no map, no I/O. JSON on one line contains no line feed.
+        self.tokens.notes() + "\n" + &serde_json::to_string(&self.room).unwrap_or_default()
+    }
+
+    /// Reads an earlier backend's notes. One without sandboxes noted the tokens alone.
+    pub(super) fn noted(notes: &str) -> (Tokens, Room) {
+        let (tokens, room) = notes.split_once('\n').unwrap_or((notes, ""));
+        (Tokens::restored(tokens.as_bytes()), serde_json::from_str(room).unwrap_or_default())
+    }
+
     /// Expiry.
     pub(crate) fn expires_at(&self) -> UnixMs {
         UnixMs(self.expires_at.load(Ordering::Relaxed))
@@ -185,6 +213,16 @@ impl Handle {
         self.tell_durably(|told| Message::Tokens { told }).await
     }
 
+    /// What the session uses. `None` if the host does not know in time, or has a version that cannot measure.
+    pub(crate) async fn usage(&self) -> Option<Measured> {
+        let measured = async {
+            let (reply, measured) = oneshot::channel();
+            self.inbox.send(Message::Measure { reply }).await.ok()?;
+            measured.await.ok()
+        };
+        timeout(MEASURED_WITHIN, measured).await.ok().flatten()
+    }
+
     /// Notifies the connections that the backend is stopping.
     pub(crate) async fn drain(&self) -> Result<(), Unreachable> {
         self.tell(Message::Drain).await
@@ -237,6 +275,7 @@ mod tests {
             created_at: UnixMs(0),
             expires_at: AtomicU64::new(0),
             tokens: Tokens::new(),
+            room: Room::default(),
             connections: AtomicUsize::new(0),
             exited: AtomicBool::new(false),
             ended: AtomicBool::new(false),

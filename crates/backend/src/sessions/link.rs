@@ -5,6 +5,7 @@
 
 mod clients;
 mod end;
+mod usage;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,7 +28,10 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use self::clients::{Client, Done};
+use self::{
+    clients::{Client, Done},
+    usage::Measures,
+};
 use super::{
     bounds::{self, Allowance, MAX_LINES},
     claim::{Claim, Fence},
@@ -74,6 +78,7 @@ pub(super) struct Task {
     held: usize,
     requests: HashMap<u64, Open>,
     next_request: u64,
+    measures: Measures,
     /// Waiters for messages to be written, by the offset in the outgoing stream.
     unsaid: VecDeque<(u64, oneshot::Sender<()>)>,
     /// See [`MAX_LINES`].
@@ -137,6 +142,7 @@ impl Task {
             held: 0,
             requests: HashMap::new(),
             next_request: 0,
+            measures: Measures::default(),
             unsaid: VecDeque::new(),
             lines: Allowance::of(MAX_LINES),
             idle: Allowance::of(MAX_IDLE),
@@ -188,6 +194,7 @@ impl Task {
                 // Dropping the senders tells all waiters that there will be no answer.
                 self.requests.clear();
                 self.unsaid.clear();
+                self.measures.clear();
             }
             if let Some(over) = over {
                 break over;
@@ -277,12 +284,13 @@ impl Task {
                 self.told(told);
             }
             Message::Tokens { told } => {
-                let Status { id, owner, created_at, tokens, .. } = &*self.status;
-                let notes = self.seal.put_notes(id, owner, *created_at, &tokens.notes());
+                let Status { id, owner, created_at, .. } = &*self.status;
+                let notes = self.seal.put_notes(id, owner, *created_at, &self.status.notes());
                 self.say(Keep { notes });
                 self.end_stale();
                 self.told(told);
             }
+            Message::Measure { reply } => self.measure(reply),
             Message::Drain => self.say(Drain {}),
         }
     }
@@ -322,6 +330,7 @@ impl Task {
                 self.status.exited.store(status.exited, Ordering::Relaxed);
                 false
             }
+            FromHost::Measured(measured) => self.measured(measured),
             FromHost::Log(line) => {
                 self.log(&line)?;
                 true

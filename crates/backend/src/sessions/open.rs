@@ -14,7 +14,7 @@ use shellbridge_protocol::{
 };
 use shellbridge_session::{
     MAX_CONNECTIONS, Settings,
-    link::{self, FromHost, Hello, Here, Known, Peer, ShellSpec},
+    link::{self, FILES_FAILED, FromHost, Hello, Here, Known, Peer, ShellSpec},
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::unix_ms,
-    launcher::{Host, Process},
+    launcher::{Host, Process, Room, Setup},
 };
 
 /// How long a host may take to answer `Hello`. Generous, because a host yields to the backend on a busy machine.
@@ -41,6 +41,8 @@ pub(crate) struct Start {
     pub(crate) id: SessionId,
     pub(crate) owner: UserId,
     pub(crate) shell: ShellSpec,
+    pub(crate) setup: Setup,
+    pub(crate) room: Room,
     pub(crate) expires_at: UnixMs,
 }
 
@@ -50,6 +52,9 @@ pub(crate) enum NotOpened {
     /// The host ended, or announced its end.
     #[error("the host ended: {0}")]
     Ended(String),
+    /// The session's files could not be laid.
+    #[error("{0}")]
+    Files(String),
     /// The host violated the protocol, or the start message is too large.
     #[error("protocol error on the link to the host")]
     Nonsense,
@@ -70,20 +75,20 @@ pub(crate) async fn start(
     claim: Claim,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
-    let Start { id, owner, shell, expires_at } = start;
-    let created_at = unix_ms();
-    let tokens = Tokens::new();
+    let Start { id, owner, shell, setup: Setup { files, init }, room, expires_at } = start;
+    let status = status(id, owner, unix_ms(), expires_at, Tokens::new(), room);
     let hello = link::Start {
-        id: id.clone(),
-        owner: owner.clone(),
-        created_at,
+        id: status.id.clone(),
+        owner: status.owner.clone(),
+        created_at: status.created_at,
         expires_at,
         settings,
         shell,
-        notes: seal.put_notes(&id, &owner, created_at, &tokens.notes()),
+        notes: seal.put_notes(&status.id, &status.owner, status.created_at, &status.notes()),
+        files,
+        init,
     };
     let (stream, process, _) = greet(host, Some(hello)).await?;
-    let status = status(id, owner, created_at, expires_at, tokens);
     Ok(Task::spawn(status, stream, process, seal, claim, |_| (), ended))
 }
 
@@ -102,7 +107,8 @@ pub(crate) async fn take_over(
         tracing::warn!(session_id = %id, "a host claims a session that is not its own");
         return Err(NotOpened::Nonsense);
     };
-    let status = status(id, owner, created_at, expires_at, Tokens::restored(noted.as_bytes()));
+    let (tokens, room) = Status::noted(noted);
+    let status = status(id, owner, created_at, expires_at, tokens, room);
     let claim = claim(&status);
     Ok(Task::spawn(status, stream, process, seal, claim, |task| task.take_over(peers, routes), ended))
 }
@@ -113,6 +119,7 @@ fn status(
     created_at: UnixMs,
     expires_at: UnixMs,
     tokens: Tokens,
+    room: Room,
 ) -> Arc<Status> {
     Arc::new(Status {
         id,
@@ -120,6 +127,7 @@ fn status(
         created_at,
         expires_at: AtomicU64::new(expires_at.0),
         tokens,
+        room,
         connections: AtomicUsize::new(0),
         exited: AtomicBool::new(false),
         ended: AtomicBool::new(false),
@@ -166,7 +174,9 @@ async fn here(stream: &mut Stream) -> Result<(Here, Vec<Peer>), NotOpened> {
             Came::Wrote => continue,
             Came::Over(Some(_)) => return Err(NotOpened::Nonsense),
             Came::Over(None) | Came::Message(FromHost::Ended(_)) => {
-                return Err(NotOpened::Ended(why.unwrap_or_else(|| "the link closed".to_owned())));
+                let why = why.unwrap_or_else(|| "the link closed".to_owned());
+                let files = why.starts_with(FILES_FAILED);
+                return Err(if files { NotOpened::Files(why) } else { NotOpened::Ended(why) });
             }
             Came::Message(message) => message,
         };

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::unix_ms,
-    launcher::{Host, Process},
+    launcher::{Host, Process, Room, Setup},
 };
 
 mod answers;
@@ -37,6 +37,7 @@ mod ending;
 mod failures;
 mod floods;
 mod takeover;
+mod usage;
 
 /// Generous, for debug builds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -225,7 +226,8 @@ pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
     let shell =
         ShellSpec { shell: "/bin/sh".into(), cwd: "/".into(), env: std::collections::BTreeMap::new() };
     let expires_at = unix_ms().saturating_add(Duration::from_mins(10));
-    let start = Start { id: "s".into(), owner: "alice".into(), shell, expires_at };
+    let (setup, room) = (Setup::default(), Room { image: Some("image".to_owned()), ..Room::default() });
+    let start = Start { id: "s".into(), owner: "alice".into(), shell, setup, room, expires_at };
     let (ended, told) = oneshot::channel();
     let (mut actor, host) = Actor::new();
     let begins = async {

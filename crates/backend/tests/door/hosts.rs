@@ -137,7 +137,7 @@ pub(crate) struct Before {
 const LINE: &str = "echo fir''st $$ po''int\n";
 
 /// Attaches a client and returns the `attached` frame.
-async fn attach(backend: &Backend, gateway: &Gateway, offset: u64, seq: u64) -> Value {
+pub(crate) async fn attach(backend: &Backend, gateway: &Gateway, offset: u64, seq: u64) -> Value {
     let frame = json!({"type": "attach", "clientId": CLIENT, "cols": 80, "rows": 24, "outputOffset": offset, "seq": seq});
     let answer = backend.frame("s", "alice", "s", frame).await;
     let attached: Value = answer.json().await.unwrap();
@@ -171,7 +171,7 @@ fn output(gateway: &Gateway) -> (Vec<u8>, Value) {
 }
 
 /// Waits until the output contains `from` and then `to`, and returns the text between them.
-async fn says(gateway: &Gateway, from: &str, to: &str) -> String {
+pub(crate) async fn says(gateway: &Gateway, from: &str, to: &str) -> String {
     let found = async {
         loop {
             let text = String::from_utf8(output(gateway).0).unwrap();
@@ -287,7 +287,10 @@ async fn two_hundred_sessions_leave_nothing_even_if_the_backend_is_killed() {
     let run_dir = TempDir::new().unwrap();
     let run_dir = run_dir.path().join("run");
     let gateway = Gateway::start().await;
-    let settings = || Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap());
+    let settings = || {
+        let settings = Settings::new().pushing_to(&gateway).set("RUN_DIR", run_dir.to_str().unwrap());
+        settings.set("MAX_SESSIONS_PER_USER", "200")
+    };
     let mut hosts = Vec::new();
     let backend = settings().start().await;
     for n in 0..100 {

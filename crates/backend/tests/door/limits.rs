@@ -96,7 +96,7 @@ async fn metrics_count_requests_frames_and_pushes() {
         "shellbridge_bytes_total{direction=\"in\"}",
         "shellbridge_bytes_total{direction=\"out\"}",
         "shellbridge_request_seconds_count{route=\"/api/ws/message\",status=\"2xx\"} 5",
-        "shellbridge_sessions 1",
+        "shellbridge_sessions{sandbox=\"none\"} 1",
         "shellbridge_connections 1",
     ] {
         backend.counts(line).await;

@@ -10,6 +10,7 @@ mod keys;
 mod limits;
 mod logs;
 mod platform;
+mod setup;
 mod slow;
 mod starting;
 mod stopping;

@@ -43,7 +43,7 @@ async fn regression_metrics_and_the_number_of_sessions_are_for_the_platform() {
     assert_eq!(backend.get("/metrics").send().await.unwrap().status(), 401);
     let users = backend.get("/metrics").bearer_auth(hs256(&claims("alice"), JWT_SECRET));
     assert_eq!(users.send().await.unwrap().status(), 401);
-    assert!(backend.metrics().await.contains("\nshellbridge_sessions 1\n"));
+    assert!(backend.metrics().await.contains("\nshellbridge_sessions{sandbox=\"none\"} 1\n"));
     let ready: Value = backend.get("/ready").send().await.unwrap().json().await.unwrap();
     assert_eq!(ready, json!({"status": "ready"}));
     let ready = backend.get("/ready").bearer_auth(ADMIN_TOKEN).send().await.unwrap();
@@ -59,7 +59,7 @@ async fn metrics_bind_serves_metrics_without_a_token() {
     let ask = async |url: String| backend.http.get(url).send().await.unwrap();
     let metrics = ask(format!("http://{at}/metrics")).await;
     assert_eq!(metrics.status(), 200);
-    assert!(metrics.text().await.unwrap().contains("\nshellbridge_sessions 0\n"));
+    assert!(metrics.text().await.unwrap().contains("\nshellbridge_sessions{sandbox=\"none\"} 0\n"));
     for path in ["/", "/health", "/api/sessions/s"] {
         assert_eq!(ask(format!("http://{at}{path}")).await.status(), 404, "{path}");
     }

@@ -255,8 +255,8 @@ async fn invalid_sessions_api_requests_are_refused() {
     t.row("a large body without a token", request, 401, "MISSING_AUTH");
     let made = |body: Value| backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body);
     t.row(
-        "a large environment",
-        made(json!({"userId": "u", "env": {"A": "x".repeat(130 * 1024)}})),
+        "a large body",
+        made(json!({"userId": "u", "init": "x".repeat(2 * 1024 * 1024)})),
         413,
         "TOO_LARGE",
     );
@@ -267,6 +267,22 @@ async fn invalid_sessions_api_requests_are_refused() {
         ("an empty user", json!({"userId": ""})),
         ("a long user", json!({"userId": "u".repeat(257)})),
         ("a path as id", json!({"userId": "u", "sessionId": "../s"})),
+        ("an id that URLs resolve", json!({"userId": "u", "sessionId": "."})),
+        ("another", json!({"userId": "u", "sessionId": ".."})),
+        ("a large environment", json!({"userId": "u", "env": {"A": "x".repeat(130 * 1024)}})),
+        ("a sandbox that the server lacks", json!({"userId": "u", "sandbox": "user"})),
+        ("no sandbox", json!({"userId": "u", "sandbox": "jail"})),
+        ("an image without containers", json!({"userId": "u", "image": "alpine"})),
+        ("limits that nothing enforces", json!({"userId": "u", "limits": {"pids": 64}})),
+        ("a file outside", json!({"userId": "u", "files": [{"path": "../x", "content": ""}]})),
+        ("a file without content", json!({"userId": "u", "files": [{"path": "x"}]})),
+        ("a setuid file", json!({"userId": "u", "files": [{"path": "x", "content": "", "mode": "4755"}]})),
+        (
+            "large files",
+            json!({"userId": "u", "files": [{"path": "x", "content": "x".repeat(256 * 1024 + 1)}]}),
+        ),
+        ("a NUL in init", json!({"userId": "u", "init": "a\0b"})),
+        ("a large init", json!({"userId": "u", "init": "x".repeat(64 * 1024 + 1)})),
         ("a long id", json!({"userId": "u", "sessionId": "s".repeat(129)})),
         ("no time", json!({"userId": "u", "ttlSeconds": 0})),
         ("less than no time", json!({"userId": "u", "ttlSeconds": -1})),
@@ -345,6 +361,8 @@ async fn invalid_sessions_api_requests_are_refused() {
     }
     let backwards = backend.post("/api/sessions/s/extend").bearer_auth(token).json(&json!({"seconds": -60}));
     t.row("back in time", backwards, 400, "BAD_FRAME");
+    let share = backend.post("/api/sessions/s/share").bearer_auth(token).json(&json!({"ttlSeconds": 0}));
+    t.row("a link that never opens", share, 400, "BAD_FRAME");
 
     // Development sessions, from other hosts and origins.
     let develop = || backend.post("/api/dev/sessions").json(&json!({"shell": "/bin/sh"}));

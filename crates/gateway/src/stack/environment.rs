@@ -53,6 +53,8 @@ impl Environment {
         }
         default(backend, "ADMIN_TOKEN", secret);
         default(backend, "DEV_SESSIONS", || "true".to_owned());
+        // All sessions of the page are one developer's.
+        default(backend, "MAX_SESSIONS_PER_USER", || "1000".to_owned());
         default(backend, "BIND", || "127.0.0.1".to_owned());
         default(backend, "WS_URL", || websocket_url(config, api));
         default(function, "TABLE_NAME", || TABLE.to_owned());

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use shellbridge_protocol::{frame::ServerFrame, ids::ConnectionId};
 use shellbridge_session::{
     ConnectionInfo, PushKind, Request, Sent,
-    link::{Answer, Frame, FrameKind, FromHost, Here, Known, MAX_NOTES, Peer, Push, Reply, Taken, ToHost},
+    link::{
+        Answer, Frame, FrameKind, FromHost, Here, Known, MAX_NOTES, Measure, Peer, Push, Reply, Taken, ToHost,
+    },
 };
 use tokio::time::Instant;
 
 use super::{About, Driver, LOOK};
-use crate::{frame, link::Link};
+use crate::{frame, link::Link, usage};
 
 impl Driver {
     pub(super) fn message(&mut self, message: ToHost, now: Duration) {
@@ -47,8 +49,21 @@ impl Driver {
             }
             ToHost::Drain(_) => self.session.handle_drain(),
             ToHost::End(_) => self.session.handle_end(),
+            ToHost::Measure(measure) => self.measure(&measure),
             ToHost::Hello(_) => {}
         }
+    }
+
+    /// Starts a measurement, unless one is pending: that one then answers this request.
+    fn measure(&mut self, measure: &Measure) {
+        if let Some((request, _)) = &mut self.measuring {
+            *request = measure.request;
+            return;
+        }
+        // Fails if no thread can be started. The backend then does without.
+        self.measuring = usage::measure(measure, self.spec.env.get("HOME").cloned())
+            .ok()
+            .map(|measured| (measure.request, measured));
     }
 
     fn frame(&mut self, frame: Frame, now: Duration) {

@@ -7,13 +7,16 @@ use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 use shellbridge_protocol::ids::SessionId;
 
-/// Largest message, bytes: kind and body. The largest one in use carries an answer of the wire contract
+/// Largest message of a host, bytes: kind and body. The largest one in use carries an answer of the wire contract
 /// ([`MAX_MESSAGE`](shellbridge_protocol::limits::MAX_MESSAGE), 128 KiB).
 pub const MAX_MESSAGE: usize = 192 * 1024;
+/// Largest message to a host, bytes: kind and body. The largest one in use is [`Hello`](super::Hello) with a session's
+/// files, their paths, `init` and environment.
+pub const MAX_TO_HOST: usize = 640 * 1024;
 /// Raised by a change that a side of the previous major version cannot handle.
 pub const MAJOR: u16 = 1;
 /// Raised by every added message kind or field.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 
 const MAGIC: [u8; 4] = *b"SBL1";
 /// Bytes of the length field, and of the kind field.
@@ -32,7 +35,7 @@ pub enum Broken {
     /// The other side does not speak this protocol.
     #[error("not a link")]
     NotALink,
-    /// A message exceeds [`MAX_MESSAGE`].
+    /// A message exceeds [`Message::MAX`].
     #[error("message too large")]
     TooLarge,
     /// A message cannot be decoded.
@@ -77,6 +80,8 @@ impl Preface {
 
 /// The messages of one direction.
 pub trait Message: Sized {
+    /// Largest message, bytes: kind and body.
+    const MAX: usize;
     /// Number of its kind on the link.
     fn kind(&self) -> u16;
     /// Writes the body.
@@ -90,12 +95,12 @@ pub trait Message: Sized {
 /// Appends a message to `out`.
 ///
 /// # Errors
-/// When the message exceeds [`MAX_MESSAGE`]; `out` is unchanged then.
-pub fn encode(message: &impl Message, out: &mut BytesMut) -> Result<(), Broken> {
+/// When the message exceeds [`Message::MAX`]; `out` is unchanged then.
+pub fn encode<M: Message>(message: &M, out: &mut BytesMut) -> Result<(), Broken> {
     let start = out.len();
     out.put_u32_le(0);
     out.put_u16_le(message.kind());
-    let limit = start + LENGTH + MAX_MESSAGE;
+    let limit = start + LENGTH + M::MAX;
     if message.write(&mut Sink { out, limit }).is_err() {
         out.truncate(start);
         return Err(Broken::TooLarge);
@@ -145,7 +150,7 @@ impl Decoder {
     pub fn message<M: Message>(&mut self) -> Result<Option<M>, Broken> {
         while let Some(length) = self.0.first_chunk::<LENGTH>().copied() {
             let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-            if length > MAX_MESSAGE {
+            if length > M::MAX {
                 return Err(Broken::TooLarge);
             }
             let Some(message) = self.0.get(LENGTH..LENGTH + length) else { break };

@@ -11,18 +11,20 @@ use shellbridge_protocol::{
     times::{Epoch, UnixMs},
 };
 
-use super::codec::{self, Broken, Message, Sink};
+use super::codec::{self, Broken, MAX_MESSAGE, MAX_TO_HOST, Message, Sink};
 use crate::{Sent, Settings};
 
 /// Longest [`Peer::address`], bytes.
 pub const MAX_ADDRESS: usize = 2048;
 /// Largest [`Keep::notes`], bytes.
 pub const MAX_NOTES: usize = 16 * 1024;
+/// Start of [`Ending::why`] when the session's files could not be laid.
+pub const FILES_FAILED: &str = "files: ";
 /// Longest [`Log::message`], bytes.
 pub const MAX_LOG: usize = 1024;
 
 macro_rules! messages {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $kind:literal $variant:ident,)* }) => {
+    ($(#[$doc:meta])* $name:ident at most $max:ident { $($(#[$about:meta])* $kind:literal $variant:ident,)* }) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub enum $name {
@@ -30,6 +32,8 @@ macro_rules! messages {
         }
 
         impl Message for $name {
+            const MAX: usize = $max;
+
             fn kind(&self) -> u16 {
                 match self {
                     $(Self::$variant(_) => $kind,)*
@@ -60,7 +64,7 @@ macro_rules! messages {
 
 messages! {
     /// From a backend to a host.
-    ToHost {
+    ToHost at most MAX_TO_HOST {
         /// The first message.
         1 Hello,
         /// A connection was made.
@@ -83,12 +87,14 @@ messages! {
         10 Drain,
         /// End the session.
         11 End,
+        /// Measure what the session uses.
+        12 Measure,
     }
 }
 
 messages! {
     /// From a host to a backend.
-    FromHost {
+    FromHost at most MAX_MESSAGE {
         /// The answer to [`Hello`], after a [`Known`] for each connection.
         1 Here,
         /// A connection of the session.
@@ -111,6 +117,8 @@ messages! {
         10 Ending,
         /// All of the session's processes have ended. The last message.
         11 Ended,
+        /// The answer to a [`Measure`].
+        12 Measured,
     }
 }
 
@@ -138,6 +146,22 @@ pub struct Start {
     pub shell: ShellSpec,
     /// See [`Keep`].
     pub notes: Bytes,
+    /// Files laid below the shell's `HOME` before it starts. If that fails, the session ends with the reason, which
+    /// starts with [`FILES_FAILED`].
+    pub files: Vec<File>,
+    /// Command that the shell's program runs in the terminal before the shell starts, whatever its result.
+    pub init: Option<String>,
+}
+
+/// A file of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Path relative to `HOME`.
+    pub path: String,
+    /// Its content.
+    pub content: Bytes,
+    /// Its permission bits, at most 0o777.
+    pub mode: u32,
 }
 
 /// How to start a shell. Paths are text because the API takes them as JSON.
@@ -256,6 +280,16 @@ pub struct Drain {}
 /// See [`ToHost::End`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct End {}
+
+/// See [`ToHost::Measure`]. Answered by [`Measured`], unless the host is still measuring for an earlier one: then only the
+/// latest is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measure {
+    /// Request number, chosen by the backend.
+    pub request: u64,
+    /// Whether to measure the files below `HOME`, which belong to this session alone.
+    pub disk: bool,
+}
 
 /// See [`FromHost::Here`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -447,3 +481,18 @@ pub struct Ending {
 /// See [`FromHost::Ended`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ended {}
+
+/// See [`FromHost::Measured`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// [`Measure::request`].
+    pub request: u64,
+    /// Living processes of the session, without the host.
+    pub processes: u32,
+    /// Resident memory of these, bytes. Shared pages count for each.
+    pub memory: u64,
+    /// Processor time of these and of those that have ended, ms.
+    pub cpu_ms: u64,
+    /// Bytes that the files below `HOME` occupy. `None` if not asked for, or if there are too many to count in time.
+    pub disk: Option<u64>,
+}

@@ -8,6 +8,6 @@ mod peer;
 mod tests;
 
 pub use self::{
-    codec::{Broken, Channel, Decoder, MAJOR, MAX_MESSAGE, MINOR, Message, Preface, encode},
+    codec::{Broken, Channel, Decoder, MAJOR, MAX_MESSAGE, MAX_TO_HOST, MINOR, Message, Preface, encode},
     message::*,
 };

@@ -1,9 +1,11 @@
 //! Tests of the codec: messages survive any fragmentation, and malformed input is an error.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use proptest::prelude::*;
 use serde::Serialize;
-use shellbridge_protocol::ErrorCode;
+use shellbridge_protocol::{ErrorCode, times::UnixMs};
 
 use super::*;
 
@@ -85,6 +87,46 @@ fn unknown_trailing_fields_are_ignored_and_missing_ones_read_as_zero() {
 }
 
 #[test]
+fn a_start_of_minor_version_0_has_no_files_and_no_init() {
+    let limits = crate::Limits { output_buffer: 1, output_window: 1, resume_grace: Duration::ZERO };
+    let start = Start {
+        id: "s".into(),
+        owner: "alice".into(),
+        created_at: UnixMs(1),
+        expires_at: UnixMs(2),
+        settings: crate::Settings { limits, detached_ttl: Duration::ZERO, shell_restart: false },
+        shell: ShellSpec { shell: "sh".to_owned(), cwd: "/".to_owned(), env: [].into() },
+        notes: b"notes".to_vec().into(),
+        files: vec![File { path: "a".to_owned(), content: b"b".to_vec().into(), mode: 0o644 }],
+        init: Some("true".to_owned()),
+    };
+    let read = |body: &[u8]| match decode(&raw(1, body)) {
+        Ok(Some(ToHost::Hello(Hello { start: Some(start) }))) => start,
+        other => panic!("{other:?}"),
+    };
+    let mut bytes = [0; 256];
+    let body = postcard::to_slice(&Hello { start: Some(start) }, &mut bytes).unwrap();
+    let newer = read(body);
+    assert_eq!((newer.files.len(), newer.init.as_deref()), (1, Some("true")));
+    // One file: its count, path, content and mode; `init`.
+    let appended = 1 + 2 + 2 + 2 + 1 + 5;
+    let older = read(&body[..body.len() - appended]);
+    assert_eq!((&older.notes[..], older.files, older.init), (&b"notes"[..], vec![], None));
+}
+
+#[test]
+fn a_host_receives_larger_messages_than_it_sends() {
+    let mut out = BytesMut::new();
+    encode(&ToHost::from(Keep { notes: vec![0; MAX_TO_HOST - 64].into() }), &mut out).unwrap();
+    assert!(matches!(decode::<ToHost>(&out), Ok(Some(ToHost::Keep(_)))));
+    assert_eq!(decode::<FromHost>(&out).unwrap_err(), Broken::TooLarge);
+    assert_eq!(
+        encode(&ToHost::from(Keep { notes: vec![0; MAX_TO_HOST].into() }), &mut out),
+        Err(Broken::TooLarge)
+    );
+}
+
+#[test]
 fn reasons_are_encoded_by_name_and_unknown_names_are_decoded() {
     for code in [ErrorCode::SessionInvalid, ErrorCode::Replaced, ErrorCode::Internal] {
         assert_eq!(ErrorCode::from(Reason::from(code)), code);
@@ -115,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4_000), kind in 0_u16..14) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4_000), kind in 0_u16..15) {
         for bytes in [bytes.clone(), raw(kind, &bytes)] {
             let mut decoder = Decoder::default();
             decoder.buffer().extend_from_slice(&bytes);

@@ -62,8 +62,10 @@ async fn changed_tokens_reach_the_host_before_the_request_is_answered() {
     handle.tokens_changed().await.unwrap();
     // From here on, the change survives a crash of the backend.
     let Some(ToHost::Keep(keep)) = actor.heard().await else { panic!() };
-    let (_, tokens) = keep.notes.split_at(43);
-    assert_eq!(tokens::Tokens::restored(tokens).check(Some(&id), Use::Door, unix_ms()), Ok(()));
+    let (_, notes) = keep.notes.split_at(43);
+    let (tokens, room) = Status::noted(std::str::from_utf8(notes).unwrap());
+    assert_eq!(room, handle.status().room);
+    assert_eq!(tokens.check(Some(&id), Use::Door, unix_ms()), Ok(()));
 }
 
 /// A host could name any session, and get its clients while its own host was refused and ended.
