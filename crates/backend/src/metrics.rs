@@ -73,11 +73,17 @@ pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(SESSION_FAULTS, "Sessions that ended by an internal error");
     describe_counter!(SESSIONS_LOST, "Sessions ended because another instance has their id");
     describe_counter!(HOPS, "Requests passed on to the session's instance, by outcome: answered, or failed");
-    describe_gauge!(LEASED, "With several instances: 1 while this one's lease lasts, 0 while it serves nothing");
+    describe_gauge!(
+        LEASED,
+        "With several instances: 1 while this one's lease lasts, 0 while it serves nothing"
+    );
     describe_counter!(FENCED, "Whole seconds without a lease");
     describe_counter!(FAREWELLS, "Connections told that their session is gone with its instance");
     describe_gauge!(DRAINING, "1 while an instance of a newer release is present");
-    describe_counter!(PROTECTION, "Requests for ECS task protection, by outcome: granted, released, refused, or failed");
+    describe_counter!(
+        PROTECTION,
+        "Requests for ECS task protection, by outcome: granted, released, refused, or failed"
+    );
     describe_counter!(OVER_QUOTA, "Sessions refused because their user has too many");
     describe_gauge!(SESSIONS, "Sessions, by sandbox");
     describe_gauge!(CONNECTIONS, "Connections of all sessions");

@@ -25,5 +25,5 @@ mod tests;
 pub use self::{
     effect::{Effect, Place, Refused},
     machine::{Fleet, NewSession},
-    store::{Asserted, Failed, Found, Member, Orphans, Reply, Request, RequestId, Renewed, Under, Written},
+    store::{Asserted, Failed, Found, Member, Orphans, Renewed, Reply, Request, RequestId, Under, Written},
 };

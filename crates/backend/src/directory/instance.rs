@@ -54,7 +54,9 @@ fn at_port(url: &str, port: u16) -> Option<String> {
 
 async fn url_from_ecs(port: u16) -> anyhow::Result<String> {
     let Some(metadata) = std::env::var(METADATA).ok().filter(|url| !url.is_empty()) else {
-        bail!("with REDIS_URL, INSTANCE_URL must say how other instances reach this one (on ECS, it is found)");
+        bail!(
+            "with REDIS_URL, INSTANCE_URL must say how other instances reach this one (on ECS, it is found)"
+        );
     };
     let client = reqwest::Client::builder().no_proxy().timeout(METADATA_WITHIN).build()?;
     let asked = async {

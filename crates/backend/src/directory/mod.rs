@@ -13,12 +13,12 @@ use shellbridge_protocol::{
 };
 use tokio::sync::watch;
 
+use self::local::Local;
 pub(crate) use self::{
     fleet::{Fleet, Redis, Report},
     instance::member,
     local::{Missing, Refused, Reservation},
 };
-use self::local::Local;
 use crate::launcher::Sandbox;
 use crate::sessions::{Claim, Handle, Status, outlet::FindRoute};
 

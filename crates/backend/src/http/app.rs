@@ -8,9 +8,18 @@ use shellbridge_protocol::origin::AllowedOrigins;
 use shellbridge_session::{Limits, Settings};
 
 use crate::{
-    access::Access, admin::Admin, config::Config, deployment::Deployment,
-    directory::{Directory, Fleet, Redis, member}, hop::Hops, ingress::Ingress,
-    keep_awake::KeepAwake, launcher::Launcher, metrics, rate::RateLimits, sessions::Seal,
+    access::Access,
+    admin::Admin,
+    config::Config,
+    deployment::Deployment,
+    directory::{Directory, Fleet, Redis, member},
+    hop::Hops,
+    ingress::Ingress,
+    keep_awake::KeepAwake,
+    launcher::Launcher,
+    metrics,
+    rate::RateLimits,
+    sessions::Seal,
     transport::bridge::Bridge,
 };
 

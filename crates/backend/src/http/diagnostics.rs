@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Query, State},
     body::Bytes,
+    extract::{Query, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };

@@ -11,7 +11,7 @@ use axum::{
 };
 use shellbridge_protocol::{ErrorCode, ids::SessionId};
 
-use super::{App, MAX_API_BODY, sessions::Caller};
+use super::{App, MAX_CREATE_BODY, sessions::Caller};
 use crate::{
     directory::Located,
     error::ApiError,
@@ -29,9 +29,10 @@ pub(crate) async fn pass_on(State(app): State<Arc<App>>, request: Request, next:
         Ok(None) => return next.run(Request::from_parts(parts, body)).await,
         Err(error) => return error.into_response(),
     };
-    let Ok(body) = to_bytes(body, MAX_API_BODY).await else {
+    let Ok(body) = to_bytes(body, MAX_CREATE_BODY).await else {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
-        return ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read").into_response();
+        return ApiError::new(status, ErrorCode::TooLarge, "the body is too large or could not be read")
+            .into_response();
     };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let passed = Passed { method: parts.method, target, headers: parts.headers, body };

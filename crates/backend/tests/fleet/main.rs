@@ -42,7 +42,8 @@ pub(crate) async fn instance_in(run_dir: &Path, redis: &Redis, gateway: &Gateway
 }
 
 pub(crate) async fn ready(backend: Backend) -> Backend {
-    until("ready", async || backend.get("/ready").send().await.is_ok_and(|answer| answer.status() == 200)).await;
+    until("ready", async || backend.get("/ready").send().await.is_ok_and(|answer| answer.status() == 200))
+        .await;
     backend
 }
 
@@ -101,7 +102,16 @@ pub(crate) async fn status(backend: &Backend, session: &str) -> u16 {
     backend.get(&path).bearer_auth(ADMIN_TOKEN).send().await.unwrap().status().as_u16()
 }
 
+/// Value of a metric without labels.
+pub(crate) async fn metric(backend: &Backend, name: &str) -> Option<u64> {
+    let metrics = backend.metrics().await;
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
 /// Whether a connection was told that its session is invalid.
 pub(crate) fn told(gateway: &Gateway, connection: &str) -> bool {
-    gateway.calls().iter().any(|call| call.connection == connection && call.frame["code"] == "SESSION_INVALID")
+    gateway
+        .calls()
+        .iter()
+        .any(|call| call.connection == connection && call.frame["code"] == "SESSION_INVALID")
 }

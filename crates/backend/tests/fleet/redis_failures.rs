@@ -10,7 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    create, host, instance, ready, run, server::Redis, settings, status,
+    create, host, instance, metric, ready, run,
+    server::Redis,
+    settings, status,
     support::{ADMIN_TOKEN, Backend, Gateway, signal},
     told, until,
 };
@@ -86,10 +88,8 @@ async fn an_outage_and_a_restart_without_data_are_pauses() {
     assert_eq!(host(&b, &gateway, &s).await, shell);
     // While it serves, a loss of all data is repaired by the next renewal.
     let _: () = redis.ask(&["FLUSHALL"]);
-    let found = until("registered again", async || {
-        redis.ask::<bool>(&["EXISTS", &format!("{{sb}}:s:{s}")])
-    })
-    .await;
+    let found =
+        until("registered again", async || redis.ask::<bool>(&["EXISTS", &format!("{{sb}}:s:{s}")])).await;
     println!("registered {found:?} after FLUSHALL");
     assert_eq!(run(&b, &gateway, &s, "echo here").await, "here");
     // A store that hangs is no store.
@@ -99,9 +99,8 @@ async fn an_outage_and_a_restart_without_data_are_pauses() {
     until("found again", async || status(&b, &s).await == 200).await;
     assert_eq!(host(&b, &gateway, &s).await, shell);
     assert!(!told(&gateway, &s));
-    assert!(a.metrics().await.lines().any(|line| {
-        line.strip_prefix("shellbridge_fenced_seconds_total ").is_some_and(|seconds| seconds.parse::<u64>().unwrap() > 0)
-    }));
+    assert_eq!(metric(&a, "shellbridge_leased").await, Some(1));
+    assert!(metric(&a, "shellbridge_fenced_seconds_total").await.is_some());
 }
 
 /// An endpoint that leads to one server, and after a failover to another.

@@ -10,7 +10,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    LONG, create, host, instance, instance_in, run, server::Redis, status,
+    LONG, create, host, instance, instance_in, metric, run,
+    server::Redis,
+    status,
     support::{ADMIN_TOKEN, Gateway, lives, signal},
     told, until,
 };
@@ -48,7 +50,7 @@ async fn the_connections_of_a_dead_owner_are_told_and_others_do_not_notice() {
     assert!(!told(&gateway, &other));
     // The owner comes back too late: it ends what was reported as gone.
     let a = instance_in(&run_dir(&home), &redis, &gateway).await;
-    until("given up", async || a.metrics().await.contains("shellbridge_sessions_lost_total 2")).await;
+    until("given up", async || metric(&a, "shellbridge_sessions_lost_total").await == Some(2)).await;
     assert_eq!(status(&b, &busy).await, 404);
 }
 
@@ -109,7 +111,8 @@ async fn a_paused_owner_never_has_a_second_shell_beside_it() {
     // Its shell ends at once, and it pushes nothing.
     until("ended", async || !lives(first)).await;
     assert_eq!(status(&a, "s").await, 200, "at its new owner");
-    let late: Vec<_> = gateway.calls().split_off(calls).into_iter().filter(|call| call.connection == "s").collect();
+    let late: Vec<_> =
+        gateway.calls().split_off(calls).into_iter().filter(|call| call.connection == "s").collect();
     assert!(late.is_empty(), "{late:?}");
     assert!(paused.elapsed() < LONG + LONG);
 }

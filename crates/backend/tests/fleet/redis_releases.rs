@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    create, host, instance, ready, run, server::Redis, settings, status,
+    create, host, instance, metric, ready, run,
+    server::Redis,
+    settings, status,
     support::{ADMIN_TOKEN, Gateway, now},
     told, until,
 };
@@ -24,15 +26,16 @@ async fn an_instance_of_an_older_release_creates_no_sessions_and_keeps_those_it_
     old.connect(&kept, "alice", &kept).await;
     let shell = host(&old, &gateway, &kept).await;
     let new = ready(of("green").start().await).await;
-    until("draining", async || old.metrics().await.contains("shellbridge_draining 1")).await;
-    assert!(new.metrics().await.contains("shellbridge_draining 0"));
+    until("draining", async || metric(&old, "shellbridge_draining").await == Some(1)).await;
+    assert_eq!(metric(&new, "shellbridge_draining").await, Some(0));
     let created = create(&old).await;
     let owner: String = redis.ask(&["HGET", &format!("{{sb}}:s:{created}"), "instance"]);
     let other: String = redis.ask(&["HGET", &format!("{{sb}}:s:{kept}"), "instance"]);
     assert_ne!(owner, other, "created at the newer one");
     assert_eq!(host(&new, &gateway, &kept).await, shell, "and found from there");
     // It ends after DRAIN_MAX, and its client is told five minutes before.
-    let notice = gateway.until("notice", |call| call.connection == kept && call.frame["code"] == "SESSION_EXPIRING");
+    let notice =
+        gateway.until("notice", |call| call.connection == kept && call.frame["code"] == "SESSION_EXPIRING");
     notice.await;
     let path = format!("/api/sessions/{kept}");
     let shown: Value = old.get(&path).bearer_auth(ADMIN_TOKEN).send().await.unwrap().json().await.unwrap();
@@ -56,9 +59,8 @@ async fn a_session_of_an_older_release_ends_after_drain_max() {
 async fn instances_are_replaced_one_by_one_without_the_end_of_a_session() {
     let (redis, gateway) = (Redis::start(), Gateway::start().await);
     let run_dirs = tempfile::TempDir::new().unwrap();
-    let start = async |n: usize| {
-        crate::instance_in(&run_dirs.path().join(n.to_string()), &redis, &gateway).await
-    };
+    let start =
+        async |n: usize| crate::instance_in(&run_dirs.path().join(n.to_string()), &redis, &gateway).await;
     let mut backends = Vec::new();
     let mut sessions = Vec::new();
     for n in 0..3 {
@@ -107,7 +109,8 @@ async fn an_ecs_task_is_protected_from_its_first_session_to_its_last() {
     let agent = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
     let gateway = Gateway::start().await;
-    let backend = crate::support::Settings::new().pushing_to(&gateway).set("ECS_AGENT_URI", &agent).start().await;
+    let backend =
+        crate::support::Settings::new().pushing_to(&gateway).set("ECS_AGENT_URI", &agent).start().await;
     let last = || asked.lock().unwrap().last().cloned();
     let s = create(&backend).await;
     until("protected", async || last().is_some_and(|body| body["ProtectionEnabled"] == true)).await;
@@ -120,16 +123,20 @@ async fn an_ecs_task_is_protected_from_its_first_session_to_its_last() {
 
 #[tokio::test]
 async fn a_refused_protection_is_normal() {
-    let refuse = async || Json(json!({"failure": {"Arn": "a", "Detail": "d", "Reason": "DEPLOYMENT_BLOCKED"}}));
+    let refuse =
+        async || Json(json!({"failure": {"Arn": "a", "Detail": "d", "Reason": "DEPLOYMENT_BLOCKED"}}));
     let router = Router::new().route("/task-protection/v1/state", put(refuse));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let agent = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
     let gateway = Gateway::start().await;
-    let backend = crate::support::Settings::new().pushing_to(&gateway).set("ECS_AGENT_URI", &agent).start().await;
+    let backend =
+        crate::support::Settings::new().pushing_to(&gateway).set("ECS_AGENT_URI", &agent).start().await;
     let s = create(&backend).await;
     backend.counts("shellbridge_task_protection_total{outcome=\"refused\"} 1").await;
     backend.logs("DEPLOYMENT_BLOCKED").await;
     assert_eq!(status(&backend, &s).await, 200);
-    tokio::time::timeout(Duration::from_secs(60), async { backend.connect(&s, "alice", &s).await }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), async { backend.connect(&s, "alice", &s).await })
+        .await
+        .unwrap();
 }

@@ -69,12 +69,7 @@ impl Lease {
     }
 
     pub(super) fn sent(&self, now: Duration) -> Sent {
-        Sent {
-            at: now,
-            settled: self.settled(now),
-            losses: self.losses,
-            connection: self.connection,
-        }
+        Sent { at: now, settled: self.settled(now), losses: self.losses, connection: self.connection }
     }
 
     /// Whether no write has been lost since a request was sent.

@@ -158,8 +158,7 @@ impl Registry {
         if !batch.is_empty() {
             return Some(Request::Assert { under, sessions: batch });
         }
-        let wanted =
-            |known: &Session| matches!(known.state, State::Wanted { fresh } if fresh || settled);
+        let wanted = |known: &Session| matches!(known.state, State::Wanted { fresh } if fresh || settled);
         if let Some((session, known)) = self.sessions.iter_mut().find(|(_, known)| wanted(known)) {
             known.state = State::Claiming;
             let (session, owner, expires_at) = (session.clone(), known.owner.clone(), known.expires_at);
@@ -206,12 +205,7 @@ impl Registry {
         }
     }
 
-    pub(super) fn refuse(
-        &mut self,
-        session: SessionId,
-        refused: Refused,
-        effects: &mut VecDeque<Effect>,
-    ) {
+    pub(super) fn refuse(&mut self, session: SessionId, refused: Refused, effects: &mut VecDeque<Effect>) {
         if self.sessions.get(&session).is_some_and(|known| known.state == State::Claiming) {
             self.sessions.remove(&session);
             effects.push_back(Effect::Claimed(session, Err(refused)));

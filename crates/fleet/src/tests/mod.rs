@@ -1,7 +1,6 @@
 //! The fleet under generated schedules: delays, lost writes, pauses and crashes, against a model of the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-
 mod store;
 mod world;
 

@@ -253,8 +253,14 @@ impl Data {
             }
             self.reapers.insert(instance.clone(), (from.uuid.clone(), now + ms(REAPING)));
         }
-        let sessions: Vec<_> =
-            self.of.get(instance).into_iter().flatten().take(if own { usize::MAX } else { BATCH }).cloned().collect();
+        let sessions: Vec<_> = self
+            .of
+            .get(instance)
+            .into_iter()
+            .flatten()
+            .take(if own { usize::MAX } else { BATCH })
+            .cloned()
+            .collect();
         if sessions.is_empty() && !own {
             self.seen.remove(instance);
             self.of.remove(instance);

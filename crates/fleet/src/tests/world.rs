@@ -193,7 +193,8 @@ impl World {
         match event {
             Event::Reply { generation, connection, id, reply, .. } => {
                 // A reply that is on its way when the connection breaks may still arrive.
-                if generation == current && connection == process.connection && process.in_flight.remove(&id) {
+                if generation == current && connection == process.connection && process.in_flight.remove(&id)
+                {
                     process.fleet.handle_reply(id, Ok(reply), now);
                 }
             }
@@ -300,7 +301,10 @@ impl World {
                 if process.fleet.serves(session, now) {
                     let other = owners.insert(session, at);
                     assert!(other.is_none(), "{session} is served by {other:?} and {at} at {now:?}");
-                    assert!(!self.told.contains(shell), "{session} lives at {at} at {now:?}, reported as gone");
+                    assert!(
+                        !self.told.contains(shell),
+                        "{session} lives at {at} at {now:?}, reported as gone"
+                    );
                 }
             }
         }

@@ -7,11 +7,7 @@ mod redis_tests;
 mod scripts;
 mod store;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use shellbridge_fleet::{Fleet as Machine, Member, NewSession, Place, Refused};

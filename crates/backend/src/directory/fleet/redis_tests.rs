@@ -150,8 +150,11 @@ async fn an_assertion_restores_what_is_lost_and_loses_to_a_later_claim() {
 #[tokio::test]
 async fn the_sessions_of_a_dead_instance_are_buried_with_their_connections() {
     let redis = Redis::start();
-    let (a, b, c) =
-        (store(&redis, "a", 1, "1").await, store(&redis, "b", 1, "1").await, store(&redis, "c", 1, "1").await);
+    let (a, b, c) = (
+        store(&redis, "a", 1, "1").await,
+        store(&redis, "b", 1, "1").await,
+        store(&redis, "c", 1, "1").await,
+    );
     let (of_a, of_b) = (lease(&a).await, lease(&b).await);
     let Reply::Claimed { epoch, .. } = ask(&a, claim(of_a, "s")).await else { panic!("not claimed") };
     let connections = vec![("c1".into(), "https://api".into())];
@@ -169,13 +172,15 @@ async fn the_sessions_of_a_dead_instance_are_buried_with_their_connections() {
     assert_eq!(ask(&a, bury(Some(epoch + 1))).await, Reply::Buried(Vec::new()), "another session");
     expire(&redis, "a");
     let _: u64 = redis.ask(&["ZADD", "{sb}:instances", "1", "a"]);
-    assert_eq!(renew(&b, Some(of_b)).await.dead, ["a".into()]);
+    assert_eq!(renew(&b, Some(of_b)).await.dead, [Arc::<str>::from("a")]);
     assert_eq!(ask(&b, reap()).await, Reply::Orphans(Orphans::Some(vec!["s".into()])));
     assert_eq!(ask(&c, reap()).await, Reply::Orphans(Orphans::NotYours), "one survivor does it");
     assert_eq!(ask(&b, bury(None)).await, Reply::Buried(connections));
     assert_eq!(find(&b, of_b, "s").await, Reply::Found(Found::Buried));
     let again = lease(&a).await;
-    assert!(matches!(ask(&a, assert(again, "s", epoch)).await, Reply::Asserted(epochs, _) if epochs == [None]));
+    assert!(
+        matches!(ask(&a, assert(again, "s", epoch)).await, Reply::Asserted(epochs, _) if epochs == [None])
+    );
     let forget = Request::Forget { instance: "a".into(), session: "s".into() };
     ask(&b, forget).await;
     expire(&redis, "a");

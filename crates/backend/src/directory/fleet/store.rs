@@ -183,8 +183,12 @@ impl Store {
             }
             Request::Find { under, session } => self.find(&me, under, &session).await,
             Request::Peer { release } => {
-                let urls: Vec<String> =
-                    redis::cmd("ZREVRANGE").arg(key(&["p", &release])).arg(0).arg(15).query_async(&mut self.connection).await?;
+                let urls: Vec<String> = redis::cmd("ZREVRANGE")
+                    .arg(key(&["p", &release]))
+                    .arg(0)
+                    .arg(15)
+                    .query_async(&mut self.connection)
+                    .await?;
                 let others: Vec<_> = urls.into_iter().filter(|url| **url != *me.url).collect();
                 let chosen = usize::from(rand::random::<u16>()).checked_rem(others.len());
                 Ok(Reply::Peer(chosen.and_then(|n| others.get(n)).map(|url| url.as_str().into())))

@@ -39,7 +39,8 @@ async fn a_takeover_restores_connections_and_tokens() {
         }
         actor.say(here(notes_of(&tokens))).await;
     };
-    let (handle, ()) = tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ended.send(()).unwrap()), says);
+    let (handle, ()) =
+        tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ended.send(()).unwrap()), says);
     let handle = handle.unwrap();
     let status = handle.status();
     assert_eq!((&*status.id, &*status.owner, status.created_at), ("s", "alice", UnixMs(1)));
@@ -82,7 +83,8 @@ async fn regression_a_host_cannot_claim_another_session() {
         let what = format!("{lie:?}");
         let (mut actor, host) = Actor::new();
         let routes: FindRoute = Arc::new(|_| None);
-        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()), actor.say(lie));
+        let (taken, ()) =
+            tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()), actor.say(lie));
         assert!(matches!(taken, Err(NotOpened::Nonsense)), "{what}");
     }
 }

@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{
-        BridgeKeys, CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest, Envelope, HOP_HEADER, MESSAGE_PATH,
-        ReplayCache,
+        BridgeKeys, CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest, Envelope, HOP_HEADER,
+        MESSAGE_PATH, ReplayCache,
     },
     limits::{MAX_BRIDGE_BODY, MAX_FRAME},
 };
