@@ -105,6 +105,9 @@ pub struct Config {
     /// Range of user ids for sessions, FIRST-LAST, with `SHELL_SANDBOX=user`. No account and no other program may use them.
     #[arg(long, env = "SHELL_UIDS", default_value = "20000-29999")]
     pub shell_uids: String,
+    /// Directory of sessions' homes, with `SHELL_SANDBOX=user`, of one backend at a time. Default: /home/sessions.
+    #[arg(long, env = "SHELL_HOMES")]
+    pub shell_homes: Option<String>,
     /// Image of sessions' containers, with `SHELL_SANDBOX=container`.
     #[arg(long, env = "SHELL_IMAGE")]
     pub shell_image: Option<String>,
@@ -221,6 +224,7 @@ impl Config {
             &mut self.redis_url,
             &mut self.instance_url,
             &mut self.release,
+            &mut self.shell_homes,
             &mut self.shell_image,
             &mut self.shell_images,
         ] {
@@ -252,7 +256,7 @@ impl Config {
         self.admin_token.as_deref().map(secret::keys).transpose()?;
         let (default, max) = self.shell_limits();
         Limits::default().within(default, max).map_err(ConfigError::ShellLimits)?;
-        if self.shell_sandbox != Sandbox::None {
+        if self.shell_sandbox == Sandbox::Container {
             return Err(ConfigError::NotImplemented("SHELL_SANDBOX"));
         }
         self.metrics_address()?;

@@ -11,6 +11,7 @@ use crate::{
     access,
     directory::{Missing, Refused},
     ingress,
+    launcher::NotStarted,
     sessions::{Stale, Unreachable},
 };
 
@@ -113,6 +114,17 @@ impl From<Refused> for ApiError {
             }
         };
         Self::new(status, code, refused.to_string())
+    }
+}
+
+impl From<NotStarted> for ApiError {
+    fn from(error: NotStarted) -> Self {
+        match error {
+            NotStarted::Full => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited, error.to_string())
+            }
+            NotStarted::Failed(_) => Self::internal(),
+        }
     }
 }
 

@@ -34,6 +34,6 @@ mod rate;
 #[cfg(fuzzing)]
 pub use self::sessions::fuzzing;
 pub use self::{
-    launcher::{BadLimits, Limits, Sandbox, below_init, init, is_init, keep_secrets, protect},
+    launcher::{BadLimits, Limits, Sandbox, UsersLeft, below_init, init, is_init, keep_secrets, protect},
     run::run,
 };

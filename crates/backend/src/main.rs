@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use shellbridge_backend::{
-    below_init,
+    Sandbox, UsersLeft, below_init,
     config::{Config, check_environment},
     init, is_init, keep_secrets, protect, run,
 };
@@ -31,6 +31,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// What an init needs to end the users of sessions.
+fn users_left(config: &Config) -> anyhow::Result<Option<UsersLeft>> {
+    if config.shell_sandbox != Sandbox::User {
+        return Ok(None);
+    }
+    let (host, homes) = (config.session_host.as_deref(), config.shell_homes.as_deref());
+    UsersLeft::new(host, &config.shell_uids, homes).map(Some)
+}
+
 /// Reads the settings. Exits after `--help` and `--version`.
 fn settings() -> anyhow::Result<Config> {
     let config = match Config::try_parse() {
@@ -45,7 +54,7 @@ fn settings() -> anyhow::Result<Config> {
 /// Returns the exit code.
 fn start(config: Config) -> anyhow::Result<u8> {
     if config.init {
-        return init(&config.addresses()?);
+        return init(&config.addresses()?, users_left(&config)?);
     }
     if config.below_init {
         below_init().context("--below-init")?;

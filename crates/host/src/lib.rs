@@ -20,12 +20,25 @@ mod prepare;
 mod process;
 mod pty;
 mod usage;
+mod user;
+
+use self::user::{Done, Role};
 
 /// Serves one session until it is over. The process's stdin must be a listening Unix socket.
 ///
+/// With arguments, it first becomes another user, or does something else as that user (`user`); returns false if some of
+/// that is left to do.
+///
 /// # Errors
-/// When the process cannot be hardened, or stdin is not such a socket.
-pub fn run() -> std::io::Result<()> {
+/// When the process cannot be hardened, stdin is not such a socket, or it cannot become that user.
+pub fn run() -> std::io::Result<bool> {
+    if let Some(role) = Role::read(std::env::args_os().skip(1))? {
+        match role.perform()? {
+            Done::Serve => {}
+            Done::All => return Ok(true),
+            Done::Some => return Ok(false),
+        }
+    }
     let (listener, backend) = prepare::prepare()?;
     // Log only the location: the panic message may contain what a user typed.
     std::panic::set_hook(Box::new(|panic| {
@@ -39,6 +52,6 @@ pub fn run() -> std::io::Result<()> {
         let listener = link::Listener::new(listener, backend)?;
         driver::serve(&listener).await;
         listener.remove();
-        Ok(())
+        Ok(true)
     })
 }

@@ -6,9 +6,12 @@ use std::{
     os::{fd::AsFd as _, unix::net::UnixListener},
 };
 
-use rustix::process::{
-    DumpableBehavior, Uid, getpid, getuid, set_child_subreaper, set_dumpable_behavior, setpriority_process,
-    setsid,
+use rustix::{
+    net::sockopt::socket_peercred,
+    process::{
+        DumpableBehavior, Uid, getpid, set_child_subreaper, set_dumpable_behavior, setpriority_process,
+        setsid,
+    },
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,7 +41,9 @@ pub(crate) fn prepare() -> io::Result<(UnixListener, Uid)> {
     rustix::stdio::dup2_stdin(null.as_fd())?;
     rustix::stdio::dup2_stdout(null.as_fd())?;
     rustix::stdio::dup2_stderr(null.as_fd())?;
-    Ok((listener, getuid()))
+    // Who made it listen. Not the user of this process, which may be another one.
+    let backend = socket_peercred(&listener)?.uid;
+    Ok((listener, backend))
 }
 
 /// Handles signals that a parent may have set to be ignored, as `nohup` and a script's `&` do. Shells would inherit that, and

@@ -16,7 +16,7 @@ use crate::{
     hop::Hops,
     ingress::Ingress,
     keep_awake::KeepAwake,
-    launcher::Launcher,
+    launcher::{Launcher, Sandbox},
     metrics,
     rate::RateLimits,
     sessions::Seal,
@@ -55,7 +55,10 @@ impl App {
             detached_ttl: Duration::from_secs(config.detached_ttl),
             shell_restart: config.shell_restart,
         };
-        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref())?;
+        let users = (config.shell_sandbox == Sandbox::User)
+            .then_some((config.shell_uids.as_str(), config.shell_homes.as_deref()));
+        let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref(), users)?;
+        tracing::info!(sandbox = ?config.shell_sandbox, "how sessions are kept apart");
         let fleet = match &config.redis_url {
             Some(url) => Some(Fleet::new(Redis::parse(url)?, member(&config, port, &launcher).await?)),
             None => None,

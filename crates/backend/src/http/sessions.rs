@@ -22,7 +22,9 @@ use crate::{
         App,
         room::{RoomRequest, describe},
     },
-    launcher::{SetupRequest, ShellRequest, Space, shell_spec},
+    launcher::{
+        NotStarted, Sandbox, SetupRequest, ShellRequest, Space, move_in, shell_spec, shell_spec_elsewhere,
+    },
     metrics,
     observe::about_session,
     sessions::{self, Handle, NotOpened, Start, Status, Use},
@@ -361,7 +363,11 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     if ttl == 0 {
         return Err(ApiError::bad_request("ttlSeconds: at least 1"));
     }
-    let spec = shell_spec(shell).map_err(|bad| ApiError::bad_request(bad.to_string()))?;
+    let spec = match app.config.shell_sandbox {
+        Sandbox::None => shell_spec(shell),
+        Sandbox::User | Sandbox::Container => shell_spec_elsewhere(shell),
+    };
+    let spec = spec.map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let setup = setup.check().map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let (space, room) = room.check(&app.config)?;
     let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl)).min(app.deployment.latest());
@@ -395,7 +401,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
 async fn open(
     app: Arc<App>,
     reservation: Reservation,
-    start: Start,
+    mut start: Start,
     space: Space,
     fresh: bool,
 ) -> Result<Handle, ApiError> {
@@ -405,7 +411,13 @@ async fn open(
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
     };
     let claim = app.directory.claim(id.clone(), start.owner.clone(), start.expires_at, fresh).await?;
-    let host = app.launcher.start(&space).await.map_err(|error| failed(&error))?;
+    let host = app.launcher.start(&space).await.map_err(|error| match error {
+        NotStarted::Full => error.into(),
+        NotStarted::Failed(error) => failed(&error),
+    })?;
+    if let Some(account) = host.account() {
+        move_in(&mut start.shell, &account);
+    }
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
     let session = sessions::start(host, app.seal.clone(), app.settings, start, claim, ended).await.map_err(

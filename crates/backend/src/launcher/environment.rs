@@ -9,6 +9,8 @@ use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use shellbridge_session::link::ShellSpec;
 
+use super::process::Account;
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TERM: &str = "xterm-256color";
 /// Limits on a session's variables: their number and total bytes. Far below the kernel's limits (128 KiB per string,
@@ -45,6 +47,39 @@ pub(crate) enum BadShell {
     Large,
 }
 
+/// The shell of a session that gets an account: [`move_in`] adds what depends on it.
+pub(crate) fn shell_spec_elsewhere(request: ShellRequest) -> Result<ShellSpec, BadShell> {
+    let ShellRequest { env: extra, shell, cwd } = request;
+    check(&extra)?;
+    let shell = match shell {
+        Some(shell) if shell.is_absolute() && shell.is_file() => shell,
+        Some(_) => return Err(BadShell::Shell),
+        None => fallback(),
+    };
+    let cwd = match cwd {
+        // Whether the session's user can enter it, the backend cannot tell.
+        Some(cwd) if cwd.is_absolute() => cwd,
+        Some(_) => return Err(BadShell::Cwd),
+        None => PathBuf::new(),
+    };
+    let mut env = plain(&shell);
+    env.extend(extra);
+    Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
+}
+
+/// Completes the shell of a session that has an account.
+pub(crate) fn move_in(spec: &mut ShellSpec, account: &Account) {
+    let Account { name, home, tmp } = account;
+    for (variable, value) in
+        [("HOME", text(home)), ("USER", name.clone()), ("LOGNAME", name.clone()), ("TMPDIR", text(tmp))]
+    {
+        spec.env.entry(variable.to_owned()).or_insert(value);
+    }
+    if spec.cwd.is_empty() {
+        spec.cwd = text(home);
+    }
+}
+
 /// The user's shell, with the requested options applied.
 pub(crate) fn shell_spec(request: ShellRequest) -> Result<ShellSpec, BadShell> {
     let ShellRequest { env: extra, shell, cwd } = request;
@@ -68,19 +103,27 @@ pub(crate) fn shell_spec(request: ShellRequest) -> Result<ShellSpec, BadShell> {
         Some(_) => return Err(BadShell::Cwd),
         None => Some(home.clone()).filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/")),
     };
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut env: BTreeMap<String, String> = [
+    let mut env = plain(&shell);
+    env.insert("HOME".to_owned(), text(&home));
+    env.insert("USER".to_owned(), user.map_or_else(|| Uid::current().to_string(), |user| user.name));
+    env.extend(extra);
+    Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
+}
+
+/// Variables that do not depend on the user.
+fn plain(shell: &Path) -> BTreeMap<String, String> {
+    [
         ("TERM", TERM.to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
         ("PATH", PATH.to_owned()),
-        ("HOME", text(&home)),
-        ("USER", user.map_or_else(|| Uid::current().to_string(), |user| user.name)),
-        ("SHELL", text(&shell)),
+        ("SHELL", text(shell)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    env.extend(extra);
-    Ok(ShellSpec { shell: text(&shell), cwd: text(&cwd), env })
+    .into()
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Whether this login shell permits a login; `nologin` and `false` do not.
@@ -120,6 +163,21 @@ mod tests {
         let names: Vec<_> = spec.env.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LANG", "PATH", "SHELL", "TERM", "USER"]);
         assert!(Path::new(&spec.shell).is_file() && Path::new(&spec.cwd).is_dir());
+    }
+
+    #[test]
+    fn an_account_brings_its_home_unless_the_session_names_another() {
+        let account = Account { name: "user-20001".into(), home: "/h/home".into(), tmp: "/h/tmp".into() };
+        let mut spec = shell_spec_elsewhere(ShellRequest::default()).unwrap();
+        move_in(&mut spec, &account);
+        let names: Vec<_> = spec.env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER"]);
+        assert_eq!((spec.cwd.as_str(), spec.env["HOME"].as_str()), ("/h/home", "/h/home"));
+        let env = BTreeMap::from([("USER".to_owned(), "alice".to_owned())]);
+        let request = ShellRequest { env, cwd: Some("/srv".into()), ..ShellRequest::default() };
+        let mut spec = shell_spec_elsewhere(request).unwrap();
+        move_in(&mut spec, &account);
+        assert_eq!((spec.cwd.as_str(), spec.env["USER"].as_str()), ("/srv", "alice"));
     }
 
     #[test]

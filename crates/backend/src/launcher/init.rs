@@ -23,6 +23,7 @@ use super::{
     listener::Sockets,
     reap::{AT_ONCE, children},
     reports::Reports,
+    user::UsersLeft,
 };
 
 /// The argument that asks for this mode.
@@ -52,14 +53,14 @@ pub fn is_init() -> bool {
 }
 
 /// Runs a backend that listens on these addresses until it stops, and returns its exit code. Call
-/// [`protect`](super::protect) first.
+/// [`protect`](super::protect) first. `users` finds the sessions' users, if they have any.
 ///
 /// # Errors
 /// When it cannot be started at first, or an address is in use.
-pub fn init(addresses: &[SocketAddr]) -> anyhow::Result<u8> {
+pub fn init(addresses: &[SocketAddr], users: Option<UsersLeft>) -> anyhow::Result<u8> {
     let sockets = Sockets::listen(addresses)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Init::new(Sockets::new(sockets)?)?.run().await })
+    runtime.block_on(async { Init::new(Sockets::new(sockets)?, users)?.run().await })
 }
 
 /// How to stop.
@@ -86,10 +87,11 @@ struct Init {
     sockets: Sockets,
     /// The last backend could not start.
     failing: bool,
+    users: Option<UsersLeft>,
 }
 
 impl Init {
-    fn new(sockets: Sockets) -> io::Result<Self> {
+    fn new(sockets: Sockets, users: Option<UsersLeft>) -> io::Result<Self> {
         let others = std::env::args_os().skip(1).filter(|argument| argument != INIT);
         Ok(Self {
             program: std::env::current_exe()?,
@@ -104,6 +106,7 @@ impl Init {
             hosts: HashSet::new(),
             sockets,
             failing: false,
+            users,
         })
     }
 
@@ -230,6 +233,9 @@ impl Init {
         }
         let grace = Instant::now() + HANGUP_GRACE;
         let end = grace + KILLING;
+        if let Some(users) = self.users.take() {
+            self.end_users(&users, grace, end).await;
+        }
         loop {
             self.reap();
             let now = Instant::now();
@@ -245,6 +251,25 @@ impl Init {
                 self.kill_orphans();
             }
             let _ = timeout_at(now + ROUND, self.died.recv()).await;
+        }
+    }
+}
+
+impl Init {
+    /// Kills all processes of sessions' users. The next backend removes their files.
+    async fn end_users(&mut self, users: &UsersLeft, grace: Instant, end: Instant) {
+        let left = users.uids();
+        if left.is_empty() {
+            return;
+        }
+        sleep_until(grace).await;
+        for uid in left {
+            let Ok(helper) = users.kill(uid) else { continue };
+            self.hosts.insert(helper);
+            while self.hosts.contains(&helper) && Instant::now() < end {
+                let _ = timeout_at(Instant::now() + ROUND, self.died.recv()).await;
+                self.reap();
+            }
         }
     }
 }

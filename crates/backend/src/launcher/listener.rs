@@ -38,7 +38,7 @@ impl Sockets {
             let listener = TcpListener::bind(address)?;
             listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
-            // Every backend inherits it. An init starts nothing else.
+            // Every backend inherits it. An init starts nothing else that lives while it serves.
             fcntl_setfd(&listener, FdFlags::empty())?;
             Ok(listener)
         };

@@ -10,12 +10,14 @@ mod reports;
 mod run_dir;
 mod secrets;
 mod setup;
+mod uids;
+mod user;
 
 pub(crate) use self::{
-    environment::{ShellRequest, shell_spec},
+    environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere},
     limits::Room,
     listener::inherited,
-    process::{Host, Launcher, Process, Space},
+    process::{Host, Launcher, NotStarted, Process, Space},
     reap::orphans,
     setup::{Setup, SetupRequest},
 };
@@ -24,4 +26,5 @@ pub use self::{
     limits::{BadLimits, Limits, Sandbox},
     reports::below_init,
     secrets::{keep_secrets, protect},
+    user::UsersLeft,
 };

@@ -5,20 +5,20 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use tokio::{net::UnixStream, process::Child, time::timeout};
 
 use super::{
     limits::Limits,
     reap::{self, Known},
     run_dir::RunDir,
+    user::{User, Users, program_or_default},
 };
 
-/// Default program, in the directory of this one, unless `SESSION_HOST` names another.
-const PROGRAM: &str = "session-host";
 /// How long a killed host may take to exit.
 const KILLED: Duration = Duration::from_secs(5);
 
@@ -26,6 +26,27 @@ const KILLED: Duration = Duration::from_secs(5);
 pub(crate) struct Launcher {
     program: PathBuf,
     run_dir: RunDir,
+    /// With a user per session.
+    users: Option<Arc<Users>>,
+}
+
+/// Why no host was started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotStarted {
+    /// All user ids are in use.
+    #[error("too many sessions: no user id is free")]
+    Full,
+    /// The system is out of processes, descriptors or memory.
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
+
+/// Where a session's files are, if it has a user of its own.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) name: String,
+    pub(crate) home: PathBuf,
+    pub(crate) tmp: PathBuf,
 }
 
 /// What a session's host may use.
@@ -49,20 +70,26 @@ pub(crate) struct Process {
     socket: PathBuf,
     /// `None` if an earlier backend started it.
     child: Option<(Child, Known)>,
+    /// The session's own user.
+    user: Option<User>,
 }
 
 impl Launcher {
-    /// `run_dir` is `RUN_DIR`, `program` is `SESSION_HOST`.
+    /// `run_dir` is `RUN_DIR`, `program` is `SESSION_HOST`. With `users`, `SHELL_UIDS` and `SHELL_HOMES`, each session has a
+    /// user.
     ///
     /// # Errors
-    /// When the program does not exist, or the directory cannot be created or locked.
-    pub(crate) fn new(run_dir: Option<&str>, program: Option<&str>) -> anyhow::Result<Self> {
-        let program = match program {
-            Some(program) => PathBuf::from(program),
-            None => std::env::current_exe().context("SESSION_HOST")?.with_file_name(PROGRAM),
-        };
+    /// When the program does not exist, the directory cannot be created or locked, or no other user can be assumed.
+    pub(crate) fn new(
+        run_dir: Option<&str>,
+        program: Option<&str>,
+        users: Option<(&str, Option<&str>)>,
+    ) -> anyhow::Result<Self> {
+        let program = program_or_default(program)?;
         ensure!(program.is_file(), "SESSION_HOST: {} is not a file", program.display());
-        Ok(Self { program, run_dir: RunDir::open(run_dir.map(Path::new))? })
+        let run_dir = RunDir::open(run_dir.map(Path::new))?;
+        let users = users.map(|(uids, homes)| Users::open(&program, uids, homes)).transpose()?;
+        Ok(Self { program, run_dir, users })
     }
 
     /// A secret that lives as long as the hosts.
@@ -78,16 +105,38 @@ impl Launcher {
         self.run_dir.next_generation()
     }
 
-    /// Starts a host.
+    /// Starts a host, in `user` mode as a user of its own.
     ///
-    /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment
-    /// and no arguments.
+    /// The host gets its socket as stdin, since it may lack permission to create one in `RUN_DIR`. It gets no environment.
     ///
     /// # Errors
-    /// When the system is out of processes, descriptors or memory.
-    pub(crate) async fn start(&self, _space: &Space) -> io::Result<Host> {
-        let socket = self.run_dir.new_socket();
-        let listener = UnixListener::bind(&socket)?;
+    /// See [`NotStarted`].
+    pub(crate) async fn start(&self, space: &Space) -> Result<Host, NotStarted> {
+        let user = match &self.users {
+            Some(users) => Some(users.take().await?.ok_or(NotStarted::Full)?),
+            None => None,
+        };
+        let socket = self.run_dir.new_socket(user.as_ref().map(User::uid));
+        let mut process = Process { socket, child: None, user };
+        let connected = async {
+            let listener = UnixListener::bind(&process.socket)?;
+            process.child = Some(match &process.user {
+                Some(user) => user.start(OwnedFd::from(listener).into(), &space.limits).await?,
+                None => self.start_as_parent(listener)?,
+            });
+            UnixStream::connect(&process.socket).await
+        };
+        match connected.await {
+            Ok(stream) => Ok(Host { stream, process }),
+            Err(error) => {
+                process.kill().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn start_as_parent(&self, listener: UnixListener) -> io::Result<(Child, Known)> {
+        // It holds a copy of the listener, until this returns: connections are refused once the host is gone.
         let mut command = tokio::process::Command::new(&self.program);
         command
             .env_clear()
@@ -95,30 +144,32 @@ impl Launcher {
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let started = reap::start(|| command.spawn());
-        // It holds a copy of the listener. Close it, so that connections are refused once the host is gone.
-        drop(command);
-        let mut process = Process { socket, child: None };
-        let connected = async {
-            process.child = Some(started?);
-            UnixStream::connect(&process.socket).await
-        };
-        match connected.await {
-            Ok(stream) => Ok(Host { stream, process }),
-            Err(error) => {
-                process.kill().await;
-                Err(error)
-            }
-        }
+        reap::start(|| command.spawn())
     }
 
-    /// Connects to the hosts of an earlier backend.
+    /// Connects to the hosts of an earlier backend, and ends what those left that are gone.
     pub(crate) async fn left(&self) -> Vec<Host> {
         let mut hosts = Vec::new();
-        for socket in self.run_dir.sockets() {
-            hosts.extend(Process { socket, child: None }.connect().await);
+        let mut alive = Vec::new();
+        for (socket, uid) in self.run_dir.sockets() {
+            let user = self.users.as_ref().zip(uid).map(|(users, uid)| users.left(uid));
+            alive.extend(uid);
+            hosts.extend(Process { socket, child: None, user }.connect().await);
+        }
+        if let Some(users) = &self.users {
+            for uid in users.all_left().into_iter().filter(|uid| !alive.contains(uid)) {
+                tokio::spawn(users.left(uid).end());
+            }
         }
         hosts
+    }
+}
+
+impl Host {
+    /// The session's own account, if it has one.
+    pub(crate) fn account(&self) -> Option<Account> {
+        let user = self.process.user.as_ref()?;
+        Some(Account { name: format!("user-{}", user.uid()), home: user.home(), tmp: user.tmp() })
     }
 }
 
@@ -126,16 +177,19 @@ impl Process {
     /// No process: the test acts as the host.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_nobody() -> Self {
-        Self { socket: PathBuf::new(), child: None }
+        Self { socket: PathBuf::new(), child: None, user: None }
     }
 
-    /// Connects again. If the host is gone, removes its socket and returns `None`.
-    pub(crate) async fn connect(self) -> Option<Host> {
+    /// Connects again. If the host is gone, removes what is left of it and returns `None`.
+    pub(crate) async fn connect(mut self) -> Option<Host> {
         match UnixStream::connect(&self.socket).await {
             Ok(stream) => Some(Host { stream, process: self }),
             Err(error) => {
                 if error.kind() == io::ErrorKind::ConnectionRefused {
                     self.forget();
+                    if let Some(user) = self.user.take() {
+                        tokio::spawn(user.end());
+                    }
                 } else {
                     tracing::warn!(%error, "cannot connect to a session's host");
                 }
@@ -153,10 +207,11 @@ impl Process {
             self.kill().await;
         }
         self.forget();
+        self.end_user().await;
     }
 
-    /// Kills a host. [`orphans`](super::orphans) ends the processes it leaves. A host of an earlier backend is not killed:
-    /// it ends by itself once its socket is removed.
+    /// Kills a host. [`orphans`](super::orphans) ends the processes it leaves, and with a user of its own all that user's end.
+    /// A host of an earlier backend is not killed otherwise: it ends by itself once its socket is removed.
     pub(crate) async fn kill(&mut self) {
         self.forget();
         if let Some((child, _)) = &mut self.child {
@@ -164,6 +219,13 @@ impl Process {
             if timeout(KILLED, child.wait()).await.is_err() {
                 tracing::warn!("a session's host cannot be killed");
             }
+        }
+        self.end_user().await;
+    }
+
+    async fn end_user(&mut self) {
+        if let Some(user) = self.user.take() {
+            user.end().await;
         }
     }
 

@@ -52,7 +52,7 @@ impl RunDir {
     fn take(path: &Path) -> anyhow::Result<Option<Self>> {
         let path = std::path::absolute(path)?;
         make_private(&path)?;
-        let longest = path.join(socket_name());
+        let longest = path.join(socket_name(Some(u32::MAX)));
         ensure!(longest.as_os_str().len() <= MAX_PATH, "the path is too long for a socket");
         let mut lock =
             File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock"))?;
@@ -87,15 +87,21 @@ impl RunDir {
         Ok((uuid.to_string(), generation))
     }
 
-    /// A random path for a new socket. A session's id may be too long for one.
-    pub(super) fn new_socket(&self) -> PathBuf {
-        self.path.join(socket_name())
+    /// A random path for a new socket. A session's id may be too long for one. Names the session's own user, if it has one.
+    pub(super) fn new_socket(&self, uid: Option<u32>) -> PathBuf {
+        self.path.join(socket_name(uid))
     }
 
-    /// Paths of the existing sockets.
-    pub(super) fn sockets(&self) -> Vec<PathBuf> {
+    /// Paths of the existing sockets, with their sessions' users.
+    pub(super) fn sockets(&self) -> Vec<(PathBuf, Option<u32>)> {
         let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries.filter(|path| path.extension().is_some_and(|end| end == SUFFIX)).collect()
+        let sockets = entries.filter(|path| path.extension().is_some_and(|end| end == SUFFIX));
+        sockets
+            .map(|path| {
+                let uid = path.file_stem().and_then(|name| name.to_str()?.split_once('-')?.1.parse().ok());
+                (path, uid)
+            })
+            .collect()
     }
 }
 
@@ -111,8 +117,9 @@ fn secret(lock: &mut File) -> io::Result<[u8; SECRET]> {
     Ok(secret)
 }
 
-fn socket_name() -> String {
-    format!("{}.{SUFFIX}", uuid::Uuid::new_v4().simple())
+fn socket_name(uid: Option<u32>) -> String {
+    let user = uid.map(|uid| format!("-{uid}")).unwrap_or_default();
+    format!("{}{user}.{SUFFIX}", uuid::Uuid::new_v4().simple())
 }
 
 /// Default directory: below `XDG_RUNTIME_DIR` if the system has one (XDG Base Directory Specification), otherwise below
@@ -158,8 +165,12 @@ mod tests {
         let path = home.path().join("run");
         let first = RunDir::open(Some(&path)).unwrap();
         assert!(error(&path).contains("another backend"), "{}", error(&path));
-        std::fs::write(first.new_socket(), "").unwrap();
-        assert_eq!(first.sockets().len(), 1, "the lock is not listed");
+        for uid in [None, Some(20_001)] {
+            std::fs::write(first.new_socket(uid), "").unwrap();
+        }
+        let mut users: Vec<_> = first.sockets().into_iter().map(|(_, uid)| uid).collect();
+        users.sort_unstable();
+        assert_eq!(users, [None, Some(20_001)], "the lock is not listed");
         let secret = first.secret;
         drop(first);
         assert_eq!(RunDir::open(Some(&path)).unwrap().secret, secret, "as long as its hosts may live");

@@ -145,11 +145,11 @@ async fn invalid_settings_are_refused_with_an_explanation() {
     }
 }
 
-/// `SHELL_SANDBOX=user` used to be accepted silently, and every shell ran as the backend's user.
+/// `SHELL_SANDBOX` used to be accepted silently, and every shell ran as the backend's user.
 #[tokio::test]
 async fn regression_settings_without_effect_are_refused_without_their_values() {
     for (name, value, words) in [
-        ("SHELL_SANDBOX", "user", "SHELL_SANDBOX is not implemented yet"),
+        ("SHELL_SANDBOX", "container", "SHELL_SANDBOX is not implemented yet"),
         ("REDIS_URL", "rediss://user:hush@redis.example:6379", "with REDIS_URL, INSTANCE_URL must say"),
         ("REDIS_URL", "redis.example:hush", "REDIS_URL must be redis://HOST:PORT"),
         ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is not a setting; did you mean ADMIN_TOKEN?"),
