@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Json, Router, extract::State, routing::put};
@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    create, host, instance, metric, ready, run,
+    create, host, instance, instance_in, metric, ready,
+    redis_owners::IN_TIME,
+    run,
     server::Redis,
     settings, status,
     support::{ADMIN_TOKEN, Gateway, now},
@@ -57,10 +59,20 @@ async fn a_session_of_an_older_release_ends_after_drain_max() {
 
 #[tokio::test]
 async fn instances_are_replaced_one_by_one_without_the_end_of_a_session() {
+    // On a busy machine, a restart may take longer than the lease.
+    for _ in 0..10 {
+        if replaced().await {
+            return;
+        }
+    }
+    panic!("no three restarts within the lease");
+}
+
+/// False if a restart took too long to tell.
+async fn replaced() -> bool {
     let (redis, gateway) = (Redis::start(), Gateway::start().await);
     let run_dirs = tempfile::TempDir::new().unwrap();
-    let start =
-        async |n: usize| crate::instance_in(&run_dirs.path().join(n.to_string()), &redis, &gateway).await;
+    let start = async |n: usize| instance_in(&run_dirs.path().join(n.to_string()), &redis, &gateway).await;
     let mut backends = Vec::new();
     let mut sessions = Vec::new();
     for n in 0..3 {
@@ -71,8 +83,12 @@ async fn instances_are_replaced_one_by_one_without_the_end_of_a_session() {
         backends.push(backend);
     }
     for n in 0..3 {
+        let crashed = Instant::now();
         backends.remove(0).crash().await;
         backends.push(start(n).await);
+        if crashed.elapsed() > IN_TIME {
+            return false;
+        }
         for (session, shell) in &sessions {
             let through = &backends[0];
             assert_eq!(host(through, &gateway, session).await, *shell, "replaced {n}");
@@ -80,6 +96,7 @@ async fn instances_are_replaced_one_by_one_without_the_end_of_a_session() {
         }
     }
     assert!(sessions.iter().all(|(session, _)| !told(&gateway, session)));
+    true
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ const CLAIM_WITHIN: Duration = Duration::from_secs(25);
 /// Longest wait for a look-up.
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for the release of all sessions and of the lease.
-const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 
 /// This instance's part in the fleet. Cheap to clone.
 #[derive(Clone)]

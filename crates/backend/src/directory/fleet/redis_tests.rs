@@ -29,8 +29,11 @@ fn under(renewed: &Renewed) -> Under {
     Under { life: renewed.life, written: renewed.written }
 }
 
-async fn lease(store: &Store) -> Under {
-    under(&renew(store, None).await)
+/// A lease that outlasts the test.
+async fn lease(redis: &Redis, store: &Store, uuid: &str) -> Under {
+    let renewed = renew(store, None).await;
+    let _: bool = redis.ask(&["PERSIST", &format!("{{sb}}:i:{uuid}")]);
+    under(&renewed)
 }
 
 async fn ask(store: &Store, request: Request) -> Reply {
@@ -102,7 +105,7 @@ async fn releases_are_ranked_by_appearance_and_forgotten() {
 async fn an_id_is_claimed_once_and_found() {
     let redis = Redis::start();
     let (a, b) = (store(&redis, "a", 1, "1").await, store(&redis, "b", 1, "1").await);
-    let (of_a, of_b) = (lease(&a).await, lease(&b).await);
+    let (of_a, of_b) = (lease(&redis, &a, "a").await, lease(&redis, &b, "b").await);
     let Reply::Claimed { epoch, written } = ask(&a, claim(of_a, "s")).await else { panic!("not claimed") };
     assert_eq!(written.0, of_a.written.0 + 1);
     assert_eq!(ask(&b, claim(of_b, "s")).await, Reply::Taken);
@@ -130,7 +133,7 @@ async fn an_id_is_claimed_once_and_found() {
 async fn an_assertion_restores_what_is_lost_and_loses_to_a_later_claim() {
     let redis = Redis::start();
     let (a, b) = (store(&redis, "a", 1, "1").await, store(&redis, "b", 1, "1").await);
-    let (of_a, of_b) = (lease(&a).await, lease(&b).await);
+    let (of_a, of_b) = (lease(&redis, &a, "a").await, lease(&redis, &b, "b").await);
     let Reply::Claimed { epoch, .. } = ask(&a, claim(of_a, "s")).await else { panic!("not claimed") };
     let epochs = |reply| match reply {
         Reply::Asserted(epochs, _) => epochs,
@@ -155,7 +158,7 @@ async fn the_sessions_of_a_dead_instance_are_buried_with_their_connections() {
         store(&redis, "b", 1, "1").await,
         store(&redis, "c", 1, "1").await,
     );
-    let (of_a, of_b) = (lease(&a).await, lease(&b).await);
+    let (of_a, of_b) = (lease(&redis, &a, "a").await, lease(&redis, &b, "b").await);
     let Reply::Claimed { epoch, .. } = ask(&a, claim(of_a, "s")).await else { panic!("not claimed") };
     let connections = vec![("c1".into(), "https://api".into())];
     let stored = Request::Connections {
@@ -177,7 +180,7 @@ async fn the_sessions_of_a_dead_instance_are_buried_with_their_connections() {
     assert_eq!(ask(&c, reap()).await, Reply::Orphans(Orphans::NotYours), "one survivor does it");
     assert_eq!(ask(&b, bury(None)).await, Reply::Buried(connections));
     assert_eq!(find(&b, of_b, "s").await, Reply::Found(Found::Buried));
-    let again = lease(&a).await;
+    let again = lease(&redis, &a, "a").await;
     assert!(
         matches!(ask(&a, assert(again, "s", epoch)).await, Reply::Asserted(epochs, _) if epochs == [None])
     );
@@ -194,7 +197,7 @@ async fn the_sessions_of_a_dead_instance_are_buried_with_their_connections() {
 async fn an_instance_that_leaves_is_forgotten_at_once() {
     let redis = Redis::start();
     let a = store(&redis, "a", 1, "1").await;
-    lease(&a).await;
+    lease(&redis, &a, "a").await;
     ask(&a, Request::Leave).await;
     assert_eq!(redis.ask::<Vec<String>>(&["KEYS", "{sb}:i:*"]), Vec::<String>::new());
     assert_eq!(redis.ask::<u64>(&["ZCARD", "{sb}:instances"]), 0);
@@ -206,7 +209,7 @@ async fn a_session_takes_less_than_a_kibibyte() {
     const SESSIONS: u64 = 1_000;
     let redis = Redis::start();
     let a = store(&redis, "a", 1, "1").await;
-    let under = lease(&a).await;
+    let under = lease(&redis, &a, "a").await;
     let used = || {
         let info: String = redis.ask(&["INFO", "memory"]);
         let line = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:"));
