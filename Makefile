@@ -117,6 +117,7 @@ test: page contained ## Run all tests: Rust, TypeScript, and end to end in a rea
 	command -v $$tool >/dev/null || lacks "isolation of sessions" "no $$tool" "$$escapes"; done; \
 	{ [ "$$(id -u)" = 0 ] && podman --version && runc --version && [ -x /bin/busybox ]; } >/dev/null 2>&1 \
 		|| lacks "sessions in containers" "not root, or no podman, runc and busybox" "contained::"; \
+	command -v redis-server >/dev/null || lacks "several instances" "no redis-server" "redis_"; \
 	set -ex; cargo test --workspace -- $$skip; \
 	[ -z "$$as_root" ] || cargo test --workspace --test escape --test whole --config 'target."cfg(unix)".runner="sudo -nE"' -- \
 	survivors:: table:: users:: sessions_with_users

@@ -23,9 +23,10 @@ ARROWS = {
     "session": {"protocol"},
     "host": {"protocol", "session"},
     "outbound": {"protocol"},
+    "fleet": {"protocol"},
     "web": set(),
     "lambda": {"protocol", "outbound"},
-    "backend": {"protocol", "session", "outbound", "web"},
+    "backend": {"protocol", "session", "outbound", "fleet", "web"},
     "gateway": {"protocol"},
     "bench": {"protocol"},
 }

@@ -15,8 +15,8 @@ use url::{Host, Url};
 
 use crate::launcher::{BadLimits, Limits, Sandbox};
 
-/// Planned settings that have no effect yet: several instances, other transports.
-const PLANNED: [&str; 3] = ["REDIS_URL", "DIRECT_WEBSOCKET", "SOCKET_IO"];
+/// Planned settings that have no effect yet: other transports.
+const PLANNED: [&str; 2] = ["DIRECT_WEBSOCKET", "SOCKET_IO"];
 
 /// Runs shells for browser terminals behind API Gateway and a Lambda function.
 // No `Debug`: many settings are secrets.
@@ -130,6 +130,19 @@ pub struct Config {
     /// Sessions that one user may have at once.
     #[arg(long, env = "MAX_SESSIONS_PER_USER", default_value = "20")]
     pub max_sessions_per_user: NonZeroU32,
+    /// Redis that several instances share, redis:// or rediss:// with user and password. Unset: this is the only instance.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+    /// URL by which other instances reach this one. Default on ECS: the task's private address and `PORT`.
+    #[arg(long, env = "INSTANCE_URL")]
+    pub instance_url: Option<String>,
+    /// Name of the release. An instance creates no sessions while one of a release that appeared later is present.
+    /// Default: the version.
+    #[arg(long, env = "RELEASE")]
+    pub release: Option<String>,
+    /// Seconds that sessions live on once an instance of a newer release is present.
+    #[arg(long, env = "DRAIN_MAX", default_value_t = 9_000)]
+    pub drain_max: u64,
     /// Bytes of output kept per session for replay.
     #[arg(long, env = "OUTPUT_BUFFER", default_value_t = shellbridge_protocol::limits::OUTPUT_BUFFER)]
     pub output_buffer: usize,
@@ -220,6 +233,9 @@ impl Config {
             &mut self.metrics_namespace,
             &mut self.run_dir,
             &mut self.session_host,
+            &mut self.redis_url,
+            &mut self.instance_url,
+            &mut self.release,
             &mut self.shell_homes,
             &mut self.shell_image,
             &mut self.shell_images,

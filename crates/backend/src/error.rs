@@ -109,7 +109,9 @@ impl From<Refused> for ApiError {
             Refused::Taken => (StatusCode::CONFLICT, ErrorCode::SessionInvalid),
             Refused::Quota(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
             Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::RateLimited),
-            Refused::Closed => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable),
+            Refused::Closed | Refused::NoRegistry => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BackendUnavailable)
+            }
         };
         Self::new(status, code, refused.to_string())
     }

@@ -13,7 +13,7 @@ use shellbridge_session::{ConnectionInfo, OutletLimits, link::Reply};
 
 use crate::{
     clock::unix_ms,
-    directory::{Directory, Missing},
+    directory::{Directory, Located, Missing},
     metrics,
     rate::{RateLimits, TooMany},
     sessions::{Incoming, Stale, Status, Unreachable, Use, outlet::Route},
@@ -84,6 +84,21 @@ impl Refused {
 impl Ingress {
     pub(crate) const fn new(directory: Directory, rates: RateLimits) -> Self {
         Self { directory, rates }
+    }
+
+    /// Whether there are several instances.
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.directory.is_shared()
+    }
+
+    /// Finds the instance of a session. See [`Directory::locate`].
+    pub(crate) async fn locate(&self, session: &SessionId, hopped: bool) -> Result<Located, Refused> {
+        Ok(self.directory.locate(session, hopped).await?)
+    }
+
+    /// The instance that [`Ingress::locate`] named did not have the session.
+    pub(crate) fn misled(&self, session: &SessionId) {
+        self.directory.misled(session);
     }
 
     /// Forgets what no longer counts. Call about once a second.

@@ -28,6 +28,13 @@ const SESSIONS: &str = "shellbridge_sessions";
 const SESSION_FAULTS: &str = "shellbridge_session_faults_total";
 const OVER_QUOTA: &str = "shellbridge_sessions_over_quota_total";
 const CONNECTIONS: &str = "shellbridge_connections";
+const SESSIONS_LOST: &str = "shellbridge_sessions_lost_total";
+const HOPS: &str = "shellbridge_hops_total";
+const LEASED: &str = "shellbridge_leased";
+const FENCED: &str = "shellbridge_fenced_seconds_total";
+const FAREWELLS: &str = "shellbridge_farewells_total";
+const DRAINING: &str = "shellbridge_draining";
+const PROTECTION: &str = "shellbridge_task_protection_total";
 
 /// Upper bounds of the histograms, in seconds: from a push within a region to the longest retry.
 const BUCKETS: [f64; 14] =
@@ -64,6 +71,19 @@ pub(crate) fn start() -> anyhow::Result<PrometheusHandle> {
     describe_histogram!(PUSH_SECONDS, "Time from the first attempt to push a frame to its delivery");
     describe_histogram!(REQUEST_SECONDS, "Duration of requests, by route and status class");
     describe_counter!(SESSION_FAULTS, "Sessions that ended by an internal error");
+    describe_counter!(SESSIONS_LOST, "Sessions ended because another instance has their id");
+    describe_counter!(HOPS, "Requests passed on to the session's instance, by outcome: answered, or failed");
+    describe_gauge!(
+        LEASED,
+        "With several instances: 1 while this one's lease lasts, 0 while it serves nothing"
+    );
+    describe_counter!(FENCED, "Whole seconds without a lease");
+    describe_counter!(FAREWELLS, "Connections told that their session is gone with its instance");
+    describe_gauge!(DRAINING, "1 while an instance of a newer release is present");
+    describe_counter!(
+        PROTECTION,
+        "Requests for ECS task protection, by outcome: granted, released, refused, or failed"
+    );
     describe_counter!(OVER_QUOTA, "Sessions refused because their user has too many");
     describe_gauge!(SESSIONS, "Sessions, by sandbox");
     describe_gauge!(CONNECTIONS, "Connections of all sessions");
@@ -170,6 +190,11 @@ pub(crate) fn request(route: String, status: u16, took: Duration) {
     histogram!(REQUEST_SECONDS, "route" => route, "status" => class).record(took);
 }
 
+/// Counts a session whose id another instance has.
+pub(crate) fn session_lost() {
+    counter!(SESSIONS_LOST).increment(1);
+}
+
 /// Counts a session that ended by an internal error.
 pub(crate) fn session_failed() {
     counter!(SESSION_FAULTS).increment(1);
@@ -190,4 +215,26 @@ pub(crate) fn holds_sessions(sandbox: &'static str, sessions: usize) {
 pub(crate) fn holds_connections(connections: usize) {
     #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53")]
     gauge!(CONNECTIONS).set(connections as f64);
+}
+
+/// Counts a request that was passed on to another instance.
+pub(crate) fn hop(answered: bool) {
+    counter!(HOPS, "outcome" => if answered { "answered" } else { "failed" }).increment(1);
+}
+
+/// Sets the state of the lease.
+pub(crate) fn fleet(leased: bool, fenced: Duration, draining: bool) {
+    gauge!(LEASED).set(f64::from(u8::from(leased)));
+    counter!(FENCED).absolute(fenced.as_secs());
+    gauge!(DRAINING).set(f64::from(u8::from(draining)));
+}
+
+/// Counts a connection that is told that its session is gone.
+pub(crate) fn farewell() {
+    counter!(FAREWELLS).increment(1);
+}
+
+/// Counts a request for task protection.
+pub(crate) fn protection(outcome: &'static str) {
+    counter!(PROTECTION, "outcome" => outcome).increment(1);
 }

@@ -12,7 +12,9 @@ use tokio::{
 };
 
 use crate::{
+    clock::unix_ms,
     config::Config,
+    deployment,
     directory::Directory,
     emf,
     http::{self, App, serve},
@@ -48,11 +50,14 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.address();
     let metrics_address = config.metrics_address()?;
-    let app = Arc::new(App::new(config).await?);
-    // Before announcing the address: until the handlers are installed, a signal kills the process.
-    let stop = stop_signal()?;
+    config.check()?;
     // In the order of `Config::addresses`, in which an init binds them.
     let listener = bind(0, address).await?;
+    // Known only now, if `PORT` is 0.
+    let port = listener.local_addr()?.port();
+    let app = Arc::new(App::new(config, port).await?);
+    // Before announcing the address: until the handlers are installed, a signal kills the process.
+    let stop = stop_signal()?;
     let metrics = match metrics_address {
         Some(address) => Some(bind(1, address).await?),
         None => None,
@@ -63,6 +68,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "cannot reap orphaned processes");
         }
     });
+    background.spawn(app.directory.clone().run(app.bridge.clone().find_route()));
+    background.spawn(deployment::run(app.directory.clone(), app.deployment.clone()));
     // Before anybody can ask for a session that an earlier backend had.
     take_over(&app).await?;
     if let Some(containers) = app.launcher.containers().cloned() {
@@ -88,7 +95,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!(?stop, "stopping");
         tokio::spawn(end_anyway());
         match stop {
-            Stop::End => drain(&directory).await,
+            Stop::End => {
+                drain(&directory).await;
+                directory.leave().await;
+            }
             // Their hosts live on, and wait for the next backend.
             Stop::Leave => drop(directory.close()),
         }
@@ -156,8 +166,13 @@ async fn take_over(app: &Arc<App>) -> anyhow::Result<()> {
     let containers = containers
         .into_iter()
         .map(|(session, container)| tokio::spawn(adopt_container(app.clone(), session, container)));
-    let adopted = hosts.chain(containers);
-    if tokio::time::timeout(TAKE_OVER, join_all(adopted)).await.is_err() {
+    let adopted: Vec<_> = hosts.chain(containers).collect();
+    let directory = app.directory.clone();
+    let all = tokio::spawn(async move {
+        join_all(adopted).await;
+        directory.all_taken_over();
+    });
+    if tokio::time::timeout(TAKE_OVER, all).await.is_err() {
         tracing::warn!("some sessions of an earlier backend are not taken over yet");
     }
     Ok(())
@@ -175,7 +190,10 @@ async fn adopt_container(app: Arc<App>, session: SessionId, container: Container
     while let Some(host) = Process::Container(container.clone()).connect().await {
         let directory = app.directory.clone();
         let ended = move |status: &Status| directory.ended(status);
-        match sessions::take_over(host, app.seal.clone(), &routes, ended).await {
+        let claim = |status: &Status| {
+            app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
+        };
+        match sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await {
             Ok(taken) if taken.status().id == session => {
                 // The backend is stopping already, and leaves what it has not.
                 let _ = reservation.fill(taken);
@@ -193,7 +211,10 @@ async fn adopt(app: Arc<App>, host: Host) {
     let routes = app.bridge.clone().find_route();
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    match sessions::take_over(host, app.seal.clone(), &routes, ended).await {
+    let claim = |status: &Status| {
+        app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
+    };
+    match sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await {
         Ok(session) => match app.directory.reserve(&session.status().id) {
             Ok(reservation) => {
                 // The backend is stopping already, and leaves what it has not.
@@ -208,13 +229,16 @@ async fn adopt(app: Arc<App>, host: Host) {
             tracing::warn!(session_id = %session, "a session has a host of another version, and is left alone");
             let Ok(reservation) = app.directory.reserve(&session) else { return };
             reservation.mark_unusable();
+            // Other instances must not take its id.
+            let ends = unix_ms().saturating_add(Duration::from_secs(app.config.max_session_ttl));
+            let claim = app.directory.taken_over(session, "".into(), ends);
             tokio::spawn(async move {
                 let mut process = *process;
                 while let Some(host) = process.connect().await {
                     process = host.process;
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                drop(reservation);
+                drop((reservation, claim));
             });
         }
         Err(error) => tracing::warn!(%error, "cannot take a session over"),

@@ -23,8 +23,9 @@ use aws_smithy_runtime_api::{
     http::HttpError as SdkHttpError,
 };
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -66,6 +67,24 @@ impl Http {
         })
     }
 
+    /// Sends a request and reads the response: `within` the time, and at most `most` bytes of body.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        within: Duration,
+        most: usize,
+    ) -> Result<Response<Bytes>, ExchangeError> {
+        let exchange = async {
+            let (head, body) = self.send(request.map(SdkBody::from)).await?.into_parts();
+            let body = Limited::new(body, most).collect().await.map_err(ExchangeError::Body)?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        timeout(within, exchange).await.map_err(|_| ExchangeError::Timeout)?
+    }
+
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let user = |error: SdkHttpError| ConnectorError::user(error.into());
         let response = self.send(request.try_into_http1x().map_err(user)?).await.map_err(|error| {
@@ -94,6 +113,20 @@ pub enum HttpError {
     /// A retry may help: the connection was lost, and the server may have received the request.
     #[error("the connection was lost")]
     Lost(#[source] Error),
+}
+
+/// Why [`Http::exchange`] got no whole response. A retry may help.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// There was no response.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The response's body was cut off, or is too large.
+    #[error("the response cannot be read")]
+    Body(#[source] BoxError),
+    /// No response in time.
+    #[error("no response in time")]
+    Timeout,
 }
 
 impl HttpError {

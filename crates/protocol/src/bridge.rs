@@ -30,6 +30,9 @@ pub const MESSAGE_PATH: &str = "/api/ws/message";
 pub const DISCONNECT_PATH: &str = "/api/ws/disconnect";
 /// Header that repeats the signed connection id.
 pub const CONNECTION_ID_HEADER: &str = "x-connection-id";
+/// Header `1` of a request that one instance of the backend passes on to another. In answers to the Lambda, with several
+/// instances: how many instances the request was passed on to, `0` or `1`.
+pub const HOP_HEADER: &str = "x-shellbridge-hop";
 /// Header with the request id that both programs log.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 

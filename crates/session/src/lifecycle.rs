@@ -36,10 +36,10 @@ impl Session {
         self.end(End::ShellEnded);
     }
 
-    /// Extends the session until `expires_at`. Connections are notified again before that.
+    /// The session ends at `expires_at` instead. Connections are notified again before that.
     pub fn handle_extend(&mut self, expires_at: UnixMs) {
         self.stale = true;
-        self.expires = self.expires.max(expires_at.saturating_since(self.started));
+        self.expires = expires_at.saturating_since(self.started);
         for connection in self.connections.values_mut() {
             connection.expiry_announced = false;
         }

@@ -1,4 +1,4 @@
-//! Finds sessions by id, in this process: a single instance serves all sessions.
+//! The sessions of this process, by id.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,9 +14,9 @@ use crate::{
 /// Most sessions of a process: far more than its memory and descriptors allow.
 const MAX_SESSIONS: usize = 10_000;
 
-/// All sessions. Cheap to clone.
+/// All sessions of this process. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Directory(Arc<Mutex<Sessions>>);
+pub(crate) struct Local(Arc<Mutex<Sessions>>);
 
 #[derive(Default)]
 struct Sessions {
@@ -78,15 +78,18 @@ pub(crate) enum Refused {
     /// The backend is stopping.
     #[error("the backend is stopping")]
     Closed,
+    /// With several instances: the registry cannot be reached.
+    #[error("the registry of sessions is not reachable")]
+    NoRegistry,
 }
 
 /// An id reserved for a session that is being created. Released on drop.
 pub(crate) struct Reservation {
-    directory: Directory,
+    local: Local,
     id: Option<SessionId>,
 }
 
-impl Directory {
+impl Local {
     /// Returns the session with this id.
     pub(crate) fn find(&self, id: &SessionId) -> Result<Handle, Missing> {
         match self.lock().by_id.get(id) {
@@ -94,6 +97,16 @@ impl Directory {
             Some(Place::Unusable) => Err(Missing::Unusable),
             Some(Place::Reserved) | None => Err(Missing::Nowhere),
         }
+    }
+
+    /// Whether the id stands for anything.
+    pub(crate) fn has(&self, id: &SessionId) -> bool {
+        self.lock().by_id.contains_key(id)
+    }
+
+    /// All sessions.
+    pub(crate) fn all(&self) -> Vec<Handle> {
+        self.lock().by_id.values().filter_map(Place::handle).cloned().collect()
     }
 
     /// Reserves an id for a session of `owner` that is being created, if that makes at most `most` of theirs.
@@ -128,7 +141,7 @@ impl Directory {
             return Err(Refused::Full);
         }
         sessions.by_id.insert(id.clone(), Place::Reserved);
-        Ok(Reservation { directory: self.clone(), id: Some(id.clone()) })
+        Ok(Reservation { local: self.clone(), id: Some(id.clone()) })
     }
 
     /// Removes a session that has ended.
@@ -171,9 +184,8 @@ impl Directory {
 
     /// Refuses new sessions from now on, and returns the existing ones.
     pub(crate) fn close(&self) -> Vec<Handle> {
-        let mut sessions = self.lock();
-        sessions.closed = true;
-        sessions.by_id.values().filter_map(Place::handle).cloned().collect()
+        self.lock().closed = true;
+        self.all()
     }
 
     /// Whether the backend is stopping.
@@ -190,15 +202,15 @@ impl Reservation {
     /// The session of this id lives, but cannot be reached from here: until this is dropped.
     pub(crate) fn mark_unusable(&self) {
         if let Some(id) = &self.id {
-            self.directory.lock().by_id.insert(id.clone(), Place::Unusable);
+            self.local.lock().by_id.insert(id.clone(), Place::Unusable);
         }
     }
 
     /// Stores the session under the reserved id. If the backend is stopping, returns it for the caller to end:
-    /// [`Directory::close`] did not see it.
+    /// [`Local::close`] did not see it.
     pub(crate) fn fill(mut self, handle: Handle) -> Result<(), Handle> {
         let Some(id) = self.id.take() else { return Ok(()) };
-        let mut sessions = self.directory.lock();
+        let mut sessions = self.local.lock();
         if sessions.closed {
             sessions.remove(&id);
             return Err(handle);
@@ -218,7 +230,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            self.directory.lock().remove(&id);
+            self.local.lock().remove(&id);
         }
     }
 }
@@ -230,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_id_is_reserved_once_and_released_on_drop() {
-        let directory = Directory::default();
+        let directory = Local::default();
         let first = directory.reserve(&"a".into()).unwrap();
         assert_eq!(directory.reserve(&"a".into()).err(), Some(Refused::Taken));
         assert_eq!(directory.find(&"a".into()).err(), Some(Missing::Nowhere));
@@ -240,7 +252,7 @@ mod tests {
 
     #[test]
     fn reservations_count_against_their_owners_quota_until_dropped() {
-        let directory = Directory::default();
+        let directory = Local::default();
         let reserve = |id: &str, owner: &str| directory.reserve_for(&id.into(), &owner.into(), 2);
         let (first, _second) = (reserve("a", "alice").unwrap(), reserve("b", "alice").unwrap());
         assert_eq!(reserve("c", "alice").err(), Some(Refused::Quota(2)));
@@ -254,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_created_during_shutdown_is_returned_to_be_ended() {
         let (session, host, _) = started().await;
-        let directory = Directory::default();
+        let directory = Local::default();
         let reservation = directory.reserve(&"a".into()).unwrap();
         assert!(directory.close().is_empty());
         let session = reservation.fill(session).expect_err("the backend is stopping");
@@ -266,7 +278,7 @@ mod tests {
 
     #[test]
     fn sessions_are_bounded() {
-        let directory = Directory::default();
+        let directory = Local::default();
         let all: Vec<_> =
             (0..MAX_SESSIONS).map(|n| directory.reserve(&n.to_string().into()).unwrap()).collect();
         assert_eq!(directory.reserve(&"one too many".into()).err(), Some(Refused::Full));

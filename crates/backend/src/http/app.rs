@@ -11,7 +11,9 @@ use crate::{
     access::Access,
     admin::Admin,
     config::Config,
-    directory::Directory,
+    deployment::Deployment,
+    directory::{Directory, Fleet, Redis, member},
+    hop::Hops,
     ingress::Ingress,
     keep_awake::KeepAwake,
     launcher::{ContainerSettings, Launcher, Sandbox},
@@ -35,12 +37,13 @@ pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) keep_awake: Option<Arc<KeepAwake>>,
+    pub(crate) deployment: Deployment,
+    pub(crate) hops: Hops,
 }
 
 impl App {
-    /// Checks the settings and builds the shared state.
-    pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
-        config.check()?;
+    /// Builds the shared state from checked settings. `port`: where this process listens.
+    pub(crate) async fn new(config: Config, port: u16) -> anyhow::Result<Self> {
         let origins = config.allowed_origins.as_deref().or(config.frontend_url.as_deref());
         let origins = origins.map(AllowedOrigins::parse).transpose().context("ALLOWED_ORIGINS")?;
         let settings = Settings {
@@ -52,10 +55,6 @@ impl App {
             detached_ttl: Duration::from_secs(config.detached_ttl),
             shell_restart: config.shell_restart,
         };
-        let directory = Directory::default();
-        let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
-        let ingress = Arc::new(Ingress::new(directory.clone(), rates));
-        let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
         let users = (config.shell_sandbox == Sandbox::User)
             .then_some((config.shell_uids.as_str(), config.shell_homes.as_deref()));
         let launcher = Launcher::new(config.run_dir.as_deref(), config.session_host.as_deref(), users)?;
@@ -72,6 +71,14 @@ impl App {
             _ => launcher,
         };
         tracing::info!(sandbox = config.shell_sandbox.name(), "how sessions are kept apart");
+        let fleet = match &config.redis_url {
+            Some(url) => Some(Fleet::new(Redis::parse(url)?, member(&config, port, &launcher).await?)),
+            None => None,
+        };
+        let directory = Directory::new(fleet);
+        let rates = RateLimits::new(config.rate_limit_connection, config.rate_limit_user);
+        let ingress = Arc::new(Ingress::new(directory.clone(), rates));
+        let keep_awake = config.keep_awake_url.as_deref().map(KeepAwake::new).transpose()?;
         Ok(Self {
             access: Access::new(&config)?,
             admin: Admin::new(config.admin_token.as_deref()).context("ADMIN_TOKEN")?,
@@ -84,6 +91,8 @@ impl App {
             settings,
             metrics: metrics::start()?,
             keep_awake: keep_awake.map(Arc::new),
+            deployment: Deployment::new(config.drain_max),
+            hops: Hops::new(),
             config,
         })
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -16,6 +17,8 @@ use crate::{
     access::Refused,
     access::bearer,
     clock::unix_ms,
+    directory::Located,
+    hop::{Passed, hopped},
     http::App,
     sessions::{Stale, Use},
 };
@@ -31,9 +34,13 @@ pub(crate) struct Asked {
 pub(crate) async fn websocket(
     State(app): State<Arc<App>>,
     Query(asked): Query<Asked>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let token = bearer(&headers);
+    if let Some(passed) = pass_on(&app, &asked, token.unwrap_or_default(), &uri, &headers).await {
+        return any_origin(passed);
+    }
     let mut answer = facts(&app);
     if asked.session_id.is_some() || token.is_some() {
         let verdict = verdict(&app, asked.session_id.as_deref(), token.unwrap_or_default(), &headers).await;
@@ -95,6 +102,18 @@ async fn verdict(
         Stale::Earlier => no_session(),
         Stale::Revoked => (ErrorCode::TokenExpired, stale.to_string()),
     })
+}
+
+/// The answer of the instance that has the session.
+async fn pass_on(app: &App, asked: &Asked, token: &str, uri: &Uri, headers: &HeaderMap) -> Option<Response> {
+    if !app.directory.is_shared() || hopped(headers) {
+        return None;
+    }
+    let grant = app.access.verify(token, asked.session_id.as_deref()).await.ok()?;
+    let Ok(Located::At(url)) = app.directory.locate(&grant.session_id, false).await else { return None };
+    let target = uri.path_and_query()?.as_str().to_owned();
+    let passed = Passed { method: Method::GET, target, headers: headers.clone(), body: Bytes::new() };
+    app.hops.pass(&url, passed).await.ok()
 }
 
 fn facts(app: &App) -> Value {

@@ -23,7 +23,7 @@ pub(crate) async fn health() -> Json<Value> {
     }))
 }
 
-/// `GET /ready`: 503 while stopping. Only `ADMIN_TOKEN` sees the number of sessions.
+/// `GET /ready`: 503 while stopping, and, with several instances, without Redis. Only `ADMIN_TOKEN` sees the number of sessions.
 pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (StatusCode, Json<Value>) {
     if app.directory.is_closed() {
         return (
@@ -37,7 +37,15 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, headers: HeaderMap) -> (S
             Json(json!({"status": "degraded", "notReady": ["container engine"]})),
         );
     }
-    let ready = if app.admin.admits(&headers).await {
+    let admin = app.admin.admits(&headers).await;
+    if let Some(report) = app.directory.report().filter(|report| !report.leased) {
+        let mut answer = json!({"status": "not ready", "notReady": ["redis"]});
+        if let (true, Value::Object(answer)) = (admin, &mut answer) {
+            answer.insert("redis".to_owned(), report.error.into());
+        }
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(answer));
+    }
+    let ready = if admin {
         json!({"status": "ready", "sessions": app.directory.len()})
     } else {
         json!({"status": "ready"})

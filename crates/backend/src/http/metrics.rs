@@ -22,6 +22,9 @@ pub(crate) async fn open(State(app): State<Arc<App>>) -> Response {
         metrics::holds_sessions(sandbox.name(), app.directory.count(sandbox));
     }
     metrics::holds_connections(app.directory.connections());
+    if let Some(report) = app.directory.report() {
+        metrics::fleet(report.leased, report.fenced, report.draining);
+    }
     // The version of the text format (Prometheus documentation, "Exposition formats").
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
         .into_response()

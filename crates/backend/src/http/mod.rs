@@ -2,6 +2,7 @@
 
 mod app;
 mod diagnostics;
+mod elsewhere;
 mod health;
 mod keep_awake;
 mod metrics;
@@ -16,6 +17,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderName, HeaderValue, Method, header},
+    middleware::from_fn_with_state,
     routing::{delete, get, post},
 };
 use shellbridge_protocol::bridge::REQUEST_ID_HEADER;
@@ -46,6 +48,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/api/sessions/{id}/shares/{share}", delete(sessions::revoke_share))
         .route("/api/dev/sessions", post(sessions::create_dev).layer(large()))
         .layer(DefaultBodyLimit::max(MAX_API_BODY))
+        .layer(from_fn_with_state(app.clone(), elsewhere::pass_on))
         .layer(cors(app));
     let policy = page::policy(app.config.ws_url.as_deref());
     Router::new()

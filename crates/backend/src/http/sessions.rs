@@ -16,7 +16,7 @@ use crate::{
     access::Mint,
     access::bearer,
     clock::unix_ms,
-    directory::{Refused, Reservation},
+    directory::{Missing, Refused, Reservation},
     error::ApiError,
     http::{
         App,
@@ -132,14 +132,10 @@ impl Known {
         let path = path.map_err(|_| ApiError::no_session())?;
         let id = path.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_owned());
         let id: SessionId = id.ok_or_else(ApiError::no_session)?.into();
-        let caller = if app.admin.admits(&parts.headers).await {
-            Caller::Admin
-        } else {
-            let token = bearer(&parts.headers).unwrap_or_default();
-            Caller::User(app.access.verify(token, Some(&id)).await?)
-        };
+        let caller = Caller::identify(app, &parts.headers, &id).await?;
         about_session(&id);
-        let session = app.directory.find(&id)?;
+        let elsewhere = parts.extensions.get::<Missing>();
+        let session = app.directory.find(&id).map_err(|missing| elsewhere.copied().unwrap_or(missing))?;
         if let Caller::User(grant) = &caller {
             if !grant.opens(&session.status().owner) {
                 return Err(ApiError::no_session());
@@ -187,11 +183,22 @@ impl FromRequestParts<Arc<App>> for Renewable {
 }
 
 /// Who made a request about a session.
-enum Caller {
+pub(crate) enum Caller {
     /// The platform, by `ADMIN_TOKEN`.
     Admin,
     /// A user with a token for the session.
     User(Grant),
+}
+
+impl Caller {
+    /// Authenticates a request about the session with this id.
+    pub(crate) async fn identify(app: &App, headers: &HeaderMap, id: &SessionId) -> Result<Self, ApiError> {
+        if app.admin.admits(headers).await {
+            return Ok(Self::Admin);
+        }
+        let token = bearer(headers).unwrap_or_default();
+        Ok(Self::User(app.access.verify(token, Some(id)).await?))
+    }
 }
 
 /// `POST /api/sessions`
@@ -269,8 +276,10 @@ pub(crate) async fn extend(
 ) -> Result<Json<Value>, ApiError> {
     let status = session.status();
     let latest = status.created_at.saturating_add(Duration::from_secs(app.config.max_session_ttl));
+    let latest = latest.min(app.deployment.latest());
     let wanted = status.expires_at().saturating_add(Duration::from_secs(seconds));
     session.extend(wanted.min(latest)).await?;
+    app.directory.extended(status);
     let expires_at = status.expires_at();
     let asked_by = match &caller {
         Caller::Admin => None,
@@ -344,6 +353,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     if user_id.is_empty() || user_id.len() > MAX_USER_ID {
         return Err(ApiError::bad_request("userId: 1 to 256 bytes"));
     }
+    let fresh = session_id.is_none();
     let id = SessionId::from(session_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
     // Clients and proxies resolve `.` and `..` in the paths of URLs.
@@ -362,7 +372,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     let spec = spec.map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let setup = setup.check().map_err(|bad| ApiError::bad_request(bad.to_string()))?;
     let (space, room) = room.check(&app.config)?;
-    let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl));
+    let expires_at = unix_ms().saturating_add(Duration::from_secs(ttl)).min(app.deployment.latest());
     about_session(&id);
     let owner = user_id.into();
     let most = usize::try_from(app.config.max_sessions_per_user.get()).unwrap_or(usize::MAX);
@@ -373,7 +383,7 @@ async fn create_session(app: &Arc<App>, body: Create) -> Result<Response, ApiErr
     })?;
     let start = Start { id: id.clone(), owner, shell: spec, setup, room, expires_at };
     // In a task, so that it completes even if the request is cancelled: no one could end a half-made session.
-    let opened = tokio::spawn(open(app.clone(), reservation, start, space)).await;
+    let opened = tokio::spawn(open(app.clone(), reservation, start, space, fresh)).await;
     let session = opened.map_err(|_| ApiError::internal())??;
     let status = session.status();
     let token = owner_token(app, status, None).await;
@@ -395,12 +405,14 @@ async fn open(
     reservation: Reservation,
     mut start: Start,
     space: Space,
+    fresh: bool,
 ) -> Result<Handle, ApiError> {
     let id = start.id.clone();
     let failed = |error: &dyn std::error::Error| {
         tracing::error!(error = error.to_string(), session_id = %id, "cannot start the shell");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "cannot start the shell")
     };
+    let claim = app.directory.claim(id.clone(), start.owner.clone(), start.expires_at, fresh).await?;
     let host = app.launcher.start(&id, &space).await.map_err(|error| match error {
         NotStarted::Failed(error) => failed(&error),
         error => {
@@ -414,7 +426,7 @@ async fn open(
     let contained = app.launcher.containers().is_some();
     let directory = app.directory.clone();
     let ended = move |status: &Status| directory.ended(status);
-    let session = sessions::start(host, app.seal.clone(), app.settings, start, ended).await.map_err(
+    let session = sessions::start(host, app.seal.clone(), app.settings, start, claim, ended).await.map_err(
         |error| match error {
             // Only the host sees the image, and it is the platform that chose the shell.
             NotOpened::Ended(why)

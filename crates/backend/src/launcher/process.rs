@@ -135,6 +135,14 @@ impl Launcher {
         self.run_dir.secret()
     }
 
+    /// Identity of this instance: a uuid that lives as long as the hosts, and a generation, higher at each call.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub(crate) fn next_generation(&self) -> io::Result<(String, u64)> {
+        self.run_dir.next_generation()
+    }
+
     /// Starts a host: in `user` mode as a user of its own, in `container` mode in a container that is labelled with the
     /// session's id.
     ///

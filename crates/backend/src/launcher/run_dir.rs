@@ -71,6 +71,22 @@ impl RunDir {
         &self.secret
     }
 
+    /// Identity of the instance that uses this directory: a uuid, and a generation that is higher at each call.
+    pub(super) fn next_generation(&self) -> io::Result<(String, u64)> {
+        let path = self.path.join("instance");
+        let known = std::fs::read_to_string(&path).unwrap_or_default();
+        let known = known.trim().split_once(' ').and_then(|(uuid, generation)| {
+            Some((uuid::Uuid::parse_str(uuid).ok()?, generation.parse::<u64>().ok()?))
+        });
+        let (uuid, generation) = known.unwrap_or_else(|| (uuid::Uuid::new_v4(), 0));
+        let generation = generation.saturating_add(1);
+        // Whole or not at all, even if the process is killed meanwhile.
+        let fresh = self.path.join("instance.new");
+        std::fs::write(&fresh, format!("{uuid} {generation}\n"))?;
+        std::fs::rename(fresh, path)?;
+        Ok((uuid.to_string(), generation))
+    }
+
     /// A random path for a new socket. A session's id may be too long for one. Names the session's own user, if it has one.
     pub(super) fn new_socket(&self, uid: Option<u32>) -> PathBuf {
         self.path.join(socket_name(uid))
@@ -158,6 +174,17 @@ mod tests {
         let secret = first.secret;
         drop(first);
         assert_eq!(RunDir::open(Some(&path)).unwrap().secret, secret, "as long as its hosts may live");
+    }
+
+    #[test]
+    fn an_instance_keeps_its_uuid_and_raises_its_generation() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("run");
+        let next = || RunDir::open(Some(&path)).unwrap().next_generation().unwrap();
+        let (uuid, generation) = next();
+        assert_eq!(next(), (uuid.clone(), generation + 1));
+        std::fs::write(path.join("instance"), "nonsense").unwrap();
+        assert_ne!(next().0, uuid, "an unreadable identity is replaced");
     }
 
     #[test]

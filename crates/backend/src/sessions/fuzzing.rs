@@ -19,7 +19,7 @@ use shellbridge_session::{
 use tokio::{net::UnixStream, sync::Semaphore, task::yield_now, time::timeout};
 
 use super::{
-    Handle, Incoming, NotOpened, Seal, Start,
+    Claim, Handle, Incoming, NotOpened, Seal, Start,
     outlet::{Boxed, Outlet, Route, Transport},
 };
 use crate::launcher::{Host, Process, Room, Setup};
@@ -151,7 +151,7 @@ async fn opened(known: bool, stream: UnixStream, clients: &Clients) -> Result<Ha
         let clients = clients.clone();
         let routes: super::outlet::FindRoute =
             Arc::new(move |address| (address != "forbidden").then(|| route(&clients)));
-        return super::take_over(host, seal(), &routes, |_| ()).await;
+        return super::take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()).await;
     }
     let limits = Limits { output_buffer: 65_536, output_window: 32_768, resume_grace: ENDS_WITHIN };
     let settings = Settings { limits, detached_ttl: ENDS_WITHIN, shell_restart: false };
@@ -165,7 +165,7 @@ async fn opened(known: bool, stream: UnixStream, clients: &Clients) -> Result<Ha
         room: Room::default(),
         expires_at: UnixMs(u64::MAX / 2),
     };
-    super::start(host, seal(), settings, start, |_| ()).await
+    super::start(host, seal(), settings, start, Claim::alone(), |_| ()).await
 }
 
 async fn step(session: &Handle, clients: &Clients, host: &UnixStream, what: u8, bytes: &[u8]) {

@@ -234,6 +234,12 @@ impl Handle {
         self.inbox.closed().await;
     }
 
+    /// Ends the session at `expires_at`, if that is earlier.
+    pub(crate) async fn shorten(&self, expires_at: UnixMs) -> Result<(), Unreachable> {
+        self.status.expires_at.fetch_min(expires_at.0, Ordering::Relaxed);
+        self.tell_durably(|told| Message::Extended { told }).await
+    }
+
     async fn tell_durably(
         &self,
         message: impl FnOnce(oneshot::Sender<()>) -> Message,

@@ -37,6 +37,7 @@ use self::{
 };
 use super::{
     bounds::{self, Allowance, MAX_LINES},
+    claim::{Claim, Fence},
     handle::{Handle, Incoming, Message, Status, Unreachable},
     outlet::Route,
     seal::Seal,
@@ -72,6 +73,8 @@ pub(super) struct Task {
     stream: Stream,
     process: Process,
     seal: Seal,
+    claim: Claim,
+    fence: Fence,
     peers: HashMap<ConnectionId, Client>,
     pushes: JoinSet<Done>,
     /// See [`MAX_HELD`].
@@ -113,6 +116,8 @@ enum Over {
     Ended,
     /// The host died or violated the protocol.
     Failed(&'static str),
+    /// Another instance has the session's id, or may have it.
+    Lost,
 }
 
 impl Task {
@@ -122,6 +127,7 @@ impl Task {
         stream: Stream,
         process: Process,
         seal: Seal,
+        claim: Claim,
         before: impl FnOnce(&mut Self),
         ended: impl FnOnce(&Status) + Send + 'static,
     ) -> Handle {
@@ -132,6 +138,8 @@ impl Task {
             stream,
             process,
             seal,
+            fence: claim.fence(),
+            claim,
             peers: HashMap::new(),
             pushes: JoinSet::new(),
             held: 0,
@@ -159,6 +167,8 @@ impl Task {
                     self.message(message);
                     None
                 }
+                Event::Fence => self.fence.is_lost().then_some(Over::Lost),
+                Event::End if !self.fence.is_open() => Some(Over::Lost),
                 // `None`: every handle is gone, so nothing else would end the session.
                 Event::Message(None) | Event::End => {
                     self.say(End {});
@@ -218,11 +228,12 @@ impl Task {
         drop(messages);
     }
 
-    /// Waits for the next event. Short, bounded work comes first; the messages that it queues are written together.
+    /// Waits for the next event; while the fence is closed, only for its opening and for the end. Short, bounded work comes first; the messages that it queues are written together.
     async fn next(&mut self, messages: &mut mpsc::Receiver<Message>) -> Event {
         let asked = self.end_by.is_none() || !messages.is_closed();
         let waiting = self.stream.channel().to_write().len();
-        let takes = asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
+        let open = self.fence.is_open();
+        let takes = open && asked && self.requests.len() < MAX_OPEN && waiting < MAX_WAITING;
         let reads = self.held < MAX_HELD && waiting < MAX_UNREAD;
         // Each may be exceeded by what one message of the host causes.
         debug_assert!(self.held <= MAX_HELD + 2 * MAX_MESSAGE && waiting <= MAX_UNREAD + 2 * MAX_MESSAGE);
@@ -236,14 +247,15 @@ impl Task {
             biased;
             // Before anything that a host can keep ready.
             () = late => Event::Late,
-            () = self.status.end.notified(), if self.end_by.is_none() => Event::End,
+            () = self.status.end.notified(), if self.end_by.is_none() || !open => Event::End,
+            () = self.fence.turns(open) => Event::Fence,
             message = messages.recv(), if takes => Event::Message(message),
             Some(done) = self.pushes.join_next() => match done {
                 Ok(done) => Event::Done(done),
                 // Unreachable: no task is aborted, and each catches its panics.
                 Err(_) => Event::Came(Came::Over(None)),
             },
-            came = self.stream.next(reads) => Event::Came(came),
+            came = self.stream.next(reads), if open => Event::Came(came),
         }
     }
 
@@ -264,7 +276,7 @@ impl Task {
                 self.requests.insert(request, Open::Connect { asker, reply });
             }
             Message::Disconnect { id } => {
-                self.peers.remove(&id);
+                self.forget(&id);
                 self.say(Gone { connection: id });
             }
             Message::Frame { info, route, frame, reply } => {
@@ -306,7 +318,7 @@ impl Task {
                 self.push(to, frame, replaceable, Some(push))
             }
             FromHost::Close(Close { connection, last, reason }) => {
-                let client = self.peers.remove(&connection);
+                let client = self.forget(&connection);
                 client
                     .map(|client| self.close(connection, client, last, reason.map(ErrorCode::from)))
                     .is_some()
@@ -442,6 +454,8 @@ fn peer(info: ConnectionInfo, asker: &Asker) -> Peer {
 /// An event of the loop.
 enum Event {
     End,
+    /// The session may act, or may not any more.
+    Fence,
     Message(Option<Message>),
     Done(Done),
     Came(Came),

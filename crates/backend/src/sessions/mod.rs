@@ -1,6 +1,7 @@
 //! The sessions of this process: one task per session, which owns the link to its host.
 
 mod bounds;
+mod claim;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
@@ -14,6 +15,7 @@ pub(crate) mod tests;
 mod tokens;
 
 pub(crate) use self::{
+    claim::{Change, Claim, Roster, Standing},
     handle::{Handle, Incoming, Status, Unreachable},
     open::{NotOpened, Start, start, take_over},
     seal::Seal,

@@ -20,6 +20,7 @@ use tokio::{net::UnixStream, sync::Notify, time::timeout};
 
 use super::{
     bounds::{self, Allowance, MAX_LINES},
+    claim::Claim,
     handle::{Handle, Status},
     link::{MAX_HELD, Task},
     outlet::FindRoute,
@@ -65,12 +66,13 @@ pub(crate) enum NotOpened {
     Foreign { session: SessionId, process: Box<Process> },
 }
 
-/// Starts a session in a host that has none. `ended` is called when the session stops accepting messages.
+/// Starts a session in a host that has none, under its `claim`. `ended` is called when the session stops accepting messages.
 pub(crate) async fn start(
     host: Host,
     seal: Seal,
     settings: Settings,
     start: Start,
+    claim: Claim,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
     let Start { id, owner, shell, setup: Setup { files, init }, room, expires_at } = start;
@@ -87,7 +89,7 @@ pub(crate) async fn start(
         init,
     };
     let (stream, process, _) = greet(host, Some(hello)).await?;
-    Ok(Task::spawn(status, stream, process, seal, |_| (), ended))
+    Ok(Task::spawn(status, stream, process, seal, claim, |_| (), ended))
 }
 
 /// Takes over the session of a host that an earlier backend started.
@@ -95,6 +97,7 @@ pub(crate) async fn take_over(
     host: Host,
     seal: Seal,
     routes: &FindRoute,
+    claim: impl FnOnce(&Status) -> Claim,
     ended: impl FnOnce(&Status) + Send + 'static,
 ) -> Result<Handle, NotOpened> {
     let (stream, process, (here, peers)) = greet(host, None).await?;
@@ -106,7 +109,8 @@ pub(crate) async fn take_over(
     };
     let (tokens, room) = Status::noted(noted);
     let status = status(id, owner, created_at, expires_at, tokens, room);
-    Ok(Task::spawn(status, stream, process, seal, |task| task.take_over(peers, routes), ended))
+    let claim = claim(&status);
+    Ok(Task::spawn(status, stream, process, seal, claim, |task| task.take_over(peers, routes), ended))
 }
 
 fn status(

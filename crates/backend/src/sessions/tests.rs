@@ -236,8 +236,10 @@ pub(crate) async fn started() -> (Handle, Actor, oneshot::Receiver<()>) {
         assert_eq!((&*start.id, &*start.owner), ("s", "alice"));
         actor.say(here(start.notes)).await;
     };
-    let (session, ()) =
-        tokio::join!(super::start(host, seal(), settings, start, |_| ended.send(()).unwrap()), begins);
+    let (session, ()) = tokio::join!(
+        super::start(host, seal(), settings, start, Claim::alone(), |_| ended.send(()).unwrap()),
+        begins
+    );
     (session.unwrap(), actor, told)
 }
 

@@ -226,7 +226,7 @@ async fn an_error_of_the_settings_ends_init_at_once() {
     let port = taken.local_addr().unwrap().port().to_string();
     for (settings, words) in [
         (Settings::new().set("JWT_SECRET", "short"), "JWT_SECRET: each key is at least 32 bytes"),
-        (Settings::new().set("REDIS_URL", "redis://r"), "REDIS_URL is not implemented yet"),
+        (Settings::new().set("SOCKET_IO", "true"), "SOCKET_IO is not implemented yet"),
         (Settings::new().set("PORT", &port), "cannot listen on 127.0.0.1"),
     ] {
         let (code, said) = fails(settings).await;

@@ -150,7 +150,8 @@ async fn invalid_settings_are_refused_with_an_explanation() {
 async fn regression_settings_without_effect_are_refused_without_their_values() {
     for (name, value, words) in [
         ("SHELL_SANDBOX", "container", "SHELL_SANDBOX is not implemented yet"),
-        ("REDIS_URL", "rediss://user:hush@redis.example:6379", "REDIS_URL is not implemented yet"),
+        ("REDIS_URL", "rediss://user:hush@redis.example:6379", "with REDIS_URL, INSTANCE_URL must say"),
+        ("REDIS_URL", "redis.example:hush", "REDIS_URL must be redis://HOST:PORT"),
         ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is not a setting; did you mean ADMIN_TOKEN?"),
         ("MAX_SESION_TTL", "60", "MAX_SESION_TTL is not a setting; did you mean MAX_SESSION_TTL?"),
     ] {

@@ -81,6 +81,7 @@ impl Task {
             self.say(Revoke { wait: 0, connections: vec![id.clone()] });
         }
         let outlet = route.outlet(id.clone());
+        self.claim.joined(&id, &route.address);
         self.peers.insert(id, Client { outlet, token_id, address });
     }
 
@@ -98,6 +99,13 @@ impl Task {
         }
     }
 
+    /// Removes a connection.
+    pub(super) fn forget(&mut self, id: &ConnectionId) -> Option<Client> {
+        let client = self.peers.remove(id)?;
+        self.claim.left(id);
+        Some(client)
+    }
+
     /// Pushes a frame; false if there is no such connection. That is not a protocol violation: the host may not know yet
     /// that it is gone.
     pub(super) fn push(
@@ -111,9 +119,11 @@ impl Task {
             self.pushed(to, push, Sent::Gone);
             return false;
         };
+        let mut fence = self.fence.clone();
         self.perform(to, frame.len(), async move {
+            let pushing = fence.during(|| outlet::push(&*outlet, frame.clone(), replaceable));
             // Catch panics: a push without an outcome would stay in flight forever.
-            let sent = AssertUnwindSafe(outlet::push(&*outlet, frame, replaceable)).catch_unwind().await;
+            let sent = AssertUnwindSafe(pushing).catch_unwind().await;
             Outcome::Pushed(push, sent.unwrap_or(Sent::Gone))
         });
         true
@@ -127,8 +137,9 @@ impl Task {
         last: Option<Bytes>,
         reason: Option<ErrorCode>,
     ) {
+        let mut fence = self.fence.clone();
         self.perform(id, last.as_ref().map_or(0, Bytes::len), async move {
-            let closing = outlet::close(&*client.outlet, last, reason);
+            let closing = fence.during(|| outlet::close(&*client.outlet, last.clone(), reason));
             let _ = AssertUnwindSafe(closing).catch_unwind().await;
             Outcome::Closed
         });

@@ -30,8 +30,15 @@ impl Task {
     pub(super) async fn end(mut self, over: Over) {
         // Only a failure is reported to clients; a requested end is not an error.
         let whole = matches!(over, Over::Ended);
-        if let Over::Failed(why) = over {
-            self.failed(why);
+        match over {
+            Over::Failed(why) => self.failed(why),
+            Over::Lost => {
+                tracing::warn!("the session is another instance's, or may be; its shell ends");
+                metrics::session_lost();
+                self.pushes.abort_all();
+                self.peers.clear();
+            }
+            Over::Ended => {}
         }
         let Self { mut process, peers, mut pushes, .. } = self;
         let told = async {

@@ -178,7 +178,7 @@ async fn a_takeover_is_bounded_too() {
             }
             drop(actor);
         };
-        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ()), says);
+        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()), says);
         assert!(matches!(taken, Err(NotOpened::Nonsense)), "{what}");
     }
 }

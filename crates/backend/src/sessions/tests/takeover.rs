@@ -39,7 +39,8 @@ async fn a_takeover_restores_connections_and_tokens() {
         }
         actor.say(here(notes_of(&tokens))).await;
     };
-    let (handle, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ended.send(()).unwrap()), says);
+    let (handle, ()) =
+        tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ended.send(()).unwrap()), says);
     let handle = handle.unwrap();
     let status = handle.status();
     assert_eq!((&*status.id, &*status.owner, status.created_at), ("s", "alice", UnixMs(1)));
@@ -82,7 +83,8 @@ async fn regression_a_host_cannot_claim_another_session() {
         let what = format!("{lie:?}");
         let (mut actor, host) = Actor::new();
         let routes: FindRoute = Arc::new(|_| None);
-        let (taken, ()) = tokio::join!(take_over(host, seal(), &routes, |_| ()), actor.say(lie));
+        let (taken, ()) =
+            tokio::join!(take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()), actor.say(lie));
         assert!(matches!(taken, Err(NotOpened::Nonsense)), "{what}");
     }
 }
@@ -92,7 +94,7 @@ async fn a_host_of_another_major_version_is_left_alone() {
     let (mut actor, host) = Actor::new();
     actor.stream.write_all(b"SBL1\x09\x00\x00\x00\x03abc").await.unwrap();
     let routes: FindRoute = Arc::new(|_| None);
-    match take_over(host, seal(), &routes, |_| ()).await {
+    match take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()).await {
         Err(NotOpened::Foreign { session, .. }) => assert_eq!(&*session, "abc"),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("the session was taken over"),

@@ -50,8 +50,10 @@ async fn a_host_of_minor_version_0_is_not_asked() {
     // The channel's own preface precedes this message; skip it.
     actor.channel.wrote(actor.channel.to_write().len());
     let routes: crate::sessions::outlet::FindRoute = Arc::new(|_| None);
-    let (taken, ()) =
-        tokio::join!(take_over(host, seal(), &routes, |_| ()), actor.say(here(notes_of(&tokens))));
+    let (taken, ()) = tokio::join!(
+        take_over(host, seal(), &routes, |_| Claim::alone(), |_| ()),
+        actor.say(here(notes_of(&tokens)))
+    );
     let handle = taken.ok().unwrap();
     assert_eq!(handle.status().room, Room::default(), "it noted none");
     assert_eq!(handle.usage().await, None);

@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{
-        BridgeKeys, CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest, Envelope, MESSAGE_PATH,
-        ReplayCache,
+        BridgeKeys, CONNECT_PATH, ConnectRequest, DISCONNECT_PATH, DisconnectRequest, Envelope, HOP_HEADER,
+        MESSAGE_PATH, ReplayCache,
     },
     limits::{MAX_BRIDGE_BODY, MAX_FRAME},
 };
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::{
     push::{Forbidden, Pusher},
@@ -30,6 +31,7 @@ use self::{
 use crate::{
     config::Config,
     error::ApiError,
+    hop::Hops,
     ingress::{Identity, Ingress, reference},
     metrics,
     observe::about_session,
@@ -42,6 +44,7 @@ pub(crate) struct Bridge {
     replays: Mutex<ReplayCache>,
     pusher: Pusher,
     ingress: Arc<Ingress>,
+    hops: Hops,
 }
 
 impl Bridge {
@@ -53,6 +56,7 @@ impl Bridge {
             replays: Mutex::new(ReplayCache::new(ReplayCache::CAPACITY)),
             pusher: Pusher::new(config.callback_url.as_deref()).await?,
             ingress,
+            hops: Hops::new(),
         })
     }
 
@@ -64,12 +68,18 @@ impl Bridge {
 
 /// Its routes.
 pub(crate) fn router(bridge: Arc<Bridge>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route(CONNECT_PATH, post(connect))
         .route(MESSAGE_PATH, post(message))
         .route(DISCONNECT_PATH, post(disconnect))
-        .layer(DefaultBodyLimit::max(MAX_BRIDGE_BODY))
-        .with_state(bridge)
+        .layer(DefaultBodyLimit::max(MAX_BRIDGE_BODY));
+    let router = if bridge.ingress.is_shared() {
+        let (name, none) = (HeaderName::from_static(HOP_HEADER), HeaderValue::from_static("0"));
+        router.layer(SetResponseHeaderLayer::if_not_present(name, none))
+    } else {
+        router
+    };
+    router.with_state(bridge)
 }
 
 /// `POST /api/ws/connect`
@@ -82,8 +92,11 @@ async fn connect(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
     };
     let request: ConnectRequest = signed.json().map_err(refused("malformed"))?;
     signed.is_about(&request.connection_id).map_err(refused("malformed"))?;
-    signed.once(&bridge, &request.user_id)?;
     about_session(&request.session_id);
+    if let Some(passed) = signed.pass_on(&bridge, &request.session_id).await? {
+        return Ok(passed);
+    }
+    signed.once(&bridge, &request.user_id)?;
     let route = bridge.pusher.route(&request.callback_url, Some(request.connected_at));
     let route = route.map_err(forbidden).map_err(refused("callback_url"))?;
     let identity = Identity {
@@ -108,6 +121,9 @@ async fn message(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
     signed.is_about(&envelope.connection_id)?;
     signed.is_new(&bridge)?;
     about_session(&envelope.session_id);
+    if let Some(passed) = signed.pass_on(&bridge, &envelope.session_id).await? {
+        return Ok(passed);
+    }
     let body = signed.body();
     metrics::received(body.len());
     bridge.ingress.count(&envelope.connection_id, &envelope.user_id).map_err(|_| {
@@ -142,8 +158,11 @@ async fn message(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Re
 async fn disconnect(State(bridge): State<Arc<Bridge>>, signed: Signed) -> Result<Response, ApiError> {
     let request: DisconnectRequest = signed.json()?;
     signed.is_about(&request.connection_id)?;
-    signed.once(&bridge, &request.user_id)?;
     about_session(&request.session_id);
+    if let Some(passed) = signed.pass_on(&bridge, &request.session_id).await? {
+        return Ok(passed);
+    }
+    signed.once(&bridge, &request.user_id)?;
     bridge.ingress.disconnect(&request.session_id, request.connection_id).await;
     Ok(Json(serde_json::json!({"success": true})).into_response())
 }

@@ -5,18 +5,25 @@ use std::sync::Arc;
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
-    http::StatusCode,
-    response::IntoResponse,
+    http::{HeaderMap, Method, StatusCode},
+    response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use shellbridge_protocol::{
     ErrorCode,
     bridge::{BridgeToken, CONNECTION_ID_HEADER, Replay},
-    ids::{ConnectionId, UserId},
+    ids::{ConnectionId, SessionId, UserId},
 };
 
 use super::Bridge;
-use crate::{access::bearer, clock::unix_secs, error::ApiError, metrics};
+use crate::{
+    access::bearer,
+    clock::unix_secs,
+    directory::Located,
+    error::ApiError,
+    hop::{Passed, hopped},
+    metrics,
+};
 
 /// A request with a valid signature of the Lambda. [`Signed::once`] refuses replays, once the user is known.
 pub(super) struct Signed {
@@ -24,6 +31,9 @@ pub(super) struct Signed {
     body: Bytes,
     /// The connection that the token is bound to.
     connection: ConnectionId,
+    path: String,
+    /// With several instances.
+    headers: Option<HeaderMap>,
 }
 
 impl Signed {
@@ -33,6 +43,25 @@ impl Signed {
 
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         serde_json::from_slice(&self.body).map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+
+    /// Passes the request on if its session is at another instance, which then refuses replays: only the owner remembers
+    /// requests.
+    pub(super) async fn pass_on(
+        &self,
+        bridge: &Bridge,
+        session: &SessionId,
+    ) -> Result<Option<Response>, ApiError> {
+        let Some(headers) = &self.headers else { return Ok(None) };
+        let Located::At(url) = bridge.ingress.locate(session, hopped(headers)).await? else {
+            return Ok(None);
+        };
+        let (target, headers, body) = (self.path.clone(), headers.clone(), self.body.clone());
+        let passed = bridge.hops.pass(&url, Passed { method: Method::POST, target, headers, body }).await;
+        if passed.as_ref().map_or(true, |answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE) {
+            bridge.ingress.misled(session);
+        }
+        passed.map(Some)
     }
 
     /// Refuses a replay without remembering the request, so that a rate-limited one can be sent again.
@@ -87,6 +116,7 @@ impl FromRequest<Arc<Bridge>> for Signed {
         let token = token.to_owned();
         let connection = headers.get(CONNECTION_ID_HEADER).and_then(|id| id.to_str().ok());
         let connection: ConnectionId = connection.ok_or_else(|| refused("no_connection"))?.into();
+        let kept = bridge.ingress.is_shared().then(|| headers.clone());
         let body = Bytes::from_request(request, bridge).await.map_err(|error| {
             metrics::bridge_refused("body");
             let status = error.into_response().status();
@@ -97,7 +127,7 @@ impl FromRequest<Arc<Bridge>> for Signed {
             tracing::warn!(%cause, path, "refused a request not signed by the Lambda");
             refused(metrics::token_fault(cause))
         })?;
-        Ok(Self { token, body, connection })
+        Ok(Self { token, body, connection, path, headers: kept })
     }
 }
 
