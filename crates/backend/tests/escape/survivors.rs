@@ -233,4 +233,8 @@ async fn an_init_that_stops_without_its_backend_ends_all() {
     assert_eq!(code, 0, "{log}");
     assert!(!lives(below));
     assert_eq!(building.processes(), Vec::<u32>::new());
+    // The next backend removes what is left of them.
+    let _backend = building.start(&gateway).await;
+    building.empties().await;
+    clean(&building);
 }

@@ -166,3 +166,32 @@ async fn a_range_or_homes_in_use_are_an_error() {
     assert!(said.contains("another backend uses it"), "{said}");
     assert!(Path::new(&building.homes()).exists());
 }
+
+/// Prints, once each, the secrets that it finds in what it can read of all processes.
+const LOOK: &str = r#"for process in /proc/[0-9]*; do
+    for file in environ cmdline; do cat $process/$file; echo; done
+    for file in $process/fd/*; do [ -f $file ] && head -c 1000000 $file; done
+    while read -r range may rest; do
+        case $may in r*) ;; *) continue;; esac
+        from=$((0x${range%-*} / 4096)) to=$((0x${range#*-} / 4096))
+        dd if=$process/mem bs=4096 skip=$from count=$((to - from))
+    done <$process/maps
+done 2>/dev/null | grep -a -o -e 'a bridge [s]ecret' -e 'a [s]ecret of users' -e '[t]he-platform-s-own' -e '[w]hat-the-session-has' | sort -u"#;
+
+/// As the image starts it: its user, process 1, with an init.
+#[tokio::test]
+async fn a_session_finds_no_secret_of_the_image_s_processes() {
+    let building = Building::new(Room::User);
+    let gateway = Gateway::start().await;
+    let (program, arguments) = building.starter(&["--init"]);
+    let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc", "--", program].map(str::to_owned);
+    let arguments: Vec<_> = namespace.into_iter().chain(arguments).collect();
+    let backend = building.settings(&gateway).start_by(("unshare", &arguments)).await;
+    let env = BTreeMap::from([("OWN".to_owned(), "what-the-session-has".to_owned())]);
+    session(&backend, "s", &env).await;
+    // The search works: it finds what belongs to the session.
+    assert_eq!(run(&backend, &gateway, "s", LOOK).await, "what-the-session-has");
+    assert_eq!(run(&backend, &gateway, "s", "cat /proc/1/comm").await, "backend");
+    delete(&backend, "s").await;
+    building.empties().await;
+}
