@@ -3,6 +3,7 @@
 mod bounds;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod greet;
 mod handle;
 mod link;
 mod open;
@@ -14,8 +15,9 @@ pub(crate) mod tests;
 mod tokens;
 
 pub(crate) use self::{
+    greet::NotOpened,
     handle::{Handle, Incoming, Status, Unreachable},
-    open::{NotOpened, Start, start, take_over},
+    open::{Start, start, take_over},
     seal::Seal,
     tokens::{Stale, Use},
 };
