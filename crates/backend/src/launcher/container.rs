@@ -26,10 +26,10 @@ use tokio::{
 };
 
 use super::{
-    engine::{Engine, EngineError, HOST_DIR, Image, State},
+    engine::{Engine, EngineError, FILLER, HOST_DIR, Image, State},
     images::Images,
     limits::Limits,
-    process::{NotStarted, Space},
+    space::{NotStarted, Space},
 };
 
 /// Program of the hosts, beside this program.
@@ -37,8 +37,6 @@ const PROGRAM: &str = "session-host-static";
 /// Labels of a container: the backend it belongs to, and the session.
 const INSTANCE: &str = "shellbridge.instance";
 const SESSION: &str = "shellbridge.session";
-/// Label of a container through which a volume is filled.
-pub(super) const FILLER: &str = "shellbridge.filler";
 /// User of a container whose image runs as root, as which no host runs.
 const USER: &str = "1000:1000";
 /// Where a session may write.

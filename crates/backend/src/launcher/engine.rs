@@ -31,6 +31,8 @@ const PULL_STALLS: Duration = Duration::from_mins(5);
 /// Directory of the host's program in a container, and its name.
 pub(super) const HOST_DIR: &str = "/.shellbridge";
 const HOST_FILE: &str = "session-host";
+/// Label of a container through which a volume is filled.
+pub(super) const FILLER: &str = "shellbridge.filler";
 /// Permissions of the host's program. Its user may execute and not read it, so the kernel protects the host's memory from
 /// its shell from the first instruction on (`would_dump` in fs/exec.c).
 const HOST_MODE: u32 = 0o711;
@@ -167,7 +169,7 @@ impl Engine {
             image: Some(image.to_owned()),
             user: Some("0:0".to_owned()),
             entrypoint: Some(vec![format!("{HOST_DIR}/{HOST_FILE}")]),
-            labels: Some(HashMap::from([(super::container::FILLER.to_owned(), String::new())])),
+            labels: Some(HashMap::from([(FILLER.to_owned(), String::new())])),
             host_config: Some(HostConfig {
                 mounts: Some(vec![mount]),
                 network_mode: Some("none".to_owned()),

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     engine::{Engine, EngineError, Image},
-    process::NotStarted,
+    space::NotStarted,
 };
 
 /// How long a new session waits for a pull: less than the page does (15 s), which shows the progress.

@@ -13,6 +13,7 @@ mod reports;
 mod run_dir;
 mod secrets;
 mod setup;
+mod space;
 mod uids;
 mod user;
 
@@ -21,9 +22,10 @@ pub(crate) use self::{
     environment::{ShellRequest, move_in, shell_spec, shell_spec_elsewhere, shell_spec_inside},
     limits::Room,
     listener::inherited,
-    process::{Host, Launcher, NotStarted, Process, Space},
+    process::{Host, Launcher, Process},
     reap::orphans,
     setup::{Setup, SetupRequest},
+    space::{NotStarted, Space},
 };
 pub use self::{
     init::{init, is_init},

@@ -15,10 +15,9 @@ use tokio::{net::UnixStream, process::Child, time::timeout};
 
 use super::{
     container::{self, Container, Containers},
-    engine::EngineError,
-    limits::Limits,
     reap::{self, Known},
     run_dir::RunDir,
+    space::{NotStarted, Space},
     user::{User, Users, program_or_default},
 };
 
@@ -35,44 +34,12 @@ pub(crate) struct Launcher {
     containers: Option<Arc<Containers>>,
 }
 
-/// Why no host was started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotStarted {
-    /// All user ids are in use.
-    #[error("too many sessions: no user id is free")]
-    Full,
-    /// The image is not allowed, or unfit.
-    #[error("{0}")]
-    Image(String),
-    /// The image is being pulled. The percentage is of what is known so far.
-    #[error("pulling image ({0} %)")]
-    Pulling(u8),
-    /// The image cannot be pulled.
-    #[error("cannot pull the image: {0}")]
-    NotPulled(String),
-    /// See [`EngineError`].
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The system is out of processes, descriptors or memory.
-    #[error(transparent)]
-    Failed(#[from] io::Error),
-}
-
 /// Where a session's files are, if it has a user of its own.
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(crate) name: String,
     pub(crate) home: PathBuf,
     pub(crate) tmp: PathBuf,
-}
-
-/// What a session's host may use.
-#[derive(Debug, Clone)]
-pub(crate) struct Space {
-    /// Its limits, within the server's maxima.
-    pub(crate) limits: Limits,
-    /// Image of its container. `None`: `SHELL_IMAGE`.
-    pub(crate) image: Option<String>,
 }
 
 /// A host and the stream to it.

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 /// Log lines of a host per minute.
 pub(super) const MAX_LINES: u32 = 60;
+/// Undelivered bytes of a host's frames above which the task stops reading from it.
+pub(super) const MAX_HELD: usize = 4 * 1024 * 1024;
 /// Longest id of a connection, bytes. Those of API Gateway have 16.
 const MAX_ID: usize = 256;
 

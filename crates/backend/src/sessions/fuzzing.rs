@@ -25,7 +25,7 @@ use super::{
 use crate::launcher::{Host, Process, Room, Setup};
 
 /// Most that outlets may hold: `MAX_HELD`, and the message that exceeds it.
-const MOST_HELD: usize = super::link::MAX_HELD + link::MAX_MESSAGE;
+const MOST_HELD: usize = super::bounds::MAX_HELD + link::MAX_MESSAGE;
 /// Turns of the session's task after each step.
 const TURNS: usize = 8;
 /// Virtual time in which a session ends, whatever its host does.

@@ -36,7 +36,7 @@ use self::{
     usage::Measures,
 };
 use super::{
-    bounds::{self, Allowance, MAX_LINES},
+    bounds::{self, Allowance, MAX_HELD, MAX_LINES},
     claim::{Claim, Fence},
     handle::{Handle, Incoming, Message, Status, Unreachable},
     outlet::Route,
@@ -55,8 +55,6 @@ const MAX_WAITING: usize = 1024 * 1024;
 /// Unwritten bytes to a host above which the task stops reading from it, as the outcomes of its requests add to them. A
 /// host that reads never causes that many, because above [`MAX_WAITING`] nothing but outcomes is written.
 const MAX_UNREAD: usize = 2 * MAX_WAITING;
-/// Undelivered bytes of a host's frames above which the task stops reading from it.
-pub(super) const MAX_HELD: usize = 4 * 1024 * 1024;
 /// Overhead counted per push, close or check, bytes: its task and its table entries.
 const OPERATION_COST: usize = 1024;
 /// Messages of a host without effect per minute, such as pushes to connections that are gone. A full session that loses

@@ -4,6 +4,7 @@ mod bounds;
 mod claim;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod greet;
 mod handle;
 mod link;
 mod open;
@@ -16,8 +17,9 @@ mod tokens;
 
 pub(crate) use self::{
     claim::{Change, Claim, Roster, Standing},
+    greet::NotOpened,
     handle::{Handle, Incoming, Status, Unreachable},
-    open::{NotOpened, Start, start, take_over},
+    open::{Start, start, take_over},
     seal::Seal,
     tokens::{Stale, Use},
 };

@@ -9,7 +9,7 @@ use shellbridge_session::link::{Extend, Gone, Here, Keep, Peer, Reply};
 use tokio::time::sleep;
 
 use super::{Open, Task, Unreachable};
-use crate::{launcher::Process, sessions::open};
+use crate::{launcher::Process, sessions::greet};
 
 /// Pause after a stream that did not work.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ impl Task {
         let connect = async {
             loop {
                 let stream = self.process.reconnect().await?;
-                match open::greet_again(stream).await {
+                match greet::greet_again(stream).await {
                     Ok((stream, here, peers)) => return Some((stream, here, peers)),
                     Err(error) => tracing::warn!(%error, "cannot reach the session's host again"),
                 }

@@ -75,9 +75,9 @@ async fn many_sessions_leave_nothing() {
     delete(&backend, "first").await;
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", backend.pid())).unwrap().count();
     let before = descriptors();
-    // Eight at a time.
-    for turn in 0..25 {
-        let all = (0..8).map(|n| {
+    // Four at a time.
+    for turn in 0..50 {
+        let all = (0..4).map(|n| {
             let (backend, gateway) = (&backend, &site.gateway);
             async move {
                 let name = format!("s-{turn}-{n}");
