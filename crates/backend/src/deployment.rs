@@ -20,7 +20,7 @@ const AGENT: &str = "ECS_AGENT_URI";
 /// Minutes of one protection. Renewed at half time.
 const PROTECTED_FOR: u64 = 60;
 /// Time between attempts after a refusal, which is normal during a deployment (`DEPLOYMENT_BLOCKED`).
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// Timeout of a request to the agent.
 const AGENT_WITHIN: Duration = Duration::from_secs(10);
 /// How often to look for a newer release.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 /// Life of a lease in the store without a renewal.
 pub const LEASE: Duration = Duration::from_secs(12);
-/// Part of [`LEASE`] that an instance does not use: requests in flight, and clocks that run at different rates.
-pub const MARGIN: Duration = Duration::from_secs(2);
+/// How much of [`LEASE`] an instance uses, from before it sends a renewal. The rest is for requests in flight and for clocks
+/// that run at different rates.
+pub const HELD: Duration = Duration::from_secs(10);
 /// Time between renewals.
 pub const RENEW: Duration = Duration::from_secs(3);
 /// Time between attempts while the store fails.

@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequestParts as _, RawPathParams, Request, State},
     http::{Method, request::Parts},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use shellbridge_protocol::{ErrorCode, ids::SessionId};
 
@@ -36,7 +36,7 @@ pub(crate) async fn pass_on(State(app): State<Arc<App>>, request: Request, next:
     };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let passed = Passed { method: parts.method, target, headers: parts.headers, body };
-    app.hops.pass(&url, passed).await.unwrap_or_else(|error| error.into_response())
+    app.hops.pass(&url, passed).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// URL of the instance that the request belongs to; `None` for this one.

@@ -84,7 +84,7 @@ async fn an_outage_and_a_restart_without_data_are_pauses() {
     redis.restart();
     let found = until("found again", async || status(&b, &s).await == 200).await;
     println!("found {found:?} after Redis's restart without data");
-    assert!(found < Duration::from_secs(60), "10 s on an idle machine: {found:?}");
+    assert!(found < Duration::from_mins(1), "10 s on an idle machine: {found:?}");
     assert_eq!(host(&b, &gateway, &s).await, shell);
     // While it serves, a loss of all data is repaired by the next renewal.
     let _: () = redis.ask(&["FLUSHALL"]);
@@ -154,7 +154,7 @@ async fn a_failover_to_a_replica_that_misses_the_last_writes_loses_no_session() 
     })
     .await;
     println!("found {found:?} after the failover");
-    assert!(found < Duration::from_secs(60), "10 s on an idle machine: {found:?}");
+    assert!(found < Duration::from_mins(1), "10 s on an idle machine: {found:?}");
     for (session, shell) in sessions.iter().zip(shells) {
         assert_eq!(host(&a, &gateway, session).await, shell);
         assert!(!told(&gateway, session));

@@ -48,7 +48,7 @@ async fn the_connections_of_a_dead_owner_are_told_and_others_do_not_notice() {
     .await;
     let took = killed.elapsed();
     println!("SESSION_INVALID {took:?} after the owner's death");
-    assert!(took < Duration::from_secs(60), "20 s on an idle machine: {took:?}");
+    assert!(took < Duration::from_mins(1), "20 s on an idle machine: {took:?}");
     until("gone", async || status(&b, &busy).await == 404).await;
     assert_eq!(host(&b, &gateway, &other).await, kept);
     assert!(!told(&gateway, &other));

@@ -153,7 +153,7 @@ async fn a_refused_protection_is_normal() {
     backend.counts("shellbridge_task_protection_total{outcome=\"refused\"} 1").await;
     backend.logs("DEPLOYMENT_BLOCKED").await;
     assert_eq!(status(&backend, &s).await, 200);
-    tokio::time::timeout(Duration::from_secs(60), async { backend.connect(&s, "alice", &s).await })
+    tokio::time::timeout(Duration::from_mins(1), async { backend.connect(&s, "alice", &s).await })
         .await
         .unwrap();
 }

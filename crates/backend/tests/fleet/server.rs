@@ -45,7 +45,7 @@ impl Redis {
             let client = redis::Client::open(self.url()).unwrap();
             match client.get_connection_with_timeout(Duration::from_secs(5)) {
                 Ok(connection) => return connection,
-                Err(error) => assert!(started.elapsed() < Duration::from_secs(60), "{error}"),
+                Err(error) => assert!(started.elapsed() < Duration::from_mins(1), "{error}"),
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -73,7 +73,7 @@ impl Redis {
                 self.child = child;
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "redis-server starts again");
+            assert!(started.elapsed() < Duration::from_mins(1), "redis-server starts again");
         }
     }
 }
@@ -98,7 +98,7 @@ fn spawn(port: u16, options: &[String], home: &TempDir) -> Option<Child> {
         .expect("redis-server is installed");
     let started = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if child.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_secs(60) {
+        if child.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_mins(1) {
             let _ = child.kill();
             let _ = child.wait();
             return None;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    limits::{LEASE, MARGIN, RENEW, RETRY, SETTLED},
+    limits::{HELD, RENEW, RETRY, SETTLED},
     store::{Renewed, RequestId, Under, Written},
 };
 
@@ -95,7 +95,7 @@ impl Lease {
         } else {
             self.acked = self.acked.max(renewed.written);
         }
-        self.until = self.until.max(Some(sent.at + LEASE - MARGIN));
+        self.until = self.until.max(Some(sent.at + HELD));
         if sent.connection == self.connection {
             self.gapless_since.get_or_insert(sent.at);
         }

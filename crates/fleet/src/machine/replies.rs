@@ -147,10 +147,9 @@ impl Fleet {
                 self.lookups.learn(session, &url, now);
                 Place::At(url)
             }
-            Found::Ownerless => Place::Unknown,
             Found::Buried => Place::Nowhere,
             Found::Absent if sent.settled => Place::Nowhere,
-            Found::Absent => Place::Unknown,
+            Found::Ownerless | Found::Absent => Place::Unknown,
         }
     }
 

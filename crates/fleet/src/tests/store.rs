@@ -231,11 +231,10 @@ impl Data {
         let Asserted { session, epoch, .. } = asserted;
         let epoch = match self.entries.get(&session) {
             None if epoch == 0 => self.next_epoch(now, highest),
-            None => epoch,
             Some(entry) if entry.instance == from.uuid && !entry.buried => epoch.max(entry.epoch),
             Some(entry) if epoch <= entry.epoch => return None,
-            // Left over from before the claim: a failover lost its release.
-            Some(_) => epoch,
+            // Lost, or left over from before the claim: a failover lost its release.
+            None | Some(_) => epoch,
         };
         self.epoch = self.epoch.max(epoch);
         let connections = self.connections.remove(&session);

@@ -19,7 +19,7 @@ const MACHINES: usize = 3;
 /// The driver's timeout of a request.
 const TIMEOUT: u64 = 2_000;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Action {
     Create { at: usize, session: u8 },
     CreateFresh { at: usize },
@@ -388,13 +388,13 @@ impl World {
         }
         machine.generation += 1;
         let mut fleet = Fleet::new(member(at, machine.generation));
-        for session in machine.shells.keys().cloned() {
+        for session in machine.shells.keys() {
             fleet.handle_taken_over(NewSession {
                 session: session.clone(),
                 owner: "alice".into(),
                 expires_at: UnixMs(u64::MAX),
             });
-            fleet.handle_connections(&session, vec![("c".into(), "url".into())]);
+            fleet.handle_connections(session, vec![("c".into(), "url".into())]);
         }
         fleet.handle_all_taken_over();
         machine.process = Some(Process { fleet, connection: 0, in_flight: BTreeSet::new() });

@@ -74,14 +74,13 @@ impl Driver {
                     Ok(Err(error)) => self.failed(&shared, &error, RECONNECT),
                     Err(_) => self.connect(RECONNECT),
                 },
-                Some(done) = self.requests.join_next_with_id() => match done {
-                    Ok((task, (id, outcome))) => {
+                Some(done) = self.requests.join_next_with_id() => {
+                    // An error: the request was aborted, and counted as failed then.
+                    if let Ok((task, (id, outcome))) = done {
                         self.in_flight.remove(&task);
                         self.answered(&shared, id, outcome);
                     }
-                    // Aborted, and counted as failed then.
-                    Err(_) => {}
-                },
+                }
                 Some(Ok((instance, session))) = self.farewells.join_next() => {
                     shared.state.lock().machine.handle_farewell_done(&instance, session);
                 }

@@ -9,6 +9,7 @@ use self::server::Redis;
 use super::store::{self, Store};
 use crate::clock::unix_ms;
 
+#[allow(dead_code, reason = "these tests use a part")]
 #[path = "../../../tests/fleet/server.rs"]
 mod server;
 
