@@ -131,13 +131,17 @@ impl Backend {
     ) -> Result<BackendResponse, BackendError> {
         let started = Instant::now();
         let within = invocation.deadline.budget(self.limits.backend, ERROR_POST_TIME);
-        let attempts = self.with_retries(path, body.into(), invocation, stats);
+        let mut failed = None;
+        let attempts = self.with_retries(path, body.into(), invocation, stats, &mut failed);
         let response = timeout(within, attempts).await.unwrap_or_else(|_| {
-            // A slow backend is still there: connecting would have failed sooner.
-            if within > self.limits.connect {
-                self.breaker.connected();
-            }
-            Err(BackendError::Timeout)
+            // Time that passed while the request was repeated is no slow answer.
+            Err(failed.unwrap_or_else(|| {
+                // A slow backend is still there: connecting would have failed sooner.
+                if within > self.limits.connect {
+                    self.breaker.connected();
+                }
+                BackendError::Timeout
+            }))
         });
         stats.backend = Some(stats.backend.unwrap_or_default() + started.elapsed());
         if let Err(error) = response {
@@ -146,12 +150,14 @@ impl Backend {
         response
     }
 
+    /// `failed`: why the last attempt did, if it can be repeated.
     async fn with_retries(
         &self,
         path: &str,
         body: bytes::Bytes,
         invocation: &Invocation,
         stats: &mut InvocationStats,
+        failed: &mut Option<BackendError>,
     ) -> Result<BackendResponse, BackendError> {
         let mut retry = Retry::until(Instant::now() + self.limits.retry_within).at_most(MAX_RETRIES);
         let mut keys = self.keys.get().await.ok_or(BackendError::Unavailable("no_bridge_secret"))?;
@@ -172,6 +178,7 @@ impl Backend {
                 Err(AttemptError::Permanent(error)) => return Err(error),
                 Ok(response) => return Ok(response),
             };
+            *failed = Some(transient);
             if !retry.wait().await {
                 return Err(transient);
             }

@@ -20,8 +20,8 @@ use tracing::{info, warn};
 
 use super::environment::Environment;
 
-/// Time for the backend to print its address.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the backend to print its address, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time for the backend to stop: it ends its shells and notifies clients in 24 s, then its init ends the rest.
 const STOP_TIMEOUT: Duration = Duration::from_secs(27);
 /// Pause before the backend is started again after its init has exited.
