@@ -28,9 +28,9 @@ export SAM_CLI_TELEMETRY = 0
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: ## Build what is missing, then serve the page, the gateway and the function until Ctrl-C.
+run: ## Build what is missing, then serve the page, the gateway and the function until Ctrl-C. INSTANCES=3 runs that many backends.
 	@$(MAKE) --no-print-directory page & page=$$!; $(MAKE) --no-print-directory programs && wait $$page
-	@exec $(GATEWAY) --function $(BIN)/websocket-handler
+	@exec $(GATEWAY) --function $(BIN)/websocket-handler $(if $(INSTANCES),--instances $(INSTANCES))
 
 programs:
 	@echo "Building gateway, backend and function (minutes the first time, seconds after a change)."
@@ -103,7 +103,7 @@ test: page ## Run all tests: Rust, TypeScript, and end to end in a real browser.
 	@skip=; lacks() { echo "SKIPPED: $$1 ($$2)"; [ -z "$$CI" ] || exit 1; skip="$$skip --skip $$3"; }; \
 	$(GATEWAY_TESTS)/autobahn/setup.sh >/dev/null || lacks "the Autobahn cases" "no Python 2.7" "sections_1_to_7 --skip long_frames"; \
 	$(GATEWAY_TESTS)/conformance/sdks.sh || lacks "functions in Python and JavaScript" "no Python 3, or no registry" "boto3 --skip sdks::"; \
-	command -v redis-server >/dev/null || lacks "several instances" "no redis-server" "redis_"; \
+	command -v redis-server >/dev/null || lacks "several instances" "no redis-server" "redis_ --skip instances:: --skip fleet:: --skip a_fleet_is_measured"; \
 	set -x; cargo test --workspace -- $$skip
 	@$(CHROMIUM)
 	cd crates/web && npm test && npm run e2e

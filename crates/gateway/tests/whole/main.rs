@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancer;
 mod counted;
 mod flood;
 mod idle;
