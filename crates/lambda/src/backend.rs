@@ -28,6 +28,7 @@ use crate::{
     event::Invocation,
     metrics::InvocationStats,
     secrets::{DistinctSecrets, Secret, SecretKind},
+    sticky::Sticky,
 };
 
 /// Retries after a transient failure.
@@ -91,6 +92,7 @@ pub(crate) struct Backend {
     limits: Limits,
     http: Http,
     breaker: Breaker,
+    sticky: Sticky,
 }
 
 impl Backend {
@@ -118,7 +120,14 @@ impl Backend {
             Ok((path, url.as_str().parse().map_err(|_| ConfigError::Url("BACKEND_URL"))?))
         };
         let uris = [uri(CONNECT_PATH)?, uri(MESSAGE_PATH)?, uri(DISCONNECT_PATH)?];
-        Ok(Self { uris, keys, limits: config.limits, http, breaker: Breaker::default() })
+        Ok(Self {
+            uris,
+            keys,
+            limits: config.limits,
+            http,
+            breaker: Breaker::default(),
+            sticky: Sticky::default(),
+        })
     }
 
     /// Posts `body` on behalf of the invocation's connection.
@@ -166,7 +175,7 @@ impl Backend {
             if !self.breaker.admits() {
                 return Err(BackendError::Unavailable("backend_circuit_open"));
             }
-            let transient = match self.attempt(path, body.clone(), invocation, &keys).await {
+            let transient = match self.attempt(path, body.clone(), invocation, &keys, stats).await {
                 Err(AttemptError::Unauthorized) if rejected => return Err(BackendError::Unauthorized),
                 Err(AttemptError::Unauthorized) => {
                     rejected = true;
@@ -192,6 +201,7 @@ impl Backend {
         body: bytes::Bytes,
         invocation: &Invocation,
         keys: &BridgeKeys,
+        stats: &mut InvocationStats,
     ) -> Result<BackendResponse, AttemptError> {
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
@@ -207,6 +217,10 @@ impl Backend {
             .map(|(_, uri)| uri.clone())
             .ok_or_else(unusable)?;
         *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
+        let session = stats.session();
+        if let Some(cookie) = session.and_then(|session| self.sticky.cookie(session)) {
+            request.headers_mut().insert(header::COOKIE, cookie);
+        }
         let response = match self.http.send(request).await {
             Ok(response) => response,
             Err(HttpError::Setup(error)) => {
@@ -223,6 +237,11 @@ impl Backend {
             }
         };
         self.breaker.connected();
+        if let Some(session) = session
+            && self.sticky.learn(session, response.status(), response.headers())
+        {
+            stats.hops += 1;
+        }
         read(response).await
     }
 }
