@@ -6,6 +6,7 @@ mod support;
 
 mod balancer;
 mod counted;
+mod fleet;
 mod flood;
 mod idle;
 mod keys;
