@@ -11,6 +11,7 @@ use shellbridge_bench::{
     compare,
     cost::{self, CostArgs},
     counts::{self, CountsArgs},
+    fleet,
     floor::{self, Floor},
     function, idle,
     load::Plan,
@@ -74,6 +75,18 @@ enum What {
         /// Sessions with a full output log, measured next
         #[arg(long, default_value_t = 16)]
         full: usize,
+    },
+    /// What several backends cost: Redis, memory and CPU time per instance and per session, and the hop between them
+    Fleet {
+        /// Number of backends
+        #[arg(long, default_value_t = 4)]
+        instances: u8,
+        /// Number of idle sessions
+        #[arg(long, short, default_value_t = 200)]
+        sessions: usize,
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
     },
     /// Size, memory and start-up time of the function, and the requests of one frame
     Function,
@@ -173,6 +186,12 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 idle.gateway_bytes / 1e3,
                 kept / 1e6
             );
+        }
+        What::Fleet { instances, sessions, seconds } => {
+            let window = Duration::from_secs_f64(seconds);
+            let cost = fleet::measure(&cli.programs.find()?, instances, sessions, window).await?;
+            fleet::print(&cost);
+            write_json(&cost, json)?;
         }
         What::Function => {
             let programs = cli.programs.find()?;

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod cost;
 pub mod counts;
 pub mod exchange;
+pub mod fleet;
 pub mod floor;
 pub mod function;
 pub mod idle;

@@ -233,6 +233,12 @@ impl Stack {
         all
     }
 
+    /// The process id of the instances' Redis.
+    pub fn redis(&self) -> Option<u32> {
+        let children = process::children(self.child.id());
+        children.into_iter().find_map(|(pid, name)| (name == "redis-server").then_some(pid))
+    }
+
     /// A backend or its init, and what is below it.
     fn backend(pid: u32) -> Vec<(Role, u32)> {
         let children = process::children(pid).into_iter().flat_map(|(pid, name)| match name.as_str() {

@@ -78,3 +78,11 @@ fn sandboxes_are_measured() {
         String::from_utf8_lossy(&costs.stderr)
     );
 }
+
+#[test]
+fn a_fleet_is_measured() {
+    let said = bench(&["fleet", "--instances", "2", "-s", "4", "--seconds", "1"]);
+    for what in ["Redis: ", "after its loss: ", "instance: ", "ping p50: "] {
+        assert!(said.lines().any(|line| line.starts_with(what)), "{said}");
+    }
+}

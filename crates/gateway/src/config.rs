@@ -66,6 +66,9 @@ pub struct Config {
     /// Port of the started backend; 0 picks a free one
     #[arg(long, env = "PORT", default_value_t = 3001)]
     pub backend_port: u16,
+    /// Backends; several share a Redis (`redis-server` must be installed), behind a load balancer on the backend's port
+    #[arg(long, default_value_t = 1, requires = "backend", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub instances: u8,
     /// Count the function's requests to the backend with a relay; `GET /__state` shows the counts
     #[arg(long, requires = "backend")]
     pub count_backend_calls: bool,

@@ -85,15 +85,15 @@ fn faults(gateway: &Gateway, body: &[u8]) -> Response<Full<Bytes>> {
         Ok(settings) => settings,
         Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
     };
-    if let Err(cause) = settings.validate() {
+    if let Err(cause) = gateway.faults.check(&settings) {
         return error(StatusCode::BAD_REQUEST, &cause);
     }
-    let answer = Value::Object(to_object(&settings)).to_string();
     if changed {
-        info!(faults = answer, "faults changed");
+        let faults = Value::Object(to_object(&settings)).to_string();
+        info!(faults, "faults changed");
         gateway.faults.replace(settings, reseed);
     }
-    response(StatusCode::OK, JSON, answer)
+    response(StatusCode::OK, JSON, Value::Object(to_object(&gateway.faults.settings())).to_string())
 }
 
 fn to_object(value: &impl serde::Serialize) -> Map<String, Value> {

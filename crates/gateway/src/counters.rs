@@ -75,6 +75,10 @@ pub struct Counters {
     pub dynamodb: CounterMap,
     /// Requests to the backend by path, with `--count-backend-calls`.
     pub backend_calls: CounterMap,
+    /// Requests that the balancer passed on, by instance.
+    pub instances: CounterMap,
+    /// Frames behind the balancer by the answer's `X-Shellbridge-Hop`: 1 if another instance handled it.
+    pub hops: CounterMap,
     /// Connections cut by faults (`cutEveryMs`, `cutEveryFrames`).
     pub cuts: Counter,
     /// Duration of invocations as Lambda bills it: each rounded up to whole milliseconds.
@@ -85,8 +89,10 @@ pub struct Counters {
     pub crashes: Counter,
     /// Function processes killed for their timeout, their memory, or a fault.
     pub kills: Counter,
-    /// Times the backend was killed by a fault.
+    /// Times a backend was killed by a fault.
     pub backend_kills: Counter,
+    /// Times a backend was paused by a fault.
+    pub pauses: Counter,
 }
 
 impl Counters {
@@ -123,9 +129,12 @@ impl Counters {
             pushes: self.pushes.snapshot(),
             dynamodb: self.dynamodb.snapshot(),
             backend_calls: self.backend_calls.snapshot(),
+            instances: self.instances.snapshot(),
+            hops: self.hops.snapshot(),
             billed_ms: self.billed_ms.get(),
             cuts: self.cuts.get(),
             backend_kills: self.backend_kills.get(),
+            pauses: self.pauses.get(),
             function: FunctionSnapshot {
                 cold_starts: self.cold_starts.get(),
                 crashes: self.crashes.get(),
@@ -150,9 +159,15 @@ pub struct Snapshot {
     /// Absent without a relay: not counted is not zero.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     backend_calls: BTreeMap<String, u64>,
+    /// Absent without a balancer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    instances: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    hops: BTreeMap<String, u64>,
     billed_ms: u64,
     cuts: u64,
     backend_kills: u64,
+    pauses: u64,
     function: FunctionSnapshot,
 }
 

@@ -3,107 +3,32 @@
 //! Each purpose has its own random sequence. A seed thus gives the same decision for, say, the n-th push, whatever
 //! else happens in between.
 
+mod settings;
+
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-use clap::Args;
 use parking_lot::{Mutex, RwLock};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 
-/// Fault settings. JSON as in the wire contract, section 8; the flags have the same names in kebab case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FaultSettings {
-    /// Seed of all random choices
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Milliseconds each `$default` invocation is held back
-    #[arg(long, default_value_t = 0)]
-    pub delay_ms: u64,
-    /// Share of `$default` invocations held back until a later one overtook them
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub reorder: f64,
-    /// Share of `$default` events delivered twice
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub repeat: f64,
-    /// Share of `$default` events never delivered; the client is not told
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub drop: f64,
-    /// Share of POSTs to `@connections` that fail
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub push_fail: f64,
-    /// Share of the failing POSTs that are delivered anyway
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub push_fail_after_delivery: f64,
-    /// Status of failing POSTs; 0: 429, 500, 410 in turn
-    #[arg(long, default_value_t = 0)]
-    pub push_fail_status: u16,
-    /// Mean age in milliseconds at which connections are cut (each at 50 to 150 % of it); 0: never
-    #[arg(long, default_value_t = 0)]
-    pub cut_every_ms: u64,
-    /// Messages, both ways together, after which a connection is cut; 0: never
-    #[arg(long, default_value_t = 0)]
-    pub cut_every_frames: u64,
-    /// Cut by TCP reset instead of a close frame 1001
-    #[arg(long)]
-    pub cut_abruptly: bool,
-    /// Share of `$disconnect` events never delivered
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub drop_disconnect: f64,
-    /// Milliseconds after which a function process is killed in mid-invocation, again and again; 0: never
-    #[arg(long, default_value_t = 0)]
-    pub kill_function_every_ms: u64,
-    /// Milliseconds after each start at which the backend is killed; it starts again; 0: never
-    #[arg(long, default_value_t = 0)]
-    pub kill_backend_every_ms: u64,
-}
+pub use settings::FaultSettings;
 
-impl Default for FaultSettings {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            delay_ms: 0,
-            reorder: 0.0,
-            repeat: 0.0,
-            drop: 0.0,
-            push_fail: 0.0,
-            push_fail_after_delivery: 0.0,
-            push_fail_status: 0,
-            cut_every_ms: 0,
-            cut_every_frames: 0,
-            cut_abruptly: false,
-            drop_disconnect: 0.0,
-            kill_function_every_ms: 0,
-            kill_backend_every_ms: 0,
-        }
-    }
-}
+/// Faults of Redis that wait.
+const REDIS_FAULTS: usize = 16;
 
-impl FaultSettings {
-    /// Checks that shares are from 0 to 1 and that the status is an error.
-    pub fn validate(&self) -> Result<(), String> {
-        let shares = [
-            ("reorder", self.reorder),
-            ("repeat", self.repeat),
-            ("drop", self.drop),
-            ("pushFail", self.push_fail),
-            ("pushFailAfterDelivery", self.push_fail_after_delivery),
-            ("dropDisconnect", self.drop_disconnect),
-        ];
-        for (name, value) in shares {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(format!("{name} must be from 0 to 1"));
-            }
-        }
-        if self.push_fail_status != 0 && !(400..=599).contains(&self.push_fail_status) {
-            return Err("pushFailStatus must be 0 or from 400 to 599".to_owned());
-        }
-        Ok(())
-    }
+/// A fault of Redis that happens once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisFault {
+    /// It stands still.
+    Pause(Duration),
+    /// It loses everything.
+    Flush,
 }
 
 /// The faults of one `$default` event.
@@ -137,6 +62,9 @@ pub struct Faults {
     cut_every_frames: AtomicU64,
     random: RwLock<Generators>,
     push_turn: AtomicU64,
+    /// Backends that the stack has; with several there is a Redis.
+    instances: usize,
+    redis: broadcast::Sender<RedisFault>,
 }
 
 /// One generator for each purpose.
@@ -147,6 +75,7 @@ struct Generators {
     cut: Generator,
     disconnect: Generator,
     kill: Generator,
+    instance: Generator,
 }
 
 impl Generators {
@@ -159,6 +88,7 @@ impl Generators {
             cut: generator(2),
             disconnect: generator(3),
             kill: generator(4),
+            instance: generator(5),
         }
     }
 }
@@ -173,14 +103,16 @@ impl Generator {
 }
 
 impl Faults {
-    /// Faults as configured.
-    pub fn new(settings: FaultSettings) -> Self {
+    /// Faults as configured, of a stack with this many backends.
+    pub fn new(settings: FaultSettings, instances: usize) -> Self {
         Self {
             messages: AtomicBool::new(concerns_messages(&settings)),
             cut_every_frames: AtomicU64::new(settings.cut_every_frames),
             random: RwLock::new(Generators::new(settings.seed)),
             settings: watch::Sender::new(settings),
             push_turn: AtomicU64::new(0),
+            instances,
+            redis: broadcast::Sender::new(REDIS_FAULTS),
         }
     }
 
@@ -189,8 +121,30 @@ impl Faults {
         self.settings.borrow().clone()
     }
 
-    /// Puts other settings in force. `reseed` restarts all random sequences.
-    pub fn replace(&self, settings: FaultSettings, reseed: bool) {
+    /// Checks settings, also against the stack.
+    pub fn check(&self, settings: &FaultSettings) -> Result<(), String> {
+        settings.validate()?;
+        if let Some(unknown) = settings.partition.iter().find(|instance| **instance >= self.instances) {
+            return Err(format!("partition: there is no instance {unknown}"));
+        }
+        let redis = settings.redis_pause_ms > 0 || settings.redis_flush || !settings.partition.is_empty();
+        if redis && self.instances < 2 {
+            return Err("without --instances there is no Redis".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Puts other settings in force. `reseed` restarts all random sequences. What happens once happens now, and is not
+    /// kept.
+    pub fn replace(&self, mut settings: FaultSettings, reseed: bool) {
+        let pause = Duration::from_millis(std::mem::take(&mut settings.redis_pause_ms));
+        if !pause.is_zero() {
+            // Without a receiver the stack is stopping.
+            let _stopping = self.redis.send(RedisFault::Pause(pause));
+        }
+        if std::mem::take(&mut settings.redis_flush) {
+            let _stopping = self.redis.send(RedisFault::Flush);
+        }
         if reseed {
             *self.random.write() = Generators::new(settings.seed);
             self.push_turn.store(0, Ordering::Relaxed);
@@ -200,6 +154,35 @@ impl Faults {
         self.settings.send_replace(settings);
     }
 
+    /// The faults of Redis from now on.
+    pub fn of_redis(&self) -> broadcast::Receiver<RedisFault> {
+        self.redis.subscribe()
+    }
+
+    /// Waits until the time that `every` gives, in milliseconds, has passed since `since`; 0: for ever.
+    pub async fn due(&self, since: Instant, every: impl Fn(&FaultSettings) -> u64) {
+        let mut changes = self.changes();
+        loop {
+            let every = Duration::from_millis(every(&changes.borrow_and_update()));
+            tokio::select! {
+                () = tokio::time::sleep_until(since + every), if !every.is_zero() => return,
+                changed = changes.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+
+    /// Whether the load balancer ignores its cookies.
+    pub fn spreads_requests(&self) -> bool {
+        self.settings.borrow().spread_requests
+    }
+
+    /// Draws an instance.
+    pub fn instance(&self) -> usize {
+        self.random.read().instance.draw(|random| random.random_range(0..self.instances.max(1)))
+    }
+
     /// Tells of every change from now on.
     pub fn changes(&self) -> watch::Receiver<FaultSettings> {
         self.settings.subscribe()
@@ -207,16 +190,7 @@ impl Faults {
 
     /// Waits until a backend that started at `start` is to be killed.
     pub async fn backend_kill(&self, start: Instant) {
-        let mut changes = self.changes();
-        loop {
-            let every = Duration::from_millis(changes.borrow_and_update().kill_backend_every_ms);
-            tokio::select! {
-                () = tokio::time::sleep_until(start + every), if !every.is_zero() => return,
-                changed = changes.changed() => if changed.is_err() {
-                    std::future::pending::<()>().await;
-                },
-            }
-        }
+        self.due(start, |settings| settings.kill_backend_every_ms).await;
     }
 
     /// Draws the faults of the next `$default` event.
@@ -283,13 +257,6 @@ fn concerns_messages(settings: &FaultSettings) -> bool {
     settings.drop > 0.0 || settings.repeat > 0.0 || settings.reorder > 0.0 || settings.delay_ms > 0
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|share| (0.0..=1.0).contains(share))
-        .ok_or_else(|| format!("`{text}` is not a share from 0 to 1"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,17 +281,17 @@ mod tests {
             let ages: Vec<_> = (0..20).map(|_| faults.cut_age()).collect();
             (fates, pushes, ages)
         };
-        let faults = Faults::new(settings());
+        let faults = Faults::new(settings(), 1);
         let first = decisions(&faults);
-        assert_eq!(first, decisions(&Faults::new(settings())));
-        assert_ne!(first, decisions(&Faults::new(FaultSettings { seed: 8, ..settings() })));
+        assert_eq!(first, decisions(&Faults::new(settings(), 1)));
+        assert_ne!(first, decisions(&Faults::new(FaultSettings { seed: 8, ..settings() }, 1)));
         faults.replace(settings(), true);
         assert_eq!(first, decisions(&faults));
     }
 
     #[test]
     fn one_purpose_does_not_disturb_another() {
-        let (quiet, busy) = (Faults::new(settings()), Faults::new(settings()));
+        let (quiet, busy) = (Faults::new(settings(), 1), Faults::new(settings(), 1));
         let expected: Vec<_> = (0..50).map(|_| quiet.push()).collect();
         let found: Vec<_> = (0..50)
             .map(|_| {
@@ -337,15 +304,35 @@ mod tests {
 
     #[test]
     fn failing_pushes_take_turns() {
-        let faults = Faults::new(FaultSettings { push_fail: 1.0, ..Default::default() });
+        let faults = Faults::new(FaultSettings { push_fail: 1.0, ..Default::default() }, 1);
         let statuses: Vec<u16> = (0..4).filter_map(|_| faults.push()).map(|failure| failure.status).collect();
         assert_eq!(statuses, [429, 500, 410, 429]);
     }
 
     #[test]
     fn there_are_no_faults_by_default() {
-        let faults = Faults::new(FaultSettings::default());
+        let faults = Faults::new(FaultSettings::default(), 1);
         assert_eq!((faults.message(), faults.push(), faults.cut_age()), (Fate::default(), None, None));
         assert!(!faults.disconnect_lost());
+    }
+
+    #[test]
+    fn what_happens_once_is_not_kept() {
+        let faults = Faults::new(FaultSettings::default(), 3);
+        let mut of_redis = faults.of_redis();
+        let once = FaultSettings { redis_pause_ms: 5, redis_flush: true, ..Default::default() };
+        faults.check(&once).unwrap();
+        faults.replace(once, false);
+        assert_eq!(of_redis.try_recv(), Ok(RedisFault::Pause(Duration::from_millis(5))));
+        assert_eq!(of_redis.try_recv(), Ok(RedisFault::Flush));
+        assert_eq!(faults.settings(), FaultSettings::default());
+    }
+
+    #[test]
+    fn only_instances_that_exist_are_cut_off() {
+        let partition = |instance| FaultSettings { partition: vec![instance], ..Default::default() };
+        assert!(Faults::new(partition(2), 3).check(&partition(2)).is_ok());
+        assert!(Faults::new(partition(3), 3).check(&partition(3)).is_err());
+        assert!(Faults::new(partition(0), 1).check(&partition(0)).is_err());
     }
 }

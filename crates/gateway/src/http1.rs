@@ -56,10 +56,11 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, std::net::Sock
 }
 
 /// Serves a listener with one handler, until dropped.
-pub(crate) async fn serve<H, F>(listener: TcpListener, handler: H)
+pub(crate) async fn serve<H, F, B>(listener: TcpListener, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     loop {
         let (stream, _) = accept(&listener).await;
@@ -68,11 +69,12 @@ where
 }
 
 /// Serves one connection with one handler.
-pub(crate) async fn serve_connection<S, H, F>(stream: S, handler: H)
+pub(crate) async fn serve_connection<S, H, F, B>(stream: S, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<Full<Bytes>>>,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
 {
     let service = service_fn(move |request| {
         let answer = handler(request);

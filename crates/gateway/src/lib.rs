@@ -6,6 +6,7 @@
 //! invocations of the [`function`]; [`control`] changes the [`faults`] and shows the [`counters`].
 
 mod backend_calls;
+pub mod balancer;
 pub mod clock;
 pub mod config;
 #[cfg(test)]

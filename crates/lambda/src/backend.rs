@@ -28,6 +28,7 @@ use crate::{
     event::Invocation,
     metrics::InvocationStats,
     secrets::{DistinctSecrets, Secret, SecretKind},
+    sticky::Sticky,
 };
 
 /// Retries after a transient failure.
@@ -91,6 +92,7 @@ pub(crate) struct Backend {
     limits: Limits,
     http: Http,
     breaker: Breaker,
+    sticky: Sticky,
 }
 
 impl Backend {
@@ -118,7 +120,14 @@ impl Backend {
             Ok((path, url.as_str().parse().map_err(|_| ConfigError::Url("BACKEND_URL"))?))
         };
         let uris = [uri(CONNECT_PATH)?, uri(MESSAGE_PATH)?, uri(DISCONNECT_PATH)?];
-        Ok(Self { uris, keys, limits: config.limits, http, breaker: Breaker::default() })
+        Ok(Self {
+            uris,
+            keys,
+            limits: config.limits,
+            http,
+            breaker: Breaker::default(),
+            sticky: Sticky::default(),
+        })
     }
 
     /// Posts `body` on behalf of the invocation's connection.
@@ -131,13 +140,17 @@ impl Backend {
     ) -> Result<BackendResponse, BackendError> {
         let started = Instant::now();
         let within = invocation.deadline.budget(self.limits.backend, ERROR_POST_TIME);
-        let attempts = self.with_retries(path, body.into(), invocation, stats);
+        let mut failed = None;
+        let attempts = self.with_retries(path, body.into(), invocation, stats, &mut failed);
         let response = timeout(within, attempts).await.unwrap_or_else(|_| {
-            // A slow backend is still there: connecting would have failed sooner.
-            if within > self.limits.connect {
-                self.breaker.connected();
-            }
-            Err(BackendError::Timeout)
+            // Time that passed while the request was repeated is no slow answer.
+            Err(failed.unwrap_or_else(|| {
+                // A slow backend is still there: connecting would have failed sooner.
+                if within > self.limits.connect {
+                    self.breaker.connected();
+                }
+                BackendError::Timeout
+            }))
         });
         stats.backend = Some(stats.backend.unwrap_or_default() + started.elapsed());
         if let Err(error) = response {
@@ -146,12 +159,14 @@ impl Backend {
         response
     }
 
+    /// `failed`: why the last attempt did, if it can be repeated.
     async fn with_retries(
         &self,
         path: &str,
         body: bytes::Bytes,
         invocation: &Invocation,
         stats: &mut InvocationStats,
+        failed: &mut Option<BackendError>,
     ) -> Result<BackendResponse, BackendError> {
         let mut retry = Retry::until(Instant::now() + self.limits.retry_within).at_most(MAX_RETRIES);
         let mut keys = self.keys.get().await.ok_or(BackendError::Unavailable("no_bridge_secret"))?;
@@ -160,7 +175,7 @@ impl Backend {
             if !self.breaker.admits() {
                 return Err(BackendError::Unavailable("backend_circuit_open"));
             }
-            let transient = match self.attempt(path, body.clone(), invocation, &keys).await {
+            let transient = match self.attempt(path, body.clone(), invocation, &keys, stats).await {
                 Err(AttemptError::Unauthorized) if rejected => return Err(BackendError::Unauthorized),
                 Err(AttemptError::Unauthorized) => {
                     rejected = true;
@@ -172,6 +187,7 @@ impl Backend {
                 Err(AttemptError::Permanent(error)) => return Err(error),
                 Ok(response) => return Ok(response),
             };
+            *failed = Some(transient);
             if !retry.wait().await {
                 return Err(transient);
             }
@@ -185,6 +201,7 @@ impl Backend {
         body: bytes::Bytes,
         invocation: &Invocation,
         keys: &BridgeKeys,
+        stats: &mut InvocationStats,
     ) -> Result<BackendResponse, AttemptError> {
         let jti = uuid::Uuid::new_v4().to_string();
         let token = keys
@@ -200,6 +217,10 @@ impl Backend {
             .map(|(_, uri)| uri.clone())
             .ok_or_else(unusable)?;
         *request.headers_mut() = headers(invocation, &token).ok_or_else(unusable)?;
+        let session = stats.session();
+        if let Some(cookie) = session.and_then(|session| self.sticky.cookie(session)) {
+            request.headers_mut().insert(header::COOKIE, cookie);
+        }
         let response = match self.http.send(request).await {
             Ok(response) => response,
             Err(HttpError::Setup(error)) => {
@@ -216,6 +237,11 @@ impl Backend {
             }
         };
         self.breaker.connected();
+        if let Some(session) = session
+            && self.sticky.learn(session, response.status(), response.headers())
+        {
+            stats.hops += 1;
+        }
         read(response).await
     }
 }

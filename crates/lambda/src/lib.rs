@@ -17,6 +17,7 @@ mod metrics;
 mod parameter;
 mod reply;
 mod secrets;
+mod sticky;
 
 use std::{convert::Infallible, io::Write};
 

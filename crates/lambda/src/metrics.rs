@@ -38,6 +38,8 @@ pub(crate) struct InvocationStats {
     pub(crate) push: Option<Duration>,
     /// Retried requests.
     pub(crate) retries: u32,
+    /// Responses to requests that the backend's load balancer gave to an instance without the session.
+    pub(crate) hops: u32,
 }
 
 impl InvocationStats {
@@ -54,6 +56,7 @@ impl InvocationStats {
             backend: None,
             push: None,
             retries: 0,
+            hops: 0,
         }
     }
 
@@ -66,6 +69,10 @@ impl InvocationStats {
     pub(crate) fn set_session(&mut self, session_id: &SessionId) {
         tracing::Span::current().record("session_id", session_id.as_str());
         self.session_id = Some(session_id.clone());
+    }
+
+    pub(crate) const fn session(&self) -> Option<&SessionId> {
+        self.session_id.as_ref()
     }
 }
 
@@ -98,6 +105,8 @@ struct Batch {
     invocations: u64,
     #[serde(skip_serializing_if = "is_zero")]
     retries: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    hops: u64,
     bytes_in: Vec<usize>,
     bytes_out: Vec<usize>,
     duration_ms: Vec<f64>,
@@ -214,6 +223,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     retries: u64,
     #[serde(skip_serializing_if = "is_zero")]
+    hops: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     cold_starts: u64,
     #[serde(flatten)]
     metrics: Option<LineMetrics>,
@@ -265,6 +276,7 @@ impl<'a> Line<'a> {
             bytes_in: of_frame(stats.bytes_in),
             bytes_out: of_frame(stats.bytes_out),
             retries: stats.retries.into(),
+            hops: stats.hops.into(),
             cold_starts: cold.into(),
             metrics: None,
         }
@@ -288,6 +300,7 @@ impl Batch {
         self.frames += 1;
         self.invocations += 1;
         self.retries += line.retries;
+        self.hops += line.hops;
         self.duration_ms.push(line.duration_ms);
         self.backend_ms.extend(line.backend_ms);
         self.push_ms.extend(line.push_ms);

@@ -2,9 +2,13 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,10 +22,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::environment::Environment;
+use super::port;
 
-/// Time for the backend to print its address.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the backend to print its address, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time for the backend to stop: it ends its shells and notifies clients in 24 s, then its init ends the rest.
 const STOP_TIMEOUT: Duration = Duration::from_secs(27);
 /// Pause before the backend is started again after its init has exited.
@@ -37,22 +41,51 @@ pub(super) struct Backend {
     /// When it last began to listen.
     pub(super) listening: watch::Receiver<Instant>,
     init: Child,
+    pid: Init,
+    plan: Plan,
+}
+
+/// How to start a backend.
+#[derive(Debug, Clone)]
+struct Plan {
     program: PathBuf,
+    instance: usize,
     variables: Vec<(String, String)>,
 }
 
+/// The init of a backend, for signals; also after another start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Init(Arc<AtomicU32>);
+
+impl Init {
+    /// The backend that runs now.
+    pub(super) fn backend(&self) -> Option<Pid> {
+        match self.0.load(Relaxed) {
+            0 => None,
+            init => running(init),
+        }
+    }
+
+    /// Kills the backend, as the kernel or an operator might; false if it is not running.
+    pub(super) fn kill(&self) -> bool {
+        self.backend().is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    }
+}
+
 impl Backend {
-    /// Starts the backend on a port (0: a free one) and waits until it listens.
+    /// Starts the backend on a port (0: a free one) with the variables for it, and waits until it listens.
     pub(super) async fn start(
         program: &Path,
+        instance: usize,
         port: u16,
-        environment: &mut Environment,
+        mut variables: impl FnMut(u16) -> Vec<(String, String)>,
     ) -> anyhow::Result<Self> {
         let attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
         let mut attempt = 1;
         loop {
-            environment.backend_port(if port == 0 { free_port()? } else { port });
-            match launch(program, &environment.backend()).await {
+            let variables = variables(if port == 0 { port::free()? } else { port });
+            let plan = Plan { program: program.to_owned(), instance, variables };
+            match launch(plan, Init::default()).await {
                 Ok(backend) => return Ok(backend),
                 Err(error) if attempt >= attempts => return Err(error),
                 Err(error) => warn!("{error:#}; trying another port"),
@@ -72,14 +105,18 @@ impl Backend {
     /// Starts it again on its port after its init has exited, as after SIGHUP, which leaves the sessions to the next.
     pub(super) async fn again(&mut self) -> anyhow::Result<()> {
         tokio::time::sleep(PAUSE).await;
-        *self = launch(&self.program, &self.variables).await?;
+        *self = launch(self.plan.clone(), self.pid.clone()).await?;
         Ok(())
     }
 
-    /// Kills it, as the kernel or an operator might; false if it is not running.
-    pub(super) fn kill(&self) -> bool {
-        let pid = self.init.id().and_then(running);
-        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    /// Its init.
+    pub(super) fn init(&self) -> Init {
+        self.pid.clone()
+    }
+
+    /// The address at which it listens.
+    pub(super) fn address(&self) -> anyhow::Result<SocketAddr> {
+        self.url.trim_start_matches("http://").parse().with_context(|| format!("the address {}", self.url))
     }
 
     /// Sends SIGTERM, waits, and kills it after the timeout.
@@ -98,11 +135,11 @@ impl Backend {
 }
 
 /// Starts the program and waits for the line `listening http://…` on its stdout.
-async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Result<Backend> {
-    let name = program.display();
-    let mut init = Command::new(program)
+async fn launch(plan: Plan, pid: Init) -> anyhow::Result<Backend> {
+    let name = plan.program.display();
+    let mut init = Command::new(&plan.program)
         .arg("--init")
-        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .envs(plan.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // In its own process group, Ctrl-C does not reach it: the gateway stops the backend in order.
@@ -122,21 +159,20 @@ async fn launch(program: &Path, variables: &[(String, String)]) -> anyhow::Resul
         Err(_) => bail!("the backend {name} did not print `listening http://…` within {START_TIMEOUT:?}"),
     };
     let (listens, listening_since) = watch::channel(Instant::now());
-    let pid = init.id();
-    log(pid, &url);
+    pid.0.store(init.id().unwrap_or_default(), Relaxed);
+    let (instance, runs) = (plan.instance, pid.clone());
+    let log = move |url: &str| {
+        info!(instance, pid = runs.backend().map(Pid::as_raw_pid), url, "the backend listens");
+    };
+    log(&url);
     tokio::spawn(async move {
         // Its stdout stays open; lines between its starts are logs.
         while let Ok(Some(url)) = listening(&mut lines).await {
-            log(pid, &url);
+            log(&url);
             listens.send_replace(Instant::now());
         }
     });
-    let (program, variables) = (program.to_owned(), variables.to_owned());
-    Ok(Backend { url, listening: listening_since, init, program, variables })
-}
-
-fn log(init: Option<u32>, url: &str) {
-    info!(pid = init.and_then(running).map(Pid::as_raw_pid), url, "the backend listens");
+    Ok(Backend { url, listening: listening_since, init, pid, plan })
 }
 
 /// The backend that runs below this init. The init's other children are hosts of sessions.
@@ -156,9 +192,4 @@ async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result
         }
     }
     Ok(None)
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("cannot find a free port")?;
-    Ok(listener.local_addr()?.port())
 }

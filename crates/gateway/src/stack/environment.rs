@@ -89,6 +89,20 @@ impl Environment {
         [self.shared.as_slice(), &self.backend].concat()
     }
 
+    /// Variables for one of several backends, which reaches Redis through a relay.
+    pub(super) fn instance(&self, port: u16, run_dir: &Path, redis: SocketAddr) -> Vec<(String, String)> {
+        let own = [
+            ("PORT", port.to_string()),
+            ("RUN_DIR", run_dir.display().to_string()),
+            ("REDIS_URL", format!("redis://{redis}")),
+            ("INSTANCE_URL", format!("http://127.0.0.1:{port}")),
+        ];
+        let mut variables = self.backend();
+        // The last one of a name holds.
+        variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        variables
+    }
+
     /// Variables for the function.
     pub(super) fn function(&self) -> Vec<(String, String)> {
         [self.shared.as_slice(), &self.function].concat()

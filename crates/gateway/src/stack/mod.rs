@@ -1,9 +1,13 @@
-//! Starts and stops everything in order: listeners, backend, function, gateway.
+//! Starts and stops everything in order: listeners, backends, function, gateway.
 //!
 //! All listeners are bound before any process starts, so that a port in use gives a single error line.
 
 mod backend;
 mod environment;
+mod fleet;
+mod pause;
+mod port;
+mod redis;
 
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -11,7 +15,7 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     backend_calls,
@@ -25,8 +29,8 @@ use crate::{
     tls,
     ws::{self, End},
 };
-use backend::Backend;
 use environment::Environment;
+use fleet::{Fleet, Shared};
 
 /// Backlog of each listener.
 const BACKLOG: u32 = 4096;
@@ -37,7 +41,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Stack {
     gateway: Arc<Gateway>,
-    backend: Option<Backend>,
+    fleet: Option<Fleet>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Removed when everything has stopped.
@@ -48,6 +52,7 @@ struct Listeners {
     api: TcpListener,
     control: TcpListener,
     dynamodb: TcpListener,
+    balancer: Option<TcpListener>,
     backend_calls: Option<TcpListener>,
     runtime: Vec<TcpListener>,
 }
@@ -56,14 +61,15 @@ impl Stack {
     /// Starts everything and prints the addresses on stdout, one per line, then `ready`.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         descriptors::raise_limit();
-        config.faults.validate().map_err(anyhow::Error::msg)?;
+        let faults = Faults::new(config.faults.clone(), config.instances.into());
+        faults.check(&config.faults).map_err(anyhow::Error::msg)?;
         let listeners = bind_all(config)?;
         let (api, dynamodb) = (listeners.api.local_addr()?, listeners.dynamodb.local_addr()?);
         let control = listeners.control.local_addr()?;
         let tls = if config.tls { Some(tls::acceptor(&config.api_id, &config.region)?) } else { None };
         let (counters, tasks, stop) =
             (Arc::<Counters>::default(), TaskTracker::new(), CancellationToken::new());
-        let faults = Arc::new(Faults::new(config.faults.clone()));
+        let faults = Arc::new(faults);
 
         let serve_dynamodb = dynamodb::serve(listeners.dynamodb, Arc::clone(&counters));
         let until = stop.clone();
@@ -74,30 +80,41 @@ impl Stack {
         });
 
         let mut environment = Environment::new(config, api, dynamodb);
-        let run_dir = TempDir::with_prefix("gateway-").context("a directory for the backend")?;
-        // One that the backend makes, for itself alone.
-        environment.run_dir(&run_dir.path().join("sessions"));
+        let run_dir = TempDir::with_prefix("gateway-").context("a directory for the backends")?;
         let pool = match &config.lambda_url {
             Some(_) => None,
             None => {
                 Some(listeners.runtime.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?)
             }
         };
-        let backend = match &config.backend {
+        let fleet = match &config.backend {
             Some(program) => {
-                let backend = Backend::start(program, config.backend_port, &mut environment).await?;
+                let shared = Shared {
+                    environment: &mut environment,
+                    directory: run_dir.path(),
+                    faults: &faults,
+                    counters: &counters,
+                    tasks: &tasks,
+                    stop: &stop,
+                };
+                let fleet = match listeners.balancer {
+                    Some(listener) => {
+                        Fleet::several(program, config.instances.into(), listener, shared).await?
+                    }
+                    None => Fleet::one(program, config.backend_port, shared).await?,
+                };
                 match listeners.backend_calls {
                     Some(listener) => {
                         environment.backend_url(&format!("http://{}", listener.local_addr()?));
-                        let authority = backend.url.trim_start_matches("http://").parse();
+                        let authority = fleet.url.trim_start_matches("http://").parse();
                         let authority = authority.context("the backend's address")?;
                         let relay = backend_calls::serve(listener, authority, Arc::clone(&counters));
                         let stop = stop.clone();
                         tasks.spawn(async move { stop.run_until_cancelled(relay).await });
                     }
-                    None => environment.backend_url(&backend.url),
+                    None => environment.backend_url(&fleet.url),
                 }
-                Some(backend)
+                Some(fleet)
             }
             None => None,
         };
@@ -129,8 +146,7 @@ impl Stack {
             tasks.spawn(async move { stop.run_until_cancelled(service).await });
         }
 
-        let page =
-            backend.as_ref().map(|backend| format!("page       {}/\n", backend.url)).unwrap_or_default();
+        let page = fleet.as_ref().map(|fleet| format!("page       {}/\n", fleet.url)).unwrap_or_default();
         let lines = format!(
             "{page}websocket  {}\ncontrol    http://{control}/\ndynamodb   http://{dynamodb}\nmanagement http://{api}/{}\nready\n",
             environment::websocket_url(config, api),
@@ -138,43 +154,25 @@ impl Stack {
         );
         let mut stdout = std::io::stdout();
         stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()).context("writing to stdout")?;
-        Ok(Self { gateway, backend, tasks, stop, _run_dir: run_dir })
+        Ok(Self { gateway, fleet, tasks, stop, _run_dir: run_dir })
     }
 
-    /// Runs until `signal`. Kills the backend if a fault says so, after which its init starts it again. Starts it again
-    /// itself when the init has exited.
+    /// Runs until `signal`, and keeps the backends running.
     pub async fn run(&mut self, signal: impl Future<Output = ()>) {
-        let mut signal = std::pin::pin!(signal);
-        let mut killed = None;
-        loop {
-            let Some(backend) = &mut self.backend else { return signal.await };
-            let mut listening = backend.listening.clone();
-            let since = *listening.borrow_and_update();
-            tokio::select! {
-                () = &mut signal => return,
-                () = self.gateway.faults.backend_kill(since), if killed != Some(since) => {
-                    killed = Some(since);
-                    if backend.kill() {
-                        self.gateway.counters.backend_kills.increment();
-                    }
-                }
-                Ok(()) = listening.changed() => {}
-                status = backend.wait() => {
-                    warn!(status, "the backend exited; starting it again");
-                    // A signal meanwhile takes effect after it, so that the new backend ends the sessions.
-                    if let Err(error) = backend.again().await {
-                        error!("{error:#}");
-                        self.backend = None;
-                    }
-                }
-            }
-        }
+        let Some(fleet) = &mut self.fleet else { return signal.await };
+        let stop = CancellationToken::new();
+        let run = fleet.run(&self.gateway.faults, &self.gateway.counters, stop.clone());
+        let stopping = async {
+            signal.await;
+            stop.cancel();
+        };
+        tokio::join!(run, stopping);
     }
 
-    /// Stops everything in order: the backend first, while its clients are still connected.
+    /// Stops everything in order: the backends first, while their clients are still connected.
     pub async fn stop(mut self) {
-        if let Some(backend) = self.backend.take() {
-            backend.stop().await;
+        if let Some(fleet) = self.fleet.take() {
+            fleet.stop().await;
         }
         self.gateway.connections.end_all(End::Close(1001, "Going away"));
         self.gateway.tasks.close();
@@ -203,14 +201,20 @@ fn bind_all(config: &Config) -> anyhow::Result<Listeners> {
             bind(address, "--runtime-api")
         })
         .collect::<anyhow::Result<_>>()?;
-    if config.backend.is_some() && config.backend_port != 0 {
+    let several = config.instances > 1;
+    if several && std::env::var_os("METRICS_BIND").is_some() {
+        bail!("METRICS_BIND: several instances (--instances) cannot share one address");
+    }
+    let backend = SocketAddr::from(([127, 0, 0, 1], config.backend_port));
+    if config.backend.is_some() && config.backend_port != 0 && !several {
         // Checked here, before the backend is started in vain.
-        drop(bind(SocketAddr::from(([127, 0, 0, 1], config.backend_port)), "--backend-port")?);
+        drop(bind(backend, "--backend-port")?);
     }
     Ok(Listeners {
         api: bind(config.listen, "--listen")?,
         control: bind(config.control, "--control")?,
         dynamodb: bind(config.dynamodb, "--dynamodb")?,
+        balancer: several.then(|| bind(backend, "--backend-port")).transpose()?,
         backend_calls: config
             .count_backend_calls
             .then(|| bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--count-backend-calls"))

@@ -11,6 +11,8 @@ async fn faults_are_merged_and_checked() {
         "seed": 1, "delayMs": 0, "reorder": 0.0, "repeat": 0.0, "drop": 0.0, "pushFail": 0.0,
         "pushFailAfterDelivery": 0.0, "pushFailStatus": 0, "cutEveryMs": 0, "cutEveryFrames": 0,
         "cutAbruptly": false, "dropDisconnect": 0.0, "killFunctionEveryMs": 0, "killBackendEveryMs": 0,
+        "killInstanceEveryMs": 0, "pauseInstanceEveryMs": 0, "pauseInstanceMs": 15000, "partition": [], "spreadRequests": false,
+        "redisPauseMs": 0, "redisFlush": false,
     });
     assert_eq!(stack.faults(json!({})).await, quiet);
     let changed = stack.faults(json!({ "drop": 0.25, "seed": 9 })).await;
@@ -20,8 +22,16 @@ async fn faults_are_merged_and_checked() {
     );
     assert_eq!(stack.faults(json!({})).await, changed);
     let url = format!("{}__faults", stack.control);
-    for wrong in ["", "[]", "{\"drop\":2}", "{\"drop\":\"x\"}", "{\"unknown\":1}", "{\"pushFailStatus\":200}"]
-    {
+    for wrong in [
+        "",
+        "[]",
+        "{\"drop\":2}",
+        "{\"drop\":\"x\"}",
+        "{\"unknown\":1}",
+        "{\"pushFailStatus\":200}",
+        "{\"partition\":[0]}",
+        "{\"redisFlush\":true}",
+    ] {
         let answer = http("POST", &url, &[], wrong).await;
         assert_eq!(answer.status, 400, "{wrong}");
         assert!(answer.json()["message"].is_string());
@@ -49,7 +59,8 @@ async fn the_state_counts_and_meters() {
             "connections": 1,
             "invocations": { "$connect": 1, "$default": 1, "$disconnect": 0 },
             "messagesIn": 1, "messagesOut": 2, "meteredIn": 1, "meteredOut": 3,
-            "pushes": { "200": 1 }, "dynamodb": {}, "billedMs": null, "cuts": 0, "backendKills": 0, "faults": null,
+            "pushes": { "200": 1 }, "dynamodb": {}, "billedMs": null, "cuts": 0, "backendKills": 0,
+            "pauses": 0, "faults": null,
             "function": { "coldStarts": 4, "crashes": 0, "kills": 0 },
         })
     );

@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod function;
 mod handshake;
+mod instances;
 mod limits;
 mod management;
 mod routing;

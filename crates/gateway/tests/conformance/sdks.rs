@@ -82,7 +82,7 @@ async fn with_lambda_url(sample: Sample) {
         },
         &[listener.local_addr().unwrap()],
         Arc::default(),
-        Arc::new(Faults::new(FaultSettings::default())),
+        Arc::new(Faults::new(FaultSettings::default(), 1)),
     ));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     pool.start(vec![listener], &tasks, &stop);

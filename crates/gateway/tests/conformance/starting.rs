@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::{Stack, example, until, without_capabilities, wrapped};
 
 /// A backend as a shell script. Runs `tell` before it prints its address, and `then` after.
-fn backend(directory: &TempDir, tell: &str, then: &str) -> PathBuf {
+pub(super) fn backend(directory: &TempDir, tell: &str, then: &str) -> PathBuf {
     let path = directory.path().join("backend");
     let script = format!("#!/bin/bash\n{tell}\necho \"listening http://127.0.0.1:$PORT\"\n{then}\n");
     std::fs::write(&path, script).unwrap();
@@ -17,9 +17,10 @@ fn backend(directory: &TempDir, tell: &str, then: &str) -> PathBuf {
     path
 }
 
-const FOR_EVER: &str = "trap 'echo told to stop >&2; exit 0' TERM; while true; do sleep 0.05; done";
+pub(super) const FOR_EVER: &str =
+    "trap 'echo told to stop >&2; exit 0' TERM; while true; do sleep 0.05; done";
 
-fn alive(pid: &str) -> bool {
+pub(super) fn alive(pid: &str) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 

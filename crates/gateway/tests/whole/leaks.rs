@@ -58,23 +58,23 @@ pub(crate) fn children(pid: u32) -> BTreeSet<u32> {
     let all = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    all.filter(|child: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        let parent =
-            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
-        parent == Some(pid)
-    })
-    .collect()
+    all.filter(|child| parent(*child) == Some(pid)).collect()
+}
+
+/// The parent of a process.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Process ids that a shell printed as `pid 123.`
-fn pids(output: &[u8]) -> Vec<u32> {
+pub(crate) fn pids(output: &[u8]) -> Vec<u32> {
     let text = String::from_utf8_lossy(output).into_owned();
     text.split("pid ").skip(1).filter_map(|rest| rest.split('.').next()?.parse().ok()).collect()
 }
 
 /// Whether a process runs. Zombies do not.
-fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }

@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancer;
 mod counted;
+mod fleet;
 mod flood;
 mod idle;
 mod keys;

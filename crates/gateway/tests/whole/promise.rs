@@ -14,12 +14,12 @@ use tempfile::TempDir;
 
 use super::{
     leaks,
-    support::{Stack, StackBuilder, sibling},
+    support::{Stack, StackBuilder, sibling, until},
     terminal::{Session, Terminal},
 };
 
 /// Keystrokes and bytes of output of one run: a tenth of the full size, or `SOAK` times the full size.
-fn size() -> (usize, usize) {
+pub(crate) fn size() -> (usize, usize) {
     let full = (20_000, 50_000_000);
     match std::env::var("SOAK").ok().and_then(|times| times.parse::<usize>().ok()) {
         Some(times) => (full.0 * times, full.1 * times),
@@ -28,12 +28,12 @@ fn size() -> (usize, usize) {
 }
 
 /// Timeout of one run, far above its usual time.
-fn patience() -> Duration {
-    Duration::from_mins(if std::env::var_os("SOAK").is_some() { 120 } else { 5 })
+pub(crate) fn patience() -> Duration {
+    Duration::from_mins(if std::env::var_os("SOAK").is_some() { 120 } else { 20 })
 }
 
 /// The faults in force during a run.
-fn bad_weather(seed: u64) -> Value {
+pub(crate) fn bad_weather(seed: u64) -> Value {
     json!({
         "seed": seed, "reorder": 0.10, "repeat": 0.05, "drop": 0.02, "pushFail": 0.05,
         "pushFailAfterDelivery": 0.5, "cutEveryMs": 2000, "cutAbruptly": seed.is_multiple_of(2),
@@ -67,13 +67,23 @@ fn written(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 
 /// Types each key in its own frame and checks the echo; then prints a file while typing goes on.
 async fn script(stack: &Stack, seed: u64) -> (Session, Terminal) {
-    let (keys, bytes) = size();
     let session = Session::with(stack, json!({"shell": "/bin/sh"})).await;
     let mut terminal = Terminal::new(stack, &session, "promise");
+    script_in(stack, &mut terminal, seed, size()).await;
+    (session, terminal)
+}
+
+/// The same at a terminal whose session runs `sh`, with so many keys and bytes of output.
+pub(crate) async fn script_in(
+    stack: &Stack,
+    terminal: &mut Terminal,
+    seed: u64,
+    (keys, bytes): (usize, usize),
+) {
     let directory = stack.directory();
     let shown = noise(seed, bytes);
-    let file = written(directory, "shown", &shown);
-    let second = directory.join("typed");
+    let file = written(directory, &format!("shown-{seed}"), &shown);
+    let second = directory.join(format!("typed-{seed}"));
     // Raw mode passes every byte through unchanged in both directions.
     terminal.run("stty raw -echo; printf 'ra''w'", "raw").await;
 
@@ -105,7 +115,6 @@ async fn script(stack: &Stack, seed: u64) -> (Session, Terminal) {
     assert_same("shown bytes", &terminal.output[from + start..from + start + bytes], &shown);
     assert_same("typed keys", &std::fs::read(&second).unwrap(), &typed);
     assert!(terminal.snapshots.is_empty(), "a client that comes back in time has no gap");
-    (session, terminal)
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -199,8 +208,10 @@ async fn while_the_backend_is_killed(stack: StackBuilder, seed: u64) {
     terminal.run("echo aft''er", "after").await;
     let kills = stack.state().await["backendKills"].as_u64().unwrap();
     assert!(kills > 0, "nothing was killed");
-    let starts = stack.log().matches("the backend listens").count() as u64;
-    assert_eq!(starts, kills + 1, "only a kill ended it");
+    // Its line in the log may come after its first answer.
+    let starts = async || stack.log().matches("the backend listens").count() as u64;
+    until("all starts", || async { (starts().await > kills).then_some(()) }).await;
+    assert_eq!(starts().await, kills + 1, "only a kill ended it");
     println!("{kills} kills, {:?}", terminal.client.counts);
     session.end().await;
 }
@@ -239,8 +250,11 @@ async fn every_byte_arrives_while_the_backend_is_killed_below_process_1_of_a_con
     let killing = async {
         loop {
             tokio::time::sleep(Duration::from_millis(KILL_EVERY)).await;
-            leaks::kill(backend_below(stack.pid()).expect("init starts it again"));
-            kills += 1;
+            // Init may be about to start it again.
+            if let Some(backend) = backend_below(stack.pid()) {
+                leaks::kill(backend);
+                kills += 1;
+            }
         }
     };
     let (session, mut terminal) = tokio::select! {

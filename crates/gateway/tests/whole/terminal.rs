@@ -2,19 +2,25 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use shellbridge_protocol::{
+    ErrorCode,
     client::{Client, Event},
     frame::ServerFrame,
     limits::{MAX_FRAME, MAX_MESSAGE},
 };
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::support::{self, Stack, http};
+use super::support::{self, Stack, http, until};
 
 /// A session created with `/api/dev/sessions`.
 pub(crate) struct Session {
@@ -32,7 +38,13 @@ impl Session {
         // An empty home, so that no user's start-up files affect the test.
         body["env"]["HOME"] = stack.directory().to_str().unwrap().into();
         let page = stack.page.clone().unwrap();
-        let answer = http("POST", &format!("{page}api/dev/sessions"), &[], body.to_string()).await;
+        let url = format!("{page}api/dev/sessions");
+        let answer = until("a session", || async {
+            let answer = http("POST", &url, &[], body.to_string()).await;
+            // One of several instances may be starting, or without Redis for a moment.
+            (answer.status < 500).then_some(answer)
+        })
+        .await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let made = answer.json();
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
@@ -47,12 +59,34 @@ impl Session {
         format!("Bearer {}", self.token)
     }
 
+    /// Ends a session of one of several instances. One that is just back answers 503 or 404 until it has its sessions.
+    pub(crate) async fn end_somewhere(&self) {
+        let url = format!("{}api/sessions/{}", self.page, self.id);
+        let bearer = self.bearer();
+        let lost = AtomicBool::new(false);
+        until("the session's end", || async {
+            let status = http("DELETE", &url, &[("authorization", &bearer)], "").await.status;
+            // After a lost answer, 404 means that the session has ended.
+            if matches!(status, 500 | 502 | 504) {
+                lost.store(true, Ordering::Relaxed);
+            }
+            (status == 204 || (status == 404 && lost.load(Ordering::Relaxed))).then_some(())
+        })
+        .await;
+    }
+
     /// Ends the session; the response comes once nothing of it is left.
     pub(crate) async fn end(&self) {
         let url = format!("{}api/sessions/{}", self.page, self.id);
         let answer = http("DELETE", &url, &[("authorization", &self.bearer())], "").await;
         assert_eq!(answer.status, 204, "{answer:?}");
     }
+}
+
+/// Whether a frame says that the session has ended.
+fn is_the_end(text: &str) -> bool {
+    let frame: ServerFrame = serde_json::from_str(text).unwrap_or(ServerFrame::Unknown);
+    matches!(frame, ServerFrame::Error(error) if error.code == ErrorCode::SessionInvalid && !error.retryable)
 }
 
 /// Keys typed at once and ahead of their acknowledgement: far more than a fast typist's.
@@ -79,6 +113,8 @@ pub(crate) struct Terminal {
     /// Position of the newest snapshot in `output`.
     pub(crate) after_snapshot: usize,
     pub(crate) others: Vec<ServerFrame>,
+    /// Told when the session has ended with its instance; without it, that fails the test.
+    pub(crate) ended: Option<Arc<Notify>>,
 }
 
 impl Terminal {
@@ -99,6 +135,7 @@ impl Terminal {
             gap: 0,
             after_snapshot: 0,
             others: Vec::new(),
+            ended: None,
         }
     }
 
@@ -147,6 +184,9 @@ impl Terminal {
                     self.client.connected(self.started.elapsed());
                 }
                 Err(refusal) => {
+                    if refusal.status == 404 && self.ended.is_some() {
+                        self.end().await;
+                    }
                     // A killed function or a cut during the handshake; a browser would retry too.
                     assert!(refusal.status >= 500, "{refusal:?}");
                     self.refusals += 1;
@@ -181,7 +221,12 @@ impl Terminal {
             () = tokio::time::sleep_until(due.into()) => None,
         };
         match message {
-            Some(Some(Ok(Message::Text(text)))) => self.receive(&text),
+            Some(Some(Ok(Message::Text(text)))) => {
+                if self.ended.is_some() && is_the_end(&text) {
+                    self.end().await;
+                }
+                self.receive(&text);
+            }
             None if !broken => {}
             Some(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
             broken => {
@@ -192,6 +237,14 @@ impl Terminal {
                 self.drop_connection();
             }
         }
+    }
+
+    /// Says that the session has ended, and waits for ever.
+    async fn end(&mut self) {
+        if let Some(ended) = &self.ended {
+            ended.notify_one();
+        }
+        std::future::pending::<()>().await;
     }
 
     fn receive(&mut self, text: &str) {

@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    http::{HeaderMap, Method, Uri},
+    http::{HeaderMap, HeaderName, Method, Uri},
     response::{IntoResponse, Response},
 };
 use tokio::net::TcpListener;
@@ -42,6 +42,8 @@ pub struct Fake {
     /// Responses to the next requests; then `otherwise` applies.
     next: Arc<Mutex<VecDeque<(u16, String)>>>,
     otherwise: Arc<Mutex<Handler>>,
+    /// Headers of every response.
+    headers: Arc<Mutex<HeaderMap>>,
 }
 
 impl Fake {
@@ -58,6 +60,7 @@ impl Fake {
             requests: Arc::default(),
             next: Arc::default(),
             otherwise: Arc::new(Mutex::new(Arc::new(otherwise))),
+            headers: Arc::default(),
         };
         let state = fake.clone();
         let handler = async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
@@ -72,7 +75,8 @@ impl Fake {
         let otherwise = self.otherwise.lock().unwrap().clone();
         let (status, body) = next.unwrap_or_else(|| otherwise(&request));
         self.requests.lock().unwrap().push(request);
-        (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response()
+        let headers = self.headers.lock().unwrap().clone();
+        (axum::http::StatusCode::from_u16(status).unwrap(), headers, body).into_response()
     }
 
     /// Queues responses to the next requests.
@@ -84,6 +88,17 @@ impl Fake {
     /// Responds to all other requests from now on.
     pub fn always(&self, handler: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) {
         *self.otherwise.lock().unwrap() = Arc::new(handler);
+    }
+
+    /// Adds these headers to all responses from now on, instead of others.
+    pub fn headers(&self, headers: &[(&'static str, &str)]) {
+        let pairs =
+            headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        let mut all = HeaderMap::new();
+        for (name, value) in pairs {
+            all.append(name, value);
+        }
+        *self.headers.lock().unwrap() = all;
     }
 
     /// Takes the requests recorded so far.

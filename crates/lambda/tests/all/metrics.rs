@@ -50,6 +50,33 @@ async fn retries_of_backend_and_push_are_counted() {
 }
 
 #[tokio::test]
+async fn the_load_balancers_cookies_come_back_until_a_hop_which_is_counted() {
+    let bed = Bed::new().await;
+    bed.connected().await;
+    let instance = async |hop: &str, cookie: &str| {
+        let cookies = [format!("AWSALB={cookie}; Path=/"), format!("AWSALBCORS={cookie}; Path=/; Secure")];
+        bed.backend.headers(&[
+            ("x-shellbridge-hop", hop),
+            ("set-cookie", &cookies[0]),
+            ("set-cookie", &cookies[1]),
+            ("set-cookie", "other=1"),
+        ]);
+        bed.backend.taken();
+        bed.log.lines();
+        bed.send(r#"{"type":"ping"}"#).await;
+        let sent = bed.backend.taken()[0].header("cookie").to_owned();
+        (sent, bed.log.lines()[0]["Hops"].clone())
+    };
+    assert_eq!(instance("1", "a").await, (String::new(), 1.into()));
+    assert_eq!(instance("0", "b").await, (String::new(), Value::Null));
+    assert_eq!(instance("0", "c").await, ("AWSALB=b; AWSALBCORS=b".to_owned(), Value::Null));
+    assert_eq!(instance("1", "d").await, ("AWSALB=c; AWSALBCORS=c".to_owned(), 1.into()));
+    assert_eq!(instance("0", "e").await, (String::new(), Value::Null));
+    bed.handle(disconnect_event()).await;
+    assert_eq!(bed.backend.taken()[0].header("cookie"), "AWSALB=e; AWSALBCORS=e");
+}
+
+#[tokio::test]
 async fn retries_of_the_aws_sdk_count_for_their_invocation() {
     let parameter = json!({"Parameter":{"Value":JWT_SECRET}}).to_string();
     let store = Fake::start(move |_| (200, parameter.clone())).await;
