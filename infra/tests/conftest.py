@@ -54,14 +54,12 @@ EVERYTHING = {
 VIA_SECRETS = {
     "StringEquals": {"kms:ViaService": ["ssm.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"]}
 }
-# Settings that the templates set before the branch with the backend's part is merged.
-AWAITED = {"SHELL_HOMES", "REDIS_URL", "INSTANCE_URL", "DRAIN_MAX"}
 
 
 def backend_has(setting: str) -> bool:
     """Whether the backend reads this environment variable."""
     sources = (INFRA.parent / "crates/backend/src").rglob("*.rs")
-    return setting in AWAITED or any(f'env = "{setting}"' in path.read_text() for path in sources)
+    return any(f'env = "{setting}"' in path.read_text() for path in sources)
 
 
 def source(name: str) -> dict[str, Any]:

@@ -73,17 +73,17 @@ async fn tried(room: Room) -> Vec<&'static str> {
     for name in ["victim", "attacker"] {
         crate::room::delete(&backend, name).await;
     }
-    if room != Room::None {
+    if room == Room::None {
+        for place in ["/tmp", "/dev/shm"] {
+            std::fs::remove_file(format!("{place}/v-{}", known["V_ID"])).unwrap();
+        }
+    } else {
         building.empties().await;
         assert!(!std::path::Path::new(&format!("/tmp/v-{}", known["V_ID"])).exists());
         assert!(!std::path::Path::new(&format!("/dev/shm/v-{}", known["V_ID"])).exists());
         let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
         let left = segments.lines().any(|line| line.split_ascii_whitespace().nth(1) == Some(&known["V_SHM"]));
         assert!(!left, "{segments}");
-    } else {
-        for place in ["/tmp", "/dev/shm"] {
-            std::fs::remove_file(format!("{place}/v-{}", known["V_ID"])).unwrap();
-        }
     }
     escaped
 }

@@ -168,7 +168,7 @@ async fn a_range_or_homes_in_use_are_an_error() {
 }
 
 /// Prints, once each, the secrets that it finds in what it can read of all processes.
-const LOOK: &str = r#"for process in /proc/[0-9]*; do
+const LOOK: &str = r"for process in /proc/[0-9]*; do
     for file in environ cmdline; do cat $process/$file; echo; done
     for file in $process/fd/*; do [ -f $file ] && head -c 1000000 $file; done
     while read -r range may rest; do
@@ -176,7 +176,7 @@ const LOOK: &str = r#"for process in /proc/[0-9]*; do
         from=$((0x${range%-*} / 4096)) to=$((0x${range#*-} / 4096))
         dd if=$process/mem bs=4096 skip=$from count=$((to - from))
     done <$process/maps
-done 2>/dev/null | grep -a -o -e 'a bridge [s]ecret' -e 'a [s]ecret of users' -e '[t]he-platform-s-own' -e '[w]hat-the-session-has' | sort -u"#;
+done 2>/dev/null | grep -a -o -e 'a bridge [s]ecret' -e 'a [s]ecret of users' -e '[t]he-platform-s-own' -e '[w]hat-the-session-has' | sort -u";
 
 /// As the image starts it: its user, process 1, with an init.
 #[tokio::test]

@@ -20,7 +20,7 @@ pub(crate) const IMAGE: &str = "lab";
 /// Prefix of the engines' directories.
 const PREFIX: &str = "podman-";
 /// How long the engine may take for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const BUSYBOX: &str = "/bin/busybox";
 const CONF: &str = r#"
 [containers]
