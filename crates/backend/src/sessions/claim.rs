@@ -193,7 +193,7 @@ mod tests {
                 })
                 .await;
         });
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert!(!operation.is_finished(), "interrupted after 10 s");
         assert_eq!(attempts.load(Ordering::Relaxed), 1);
         lease.send(Some(Instant::now() + Duration::from_secs(100))).unwrap();
