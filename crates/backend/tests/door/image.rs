@@ -219,7 +219,7 @@ async fn a_shell_of_the_backend_s_user_gains_no_capability_from_its_program() {
         let backend = settings(&programs).pushing_to(&gateway).start_by(("unshare", &container(&user))).await;
         session(&backend, "s").await;
         let of_backend =
-            run(&backend, &gateway, "s", "1", "grep -h CapPrm /proc/[0-9]*/status | sort -u").await;
+            run(&backend, &gateway, "s", "1", "grep -sh CapPrm /proc/[0-9]*/status | sort -u").await;
         // Process 1 keeps them, and starts the backend again with them.
         assert_eq!(of_backend["result"], "CapPrm:\t0000000000000000\nCapPrm:\t00000000000000e1\n");
         let shell = run(&backend, &gateway, "s", "2", "grep -E 'CapPrm|NoNewPrivs' /proc/self/status").await;

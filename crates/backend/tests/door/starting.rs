@@ -149,7 +149,7 @@ async fn invalid_settings_are_refused_with_an_explanation() {
 #[tokio::test]
 async fn regression_settings_without_effect_are_refused_without_their_values() {
     for (name, value, words) in [
-        ("SHELL_SANDBOX", "container", "SHELL_SANDBOX is not implemented yet"),
+        ("SHELL_SANDBOX", "container", "SHELL_SANDBOX=container needs SHELL_IMAGE"),
         ("REDIS_URL", "rediss://user:hush@redis.example:6379", "with REDIS_URL, INSTANCE_URL must say"),
         ("REDIS_URL", "redis.example:hush", "REDIS_URL must be redis://HOST:PORT"),
         ("ADMIN_TOKENS", "hush", "ADMIN_TOKENS is not a setting; did you mean ADMIN_TOKEN?"),
