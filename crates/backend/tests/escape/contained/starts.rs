@@ -1,7 +1,5 @@
 //! How sessions start: what is in their containers, and what is refused.
 
-use std::time::Instant;
-
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -132,27 +130,4 @@ async fn an_image_that_cannot_be_pulled_is_reported() {
     assert_eq!(status, 503, "{body}");
     assert!(body["message"].as_str().unwrap().contains("pull"), "{body}");
     assert_eq!(body["retryable"], true);
-}
-
-/// Prints the figures. How fast they may be is bounded by `make bench`, not here.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn starts_echo_and_output_are_measured() {
-    let (site, backend) = Site::started().await;
-    session(&backend, "warm", json!({})).await;
-    let mut starts = Vec::new();
-    for n in 0..9 {
-        let since = Instant::now();
-        session(&backend, &format!("s-{n}"), json!({})).await;
-        starts.push(since.elapsed());
-    }
-    starts.sort_unstable();
-    let mut typist = Typist::new(&site.gateway, "warm");
-    typist.attach(&backend).await;
-    let since = Instant::now();
-    typist.types(&backend, "seq 1 200000; echo fin''ished\n").await;
-    let output = typist.reads(&backend, "finished").await.len();
-    let took = since.elapsed();
-    #[allow(clippy::cast_precision_loss, reason = "a figure")]
-    let rate = output as f64 / took.as_secs_f64() / 1e6;
-    eprintln!("container: start p50 {:?}, output {rate:.1} MB/s ({output} bytes)", starts[4]);
 }
