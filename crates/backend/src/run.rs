@@ -118,13 +118,16 @@ async fn bind(n: usize, address: SocketAddr) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Bounds the memory of rate limits and histograms.
+/// Bounds the memory of rate limits and histograms, and ends sessions whose hosts do not.
 async fn tidy(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TIDY_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         app.ingress.tidy();
+        for session in app.directory.all() {
+            session.end_if_overdue();
+        }
         // Histograms keep every sample until this runs.
         app.metrics.run_upkeep();
     }

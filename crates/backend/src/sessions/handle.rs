@@ -27,10 +27,13 @@ use super::{
     outlet::Route,
     tokens::{Stale, Tokens},
 };
-use crate::launcher::Room;
+use crate::{clock::unix_ms, launcher::Room};
 
 /// How long a request waits for a session's usage.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a host may keep an expired session.
+const OVERDUE: Duration = Duration::from_secs(5);
 
 /// State of a session that is shared with its task.
 #[derive(Debug)]
@@ -226,6 +229,13 @@ impl Handle {
     /// Notifies the connections that the backend is stopping.
     pub(crate) async fn drain(&self) -> Result<(), Unreachable> {
         self.tell(Message::Drain).await
+    }
+
+    /// Ends an expired session. Its host does so earlier, unless a shell keeps it from it.
+    pub(crate) fn end_if_overdue(&self) {
+        if unix_ms() > self.status.expires_at().saturating_add(OVERDUE) {
+            self.status.end.notify_one();
+        }
     }
 
     /// Ends the session, and waits until its processes and connections are gone.

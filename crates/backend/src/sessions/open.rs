@@ -109,7 +109,7 @@ fn status(
     })
 }
 
-/// Sends `Hello` and awaits the host's state. Kills a host that fails, if this backend started it.
+/// Sends `Hello` and awaits the host's state. Kills a host that fails.
 async fn greet(
     Host { stream, mut process }: Host,
     start: Option<link::Start>,
@@ -126,7 +126,8 @@ async fn greet(
                     process: Box::new(process),
                 });
             }
-            if fresh {
+            // A container is asked again: its engine may hesitate.
+            if fresh || matches!(process, Process::Child(_)) {
                 process.kill().await;
             }
             Err(error)

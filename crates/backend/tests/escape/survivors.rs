@@ -115,6 +115,34 @@ async fn nothing_survives_a_killed_host() {
     }
 }
 
+/// A shell that stopped its host kept its session past its end, and from every later backend.
+#[tokio::test]
+async fn regression_a_stopped_host_keeps_no_session_alive() {
+    let building = Building::new(Room::User);
+    let gateway = Gateway::start().await;
+    let backend = building.start(&gateway).await;
+    let body = json!({"userId": "s", "sessionId": "s", "ttlSeconds": 5});
+    let made = backend.post("/api/sessions").bearer_auth(ADMIN_TOKEN).json(&body).send().await.unwrap();
+    assert_eq!(made.status(), 201);
+    backend.connect("s", "s", "s").await;
+    let stop = "setsid -f sleep 1000 >/dev/null 2>&1; kill -STOP $PPID";
+    let stop = json!({"type": "command", "id": "k", "command": stop});
+    let _ = backend.frame("s", "s", "s", stop.clone()).await;
+    building.empties().await;
+    opened(&backend, "t").await;
+    let _ = backend.frame("t", "t", "t", stop).await;
+    backend.crash().await;
+    let _next = building.start(&gateway).await;
+    // The next backend waits for the host for half a minute.
+    let empty = async {
+        while !building.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE * 4, empty).await.unwrap_or_else(|_| panic!("{:?}", building.processes()));
+    clean(&building);
+}
+
 #[tokio::test]
 async fn sessions_survive_a_killed_backend_and_what_dead_hosts_left_does_not() {
     for room in ROOMS {

@@ -69,6 +69,11 @@ impl Redis {
         };
         let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or(BadUrl)?;
         let place = format!("{host}:{}", parsed.port().unwrap_or(6379));
+        if parsed.password().is_none_or(str::is_empty) {
+            tracing::warn!(
+                "REDIS_URL has no password: a shell that reaches Redis could redirect requests, with their tokens, to itself"
+            );
+        }
         let client = Client::open(url).map_err(|_| BadUrl)?;
         Ok(Self { client, tls, place })
     }

@@ -16,8 +16,9 @@ local life = lease[2]
 if lease[1] ~= ARGV[2] or life ~= ARGV[3] or tonumber(lease[3]) < tonumber(ARGV[4]) then
   life = string.format('%.0f', next_epoch())
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'life', life, 'url', ARGV[5])
+  redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'life', life)
 end
+redis.call('HSET', KEYS[1], 'url', ARGV[5])
 local writes = redis.call('HINCRBY', KEYS[1], 'writes', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
