@@ -20,7 +20,7 @@ use crate::{
     http::{self, App, serve},
     keep_awake,
     launcher::{self, Container, Host, Process},
-    sessions::{self, NotOpened, Status},
+    sessions::{self, Handle, NotOpened, Status},
 };
 
 /// Time for clients to receive the `DRAINING` notice before their sessions end.
@@ -181,6 +181,17 @@ async fn take_over(app: &Arc<App>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes over the session of a host.
+async fn take_over_from(app: &App, host: Host) -> Result<Handle, NotOpened> {
+    let routes = app.bridge.clone().find_route();
+    let directory = app.directory.clone();
+    let ended = move |status: &Status| directory.ended(status);
+    let claim = |status: &Status| {
+        app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
+    };
+    sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await
+}
+
 /// Takes over the session in a container, however long its engine hesitates. Meanwhile the session is unreachable, and not
 /// unknown.
 async fn adopt_container(app: Arc<App>, session: SessionId, container: Container) {
@@ -189,14 +200,8 @@ async fn adopt_container(app: Arc<App>, session: SessionId, container: Container
         return container.remove().await;
     };
     reservation.mark_unusable();
-    let routes = app.bridge.clone().find_route();
     while let Some(host) = Process::Container(container.clone()).connect().await {
-        let directory = app.directory.clone();
-        let ended = move |status: &Status| directory.ended(status);
-        let claim = |status: &Status| {
-            app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
-        };
-        match sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await {
+        match take_over_from(&app, host).await {
             Ok(taken) if taken.status().id == session => {
                 // The backend is stopping already, and leaves what it has not.
                 let _ = reservation.fill(taken);
@@ -211,13 +216,7 @@ async fn adopt_container(app: Arc<App>, session: SessionId, container: Container
 }
 
 async fn adopt(app: Arc<App>, host: Host) {
-    let routes = app.bridge.clone().find_route();
-    let directory = app.directory.clone();
-    let ended = move |status: &Status| directory.ended(status);
-    let claim = |status: &Status| {
-        app.directory.taken_over(status.id.clone(), status.owner.clone(), status.expires_at())
-    };
-    match sessions::take_over(host, app.seal.clone(), &routes, claim, ended).await {
+    match take_over_from(&app, host).await {
         Ok(session) => match app.directory.reserve(&session.status().id) {
             Ok(reservation) => {
                 // The backend is stopping already, and leaves what it has not.
